@@ -1,0 +1,53 @@
+# make example        install into .venv and run the documented simulation; no Slurm needed
+# make example-scan   24 Grad-Shafranov equilibria with FreeGS, as a table and a picture
+# make test           the whole suite, on a real Slurm of four nodes on this machine
+# make check          lint, types and unit tests, in under a minute
+#
+# SLURM=no leaves out the tests that need Slurm.
+PYTHON ?= python3
+SLURM ?= yes
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: example example-scan test check slurm clean
+.DELETE_ON_ERROR:
+
+example: .venv/installed
+	cd docs/examples/dask && "$(CURDIR)/$(BIN)/ips.py" --config dask_sim.config --platform platform.conf
+	@echo "simulation log: $$(ls -t docs/examples/dask/dask_sim/simulation_log/*.json | head -n 1)"
+
+example-scan: .venv/installed-scan
+	cd docs/examples/equilibrium_scan && "$(CURDIR)/$(BIN)/ips.py" --config equilibrium_scan.config
+	@echo "simulation log: $$(ls -t docs/examples/equilibrium_scan/equilibrium_scan/simulation_log/*.json | head -n 1)"
+
+test: .venv/installed-test slurm
+	$(BIN)/python -m pytest --slurm=$(SLURM) --durations=10
+
+check: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/python -m pytest tests/unit --quiet
+
+# Slurm's own packages, for the tests' private Slurm; no service of theirs is used
+slurm:
+	@tools/slurm-packages $(SLURM) $(BIN)/python
+
+.venv/bin/python:
+	@tools/make-venv $(PYTHON)
+
+.venv/installed: .venv/bin/python setup.cfg pyproject.toml
+	$(INSTALL) --editable .
+	@touch $@
+
+.venv/installed-test: .venv/bin/python setup.cfg pyproject.toml
+	$(INSTALL) --editable '.[test,scan]'
+	@touch $@
+
+.venv/installed-scan: .venv/bin/python setup.cfg pyproject.toml
+	$(INSTALL) --editable '.[scan]'
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

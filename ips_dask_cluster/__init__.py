@@ -1,0 +1,40 @@
+"""Dask clusters on the nodes of a Slurm allocation that one already holds.
+
+``SlurmAllocationCluster`` is loaded on first use, so that the light parts of the package
+(``allocation``, ``containers``, ``testing``) cost no import of distributed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ips_dask_cluster.containers import Shifter
+from ips_dask_cluster.errors import (
+    ClusterError,
+    ClusterStartError,
+    NotEnoughNodesError,
+    SlurmCommandError,
+    StepError,
+)
+
+if TYPE_CHECKING:
+    from ips_dask_cluster.cluster import SlurmAllocationCluster
+
+__all__ = [
+    "ClusterError",
+    "ClusterStartError",
+    "NotEnoughNodesError",
+    "Shifter",
+    "SlurmAllocationCluster",
+    "SlurmCommandError",
+    "StepError",
+]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SlurmAllocationCluster":
+        return import_module("ips_dask_cluster.cluster").SlurmAllocationCluster
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,221 @@
+"""What the daemons of a `LocalSlurm` find in their folder: configuration, key, spool folders.
+
+Responsible for: the text of slurm.conf and gres.conf and the daemons' argument lists, all pure,
+and for writing the folder. Starts nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import random
+import secrets
+import shutil
+import socket
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+#: Folders and their modes. Jobs of other users pass through all but the daemons' own.
+_FOLDERS = {
+    "gpu": 0o755,
+    "log": 0o755,
+    "munge": 0o700,
+    "run": 0o755,
+    "spool": 0o755,
+    "state": 0o700,
+    "tmp": 0o755,
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node: memory in MB, the port of its slurmd on this machine."""
+
+    name: str
+    cpus: int
+    memory: int
+    gpus: int
+    port: int = 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What differs from one `LocalSlurm` to another."""
+
+    directory: Path
+    user: str
+    port: int
+    nodes: tuple[Node, ...]
+    task_plugin: str
+
+
+def slurm_conf(settings: Settings) -> str:
+    """The text of slurm.conf."""
+    directory = settings.directory
+    gpus = any(node.gpus for node in settings.nodes)
+    lines = [
+        f"ClusterName={directory.name}",
+        "SlurmctldHost=localhost(127.0.0.1)",
+        f"SlurmctldPort={settings.port}",
+        # Not NoInAddrAny too: then srun would listen on the address of the host name only, while
+        # slurmd answers to the address it was called from, 127.0.0.1.
+        "CommunicationParameters=NoCtldInAddrAny",
+        f"SlurmUser={settings.user}",
+        f"SlurmdUser={settings.user}",
+        "AuthType=auth/munge",
+        f"AuthInfo=socket={munge_socket(directory)}",
+        f"StateSaveLocation={directory}/state",
+        f"SlurmdSpoolDir={directory}/spool/%n",
+        f"SlurmctldPidFile={directory}/run/slurmctld.pid",
+        f"SlurmdPidFile={directory}/run/%n.pid",
+        f"SlurmctldLogFile={directory}/log/slurmctld.log",
+        f"SlurmdLogFile={directory}/log/%n.log",
+        "SlurmctldSyslogDebug=quiet",
+        "SlurmdSyslogDebug=quiet",
+        "MailProg=/bin/true",
+        "ProctrackType=proctrack/linuxproc",
+        f"TaskPlugin={settings.task_plugin}",
+        "SelectType=select/cons_tres",
+        "SelectTypeParameters=CR_Core",
+        # Nodes may have more CPUs and memory than this machine.
+        "SlurmdParameters=config_overrides",
+        "MpiDefault=none",
+        "SwitchType=switch/none",
+        "ReturnToService=2",
+        "KillWait=5",
+        "SlurmdTimeout=15",
+        *(["GresTypes=gpu"] if gpus else []),
+        *(_node_line(node) for node in settings.nodes),
+        "PartitionName=local Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _node_line(node: Node) -> str:
+    gres = f" Gres=gpu:{node.gpus}" if node.gpus else ""
+    return (
+        f"NodeName={node.name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={node.port}"
+        f" CPUs={node.cpus} RealMemory={node.memory}{gres} State=UNKNOWN"
+    )
+
+
+def gres_conf(settings: Settings) -> str:
+    """The text of gres.conf; empty when no node has a GPU."""
+    lines = []
+    for node in settings.nodes:
+        files = ",".join(str(_gpu(settings.directory, index)) for index in range(node.gpus))
+        if files:
+            lines.append(f"NodeName={node.name} Name=gpu File={files}\n")
+    return "".join(lines)
+
+
+def _gpu(directory: Path, index: int) -> Path:
+    return directory / "gpu" / str(index)
+
+
+def munge_socket(directory: Path) -> Path:
+    """The socket of the private munged."""
+    return directory / "run" / "munge.socket"
+
+
+def munged_argv(program: str, directory: Path) -> list[str]:
+    """Arguments of a munged that uses nothing of the machine's own one."""
+    return [
+        program,
+        "--foreground",
+        "--force",
+        f"--key-file={directory}/munge/key",
+        f"--seed-file={directory}/munge/seed",
+        f"--log-file={directory}/munge/log",
+        f"--pid-file={directory}/munge/pid",
+        f"--socket={munge_socket(directory)}",
+    ]
+
+
+def slurmd_argv(program: str, directory: Path, name: str, private_tmp: bool) -> list[str]:
+    """Arguments of a node's slurmd, with a /tmp of its own if wanted.
+
+    That is a mount in a namespace of its own, which the kernel removes with the last process in
+    it.
+    """
+    argv = [program, "-D", "-N", name]
+    if not private_tmp:
+        return argv
+    script = 'mount --bind "$0" /tmp && exec "$@"'
+    tmp = str(directory / "tmp" / name)
+    return ["unshare", "--mount", "--propagation=private", "sh", "-c", script, tmp, *argv]
+
+
+def task_plugin(cpus: Iterable[int], machine_cpus: int) -> str:
+    """The TaskPlugin that works on this machine for nodes with so many CPUs.
+
+    With more CPUs than the machine has, task/affinity cannot lay out tasks and steps fail.
+    """
+    return "task/affinity" if max(cpus) <= machine_cpus else "task/none"
+
+
+def write_folder(directory: Path, nodes: Sequence[Node]) -> None:
+    """Fill the folder afresh, with new ports; what an earlier attempt left in it goes.
+
+    Parameters
+    ----------
+    directory : pathlib.Path
+        The folder, which exists.
+    nodes : sequence of Node
+        The nodes; their ports are chosen here.
+    """
+    for path in directory.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    controller_port, *ports = _free_ports(1 + len(nodes))
+    settings = Settings(
+        directory=directory,
+        user=pwd.getpwuid(os.geteuid()).pw_name,
+        port=controller_port,
+        nodes=tuple(replace(node, port=port) for node, port in zip(nodes, ports, strict=True)),
+        task_plugin=task_plugin((node.cpus for node in nodes), len(os.sched_getaffinity(0))),
+    )
+    directory.chmod(0o755)
+    for name, mode in _FOLDERS.items():
+        _make_folder(directory / name, mode)
+    for node in nodes:
+        _make_folder(directory / "spool" / node.name, 0o755)
+        _make_folder(directory / "tmp" / node.name, 0o1777)
+    for index in range(max(node.gpus for node in nodes)):
+        # Slurm wants character devices and never opens them; links need no mknod, so no root.
+        _gpu(directory, index).symlink_to(os.devnull)
+    _write(directory / "munge" / "key", secrets.token_bytes(128), 0o400)
+    _write(directory / "gres.conf", gres_conf(settings).encode(), 0o644)
+    _write(directory / "slurm.conf", slurm_conf(settings).encode(), 0o644)
+
+
+def _make_folder(path: Path, mode: int) -> None:
+    path.mkdir()
+    path.chmod(mode)  # mkdir obeys the umask
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    path.touch(0o600)
+    path.write_bytes(content)
+    path.chmod(mode)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago; a daemon that finds its port taken is started again."""
+    # Below the range that the kernel gives to connections, so that only a listener can take one.
+    try:
+        end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        end = 32768
+    ports: list[int] = []
+    with ExitStack() as stack:
+        for port in random.sample(range(10000, max(end, 20000)), k=1000):
+            probe = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                probe.bind(("", port))
+                ports.append(port)
+            if len(ports) == count:
+                return ports
+    raise OSError(errno.EADDRINUSE, f"{count} free ports are needed, {len(ports)} of 1000 are")

@@ -1,0 +1,510 @@
+"""``SlurmAllocationCluster``: a Dask cluster on the nodes of the allocation one holds.
+
+This module turns keywords and configuration into settings, and keeps ``SpecCluster``'s promises
+(start, scale, close). What runs is in ``steps``, how it is written down in ``launch``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shlex
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources, util
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import dask
+import yaml
+from dask.utils import parse_bytes
+from distributed.core import Status
+from distributed.deploy.cluster import Cluster
+from distributed.utils import Log, Logs
+
+from ips_dask_cluster import allocation as allocations
+from ips_dask_cluster.allocation import Allocation
+from ips_dask_cluster.containers import Container
+from ips_dask_cluster.credentials import tls_arguments
+from ips_dask_cluster.errors import ClusterStartError, NotEnoughNodesError, StepError
+from ips_dask_cluster.jobqueue import JobQueueCluster
+from ips_dask_cluster.steps import SrunNode, SrunScheduler, Steps, StepSettings
+
+__all__ = ["SlurmAllocationCluster"]
+
+logger = logging.getLogger("ips_dask_cluster")
+
+with (resources.files("ips_dask_cluster") / "slurm-allocation.yaml").open() as _file:
+    dask.config.update_defaults(yaml.safe_load(_file))
+
+
+class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is untyped
+    """A Dask cluster on the nodes of the Slurm allocation one already holds.
+
+    It starts a scheduler and one worker per node as job steps (``srun``) inside the current
+    allocation and submits no job. It is a sibling of dask-jobqueue's ``SLURMCluster``: the names
+    of parameters, configuration and methods are the same. With no argument it takes the whole
+    allocation; outside of one it starts the same scripts as processes on this machine.
+
+    Parameters
+    ----------
+    n_workers : int, optional
+        Workers to start, one on a node. Default: every node of the allocation; one on a machine
+        without Slurm.
+    cores : int, optional
+        Threads of a worker. Default: the CPUs that the allocation holds of its node.
+    memory : str or int, optional
+        Memory of a worker, such as ``"64 GiB"``. Default: what the allocation holds of its node.
+    container : Container, optional
+        What scheduler and workers run in, such as ``Shifter(image="docker:me/code:1")``.
+    launcher : {"srun", "local"}, optional
+        How steps are started. Default: ``srun`` inside a Slurm job, else ``local``.
+    allocation : Allocation, optional
+        The nodes to use. Default: asked of Slurm, or this machine.
+    env : mapping of str to str, optional
+        Environment variables for scheduler, workers and tasks.
+    security : bool or distributed.Security, optional
+        True (the default) makes temporary TLS certificates; False lets everybody on the network
+        who finds the port run code as you.
+    shared_temp_directory : str or Path, optional
+        A directory that every node sees; the cluster's run directory is made in it, and removed
+        at the end unless something went wrong. Default: the current directory.
+    log_directory : str or Path, optional
+        Where scheduler and workers write their logs, seen by every node. Default: the run
+        directory.
+    python, worker_extra_args, job_script_prologue, local_directory, interface, protocol, \
+    death_timeout, nanny, scheduler_options, silence_logs, name, asynchronous, loop, config_name
+        As for ``dask_jobqueue.SLURMCluster``.
+    restarts : int, optional
+        How often a worker that died is started again on its node. Default: 3.
+    srun_extra_args : sequence of str, optional
+        Further options for srun; they come last and so win.
+    srun_args_skip : sequence of str, optional
+        Options of the srun line to leave out, by how they begin.
+    template_directory : str or Path, optional
+        A site's own copies of ``scheduler.sh``, ``worker.sh`` and ``srun.txt``.
+    start_timeout, close_timeout : float, optional
+        Seconds until the scheduler and the workers must be there (120), and seconds that they
+        get to end by themselves (10).
+    on_failure : callable, optional
+        Called with a ``StepError``, in the cluster's own thread, when a step ends that should
+        not have.
+
+    Raises
+    ------
+    NotEnoughNodesError
+        ``n_workers`` is more than the allocation has nodes.
+    SlurmCommandError
+        Slurm's programs are missing or refuse to answer.
+    StepError
+        A step could not start; the message has Slurm's words and a remedy.
+    ClusterStartError
+        The scheduler did not come up in time.
+
+    Examples
+    --------
+    >>> from ips_dask_cluster import SlurmAllocationCluster
+    >>> with SlurmAllocationCluster() as cluster:  # doctest: +SKIP
+    ...     client = cluster.get_client()
+    ...     client.wait_for_workers(4)
+    ...     client.gather(client.map(lambda x: x + 1, range(100)))
+    """
+
+    job_cls = SrunNode
+
+    def __init__(
+        self,
+        n_workers: int | None = None,
+        *,
+        cores: int | None = None,
+        memory: str | int | None = None,
+        processes: int | None = None,
+        container: Container | None = None,
+        launcher: str | None = None,
+        allocation: Allocation | None = None,
+        env: Mapping[str, str] | None = None,
+        security: Any = None,
+        scheduler_options: Mapping[str, Any] | None = None,
+        interface: str | None = None,
+        protocol: str | None = None,
+        nanny: bool | None = None,
+        name: str | None = None,
+        config_name: str = "slurm-allocation",
+        on_failure: Callable[[StepError], None] | None = None,
+        asynchronous: bool = False,
+        loop: Any = None,
+        silence_logs: Any = "error",
+        **settings: Any,
+    ) -> None:
+        self.status = Status.created
+        self._configured = _Configured(config_name, settings)
+        self._failure: StepError | None = None
+        self._failure_callback = on_failure
+        self.allocation = allocation or _find_allocation(launcher, n_workers)
+        self._first_round = len(self.allocation.nodes) if n_workers is None else n_workers
+        self._check_fits(self._first_round)
+        if (processes or self._configured("processes")) != 1:
+            raise ValueError("processes: one worker process per node is what this release starts")
+
+        job_id = self.allocation.job_id or "local"
+        prefix = self._configured("name")
+        name = name or f"{prefix}-{job_id}-{uuid.uuid4().hex[:6]}"
+        self._kept: list[str] = []  # what is known of the steps once their logs are gone
+        self.run_directory = self._make_run_directory(name)
+        self._job = {
+            "cores": cores or self._configured("cores"),
+            "memory": memory or self._configured("memory"),
+        }
+        self._container = container
+        self._environment = dict(env or {})
+        self._nanny = self._configured("nanny") if nanny is None else nanny
+        sizes = self.allocation.nodes
+        try:
+            super().__init__(
+                n_workers=0,  # the first round is started beside the scheduler, see _start
+                loop=loop,
+                security=self._configured("security") if security is None else security,
+                silence_logs=silence_logs,
+                name=name,
+                asynchronous=asynchronous,
+                scheduler_options=None if scheduler_options is None else dict(scheduler_options),
+                scheduler_cls=SrunScheduler,
+                interface=interface,
+                protocol=protocol,
+                config_name=config_name,
+                cores=self._job["cores"] or min(node.cpus for node in sizes),
+                memory=self._job["memory"] or min(node.memory for node in sizes),
+                processes=1,
+            )
+        except BaseException:
+            self._remove_run_directory(keep=bool(self._failure))
+            if not asynchronous and hasattr(self, "_loop_runner"):
+                self._loop_runner.stop()
+            raise
+
+    # -- before the start ------------------------------------------------------------------
+
+    def _make_run_directory(self, name: str) -> Path:
+        parent = self._configured("shared-temp-directory") or os.getcwd()
+        directory = Path(os.path.expandvars(parent)).expanduser().absolute() / f".{name}"
+        directory.mkdir(mode=0o700, parents=True)
+        (directory / f"{name}.witness").touch()
+        return directory
+
+    def _get_worker_security(self, security: Any) -> None:
+        """Leave certificates to ``credentials``: dask-jobqueue would write them to the cwd."""
+        return None
+
+    def _settings(self) -> StepSettings:
+        configured = self._configured
+        options = dict(self.scheduler_spec["options"])
+        inherit = sys.stdout is sys.__stdout__  # else a notebook or a capture: print to the log
+        directory = configured("log-directory")
+        log_directory = Path(directory).expanduser().absolute() if directory else None
+        if log_directory is not None:
+            log_directory.mkdir(parents=True, exist_ok=True)
+        templates = configured("template-directory")
+        memory = self._job["memory"]
+        python = configured("python") or ("python3" if self._container else sys.executable)
+        return StepSettings(
+            name=self._name,
+            run_directory=self.run_directory,
+            log_directory=log_directory or self.run_directory,
+            python=python,
+            worker_command=configured("worker-command"),
+            worker_arguments=self._worker_arguments(options),
+            scheduler_arguments=self._scheduler_arguments(options),
+            cores=self._job["cores"],
+            memory=None if memory is None else parse_bytes(memory),
+            container=self._container,
+            environment=self._environment,
+            prologue=tuple(configured("job-script-prologue")),
+            local_directory=configured("local-directory"),
+            restarts=configured("restarts"),
+            start_timeout=float(configured("start-timeout")),
+            close_timeout=float(configured("close-timeout")),
+            srun_extra_args=tuple(configured("srun-extra-args")),
+            srun_args_skip=tuple(configured("srun-args-skip")),
+            template_directory=Path(templates).expanduser() if templates else None,
+            inherit_stdout=inherit,
+        )
+
+    def _worker_arguments(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        arguments = ["--nanny" if self._nanny else "--no-nanny", "--no-dashboard"]
+        arguments += ["--death-timeout", str(self._configured("death-timeout"))]
+        for option in ("interface", "protocol"):
+            value = self._job_kwargs.get(option)
+            if value:
+                arguments += [f"--{option}", str(value)]
+        arguments += tls_arguments(options.get("security"), "worker", self.run_directory)
+        return (*arguments, *map(str, self._configured("worker-extra-args")))
+
+    def _scheduler_arguments(self, options: dict[str, Any]) -> tuple[str, ...]:
+        arguments = tls_arguments(options.pop("security", None), "scheduler", self.run_directory)
+        wanted = options.pop("dashboard", True)
+        address = options.pop("dashboard_address", ":8787")
+        # On the node's loopback: a dashboard shows the code and data of whoever runs it. A free
+        # port, since 8787 belongs to whoever came first on a shared node.
+        arguments += (
+            ["--dashboard-address", "127.0.0.1:0" if address == ":8787" else str(address)]
+            if wanted and (self._container or util.find_spec("bokeh"))
+            else ["--no-dashboard"]
+        )
+        for option, value in options.items():
+            if value is not None and option != "steps":
+                arguments += [f"--{option.replace('_', '-')}", str(value)]
+        return tuple(arguments)
+
+    # -- starting --------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        if self.status == Status.created:
+            self.steps = Steps(self.allocation, self._settings(), self._step_failed)
+            self.scheduler_spec["options"]["steps"] = self.steps
+            self.new_spec["options"]["steps"] = self.steps
+            for _ in range(self._first_round):
+                self.worker_spec.update(self.new_worker_spec())
+            # Side by side: worker nodes import while the scheduler starts
+            try:
+                await self.steps.start_scheduler()
+                if self.worker_spec:
+                    await self.steps.start_workers(list(self.worker_spec))
+            except BaseException:
+                self.worker_spec.clear()
+                await self._close()
+                raise
+        try:
+            await super()._start()
+        except RuntimeError as error:
+            if error.__cause__ is None:
+                raise
+            raise error.__cause__ from None
+
+    def _step_failed(self, error: StepError) -> None:
+        first = self._failure is None
+        self._failure = self._failure or error
+        if error.args[0] == "scheduler" and isinstance(self.scheduler, SrunScheduler):
+            # Nobody is left to ask: closing must not wait for answers
+            self.scheduler.status = Status.failed
+            self.shutdown_scheduler = False
+        if self.status == Status.running and first:
+            logger.error("%s", error)
+            if self._failure_callback is not None:
+                self._failure_callback(error)
+
+    @property
+    def failure(self) -> StepError | None:
+        """Why the first step ended that should not have; None while all is well."""
+        return self._failure
+
+    async def _wait_for_workers(self, n_workers: int = 0, timeout: Any = None) -> None:
+        loop = asyncio.get_running_loop()
+        seconds = float(timeout or self.steps.settings.start_timeout)
+        deadline = loop.time() + seconds
+        while True:
+            arrived = {info["name"] for info in self.scheduler_info["workers"].values()}
+            if len(arrived) >= n_workers:
+                return
+            for step in self.steps.all:
+                if step.exit_code not in (None, 0) or step.given_up():
+                    raise step.error()
+            if loop.time() > deadline:
+                break
+            await asyncio.sleep(0.05)
+        missing = tuple(
+            node.name for worker, node in self.steps.placed.items() if worker not in arrived
+        )
+        tails = "\n".join(filter(None, (step.tail() for step in self.steps.all)))
+        raise ClusterStartError(len(arrived), n_workers, seconds, missing, tails)
+
+    def wait_for_workers(self, n_workers: int | None = None, timeout: float | None = None) -> Any:
+        """Wait until workers are connected.
+
+        Parameters
+        ----------
+        n_workers : int, optional
+            How many. Default: all that the cluster has been scaled to.
+        timeout : float, optional
+            Seconds. Default: ``start_timeout``.
+
+        Raises
+        ------
+        ClusterStartError
+            They did not come in time; the message names the nodes that are missing.
+        StepError
+            The moment a step, or its script on one node, ends.
+        """
+        wanted = len(self.plan) if n_workers is None else n_workers
+        return self.sync(self._wait_for_workers, wanted, timeout=timeout)
+
+    # -- scaling ---------------------------------------------------------------------------
+
+    def _check_fits(self, n: int) -> None:
+        held = len(self.allocation.nodes)
+        if n > held:
+            raise NotEnoughNodesError(n, held, held, str(self.allocation))
+
+    def scale(
+        self, n: int | None = None, jobs: int = 0, memory: Any = None, cores: int | None = None
+    ) -> Any:
+        """Bring the cluster to a number of nodes of the allocation; does not wait for them.
+
+        Parameters
+        ----------
+        n, jobs : int
+            Number of workers, which is the number of nodes.
+        memory : str
+            Total memory, such as ``"1 TB"``.
+        cores : int
+            Total number of threads.
+
+        Raises
+        ------
+        NotEnoughNodesError
+            The allocation has fewer nodes.
+        """
+        self._check_fits(max(n or 0, jobs))
+        return super().scale(n, jobs=jobs, memory=memory, cores=cores)
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:
+        # SpecCluster would close the whole node 15 s after its worker was lost, while worker.sh
+        # may just be starting it again; a node that gives up is noticed by its step.
+        Cluster._update_worker_status(self, op, msg)
+
+    async def drain(self, names: Sequence[str], deadline: float | None = None) -> None:
+        """Let workers finish the tasks they are executing, take no more, and leave.
+
+        ``Client.retire_workers`` does not wait for running tasks: Dask would run them a second
+        time elsewhere.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Names of workers.
+        deadline : float, optional
+            Seconds to wait for running tasks. Default: as long as they take.
+        """
+
+        async def finish_executing(deadline: float | None, dask_worker: Any = None) -> None:
+            # Pickled by value, since it is local: workers may lack this package
+            import asyncio
+            import time
+
+            from distributed.core import Status
+
+            end = None if deadline is None else time.monotonic() + deadline
+            dask_worker.status = Status.closing_gracefully
+            while dask_worker.state.executing and (end is None or time.monotonic() < end):
+                await asyncio.sleep(0.02)
+
+        workers = [
+            address
+            for address, info in self.scheduler_info["workers"].items()
+            if info["name"] in names
+        ]
+        if not workers:
+            return
+        await self.scheduler_comm.broadcast(
+            msg={
+                "op": "run",
+                "function": cloudpickle.dumps(finish_executing),
+                "kwargs": cloudpickle.dumps({"deadline": deadline}),
+                "wait": True,
+            },
+            workers=workers,
+            on_error="ignore",
+        )
+        await self.scheduler_comm.retire_workers(
+            names=list(names), close_workers=True, remove=True
+        )
+
+    # -- what one may look at ----------------------------------------------------------------
+
+    def job_script(self) -> str:
+        """Return what runs: the commands and scripts of the scheduler and the worker step."""
+        nodes = list(self.allocation.nodes)
+        placed = self.steps.placed or {self._new_worker_name(i): n for i, n in enumerate(nodes)}
+        group = self.steps._groups(placed)[0]
+        parts = []
+        for role, script, on in (
+            ("scheduler", self.steps.scheduler_script(), nodes[:1]),
+            ("worker", self.steps.worker_script(group), list(group.values())),
+        ):
+            argv = self.steps.command(role, on, script, 0)
+            command = " ".join('"$script"' if w == script else shlex.quote(w) for w in argv)
+            end = f"END_OF_{role.upper()}_SCRIPT"
+            parts.append(f"# {role} step\nread -r -d '' script <<'{end}'\n{script}{end}\n{command}")
+        return "\n\n".join(parts) + "\n"
+
+    async def _get_logs(self, cluster: bool = True, scheduler: bool = True, workers: Any = True):
+        if self.status == Status.running and self._failure is None:
+            logs = await super()._get_logs(False, scheduler, workers)
+        else:
+            logs = Logs()
+        if cluster:
+            tails = self._kept or [f"{step.role}: {step.tail()}" for step in self.steps.all]
+            logs["Cluster"] = Log("\n".join(tails))
+        return logs
+
+    # -- the end -----------------------------------------------------------------------------
+
+    async def _close(self) -> None:
+        if self.status == Status.closed:
+            return
+        steps = getattr(self, "steps", None)
+        if steps is not None:
+            steps.expect_end()
+        try:
+            await super()._close()
+        except Exception:
+            logger.debug("closing the scheduler's connection failed", exc_info=True)
+        finally:
+            if steps is not None:
+                await steps.close()
+                self._kept = [f"{step.role}: {step.tail()}" for step in steps.all]
+            self._remove_run_directory(keep=self._failure is not None)
+
+    def _remove_run_directory(self, keep: bool) -> None:
+        if not keep:
+            shutil.rmtree(self.run_directory, ignore_errors=True)
+
+
+class _Configured:
+    """A setting by its name in the YAML file: the keyword, else what dask's configuration says."""
+
+    def __init__(self, config_name: str, keywords: dict[str, Any]) -> None:
+        self.section = f"jobqueue.{config_name}"
+        known = dask.config.get("jobqueue.slurm-allocation")
+        unknown = [word for word in keywords if word.replace("_", "-") not in known]
+        if unknown:
+            raise TypeError(
+                f"SlurmAllocationCluster got an unexpected keyword argument {unknown[0]!r}"
+            )
+        self.keywords = {word.replace("_", "-"): value for word, value in keywords.items()}
+
+    def __call__(self, name: str) -> Any:
+        value = self.keywords.get(name)
+        return dask.config.get(f"{self.section}.{name}") if value is None else value
+
+
+def _find_allocation(launcher: str | None, n_workers: int | None) -> Allocation:
+    if launcher not in (None, "srun", "local"):
+        raise ValueError(f'launcher={launcher!r}: expected "srun" or "local"')
+    if launcher == "srun" or (launcher is None and "SLURM_JOB_ID" in os.environ):
+        found = allocations.read()
+        for line in allocations.unheld(found):
+            logger.warning("%s", line)
+        return found
+    found = allocations.local(n_workers or 1)
+    if launcher is None:
+        logger.warning(
+            "no Slurm allocation (SLURM_JOB_ID is not set): %d worker(s) with %d thread(s) each "
+            "on this machine",
+            len(found.nodes),
+            found.nodes[0].cpus,
+        )
+    return found

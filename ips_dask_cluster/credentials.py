@@ -1,0 +1,48 @@
+"""TLS for the cluster: certificates as files that the steps can read, for as long as it lives.
+
+distributed's ``Security.temporary()`` holds keys as text, while its command lines take paths; the
+text is written to the run directory, readable by its owner only.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distributed.security import Security
+
+__all__ = ["tls_arguments"]
+
+
+def tls_arguments(security: Security | None, role: str, directory: Path) -> list[str]:
+    """Return the ``--tls-...`` arguments of distributed's command lines for a role.
+
+    Parameters
+    ----------
+    security : distributed.security.Security or None
+        None, or one without certificates, gives no arguments.
+    role : {"scheduler", "worker"}
+        Whose certificate.
+    directory : pathlib.Path
+        Where keys that are held as text are written, mode 0600.
+    """
+    if security is None:
+        return []
+    settings = security.get_tls_config_for_role(role)
+    arguments = []
+    for key, option in (("ca_file", "--tls-ca-file"), ("cert", "--tls-cert"), ("key", "--tls-key")):
+        value = settings.get(key)
+        if value is None:
+            continue
+        arguments += [option, _as_file(value, directory / f"{role}-{key}.pem")]
+    return arguments
+
+
+def _as_file(value: str, path: Path) -> str:
+    if "\n" not in value:  # a path of the user's own
+        return value
+    with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+        file.write(value)
+    return str(path)

@@ -1,0 +1,118 @@
+"""Command lines and scripts of the steps: numbers in, argv or text out.
+
+Pure but for reading a template. Every value is quoted for the shell before it goes into one.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+__all__ = ["render", "srun_argv", "without_step_variables", "words"]
+
+_MISLEADING_VARIABLES = (
+    # An srun below takes these as options and contradicts the explicit ones on its command line.
+    "SLURM_CPUS_PER_TASK",
+    "SRUN_CPUS_PER_TASK",
+    "SLURM_TRES_PER_TASK",
+    "SLURM_NTASKS",
+    "SLURM_NPROCS",
+    "SLURM_DISTRIBUTION",
+    "SLURM_CPU_BIND",
+    "SLURM_MEM_",
+    "SLURM_GPUS_PER_",
+    "SLURM_GPU_BIND",
+    "SLURM_STEP_",
+    "SLURM_HINT",
+    "SLURM_EXACT",
+    "SLURM_WAIT",
+    "SLURM_OVERLAP",
+)
+
+
+def words(items: Iterable[object]) -> str:
+    """Return the items as words of a shell command, each quoted where it needs to be."""
+    return shlex.join(str(item) for item in items)
+
+
+def render(name: str, values: Mapping[str, str], directory: Path | None = None) -> str:
+    """Return a template with its values filled in.
+
+    Parameters
+    ----------
+    name : str
+        File name, such as ``"worker.sh"``.
+    values : mapping of str to str
+        One for every ``$name`` of the template, quoted for the shell.
+    directory : pathlib.Path, optional
+        Where a site keeps its own templates. Default: the package's.
+
+    Raises
+    ------
+    KeyError
+        The template names a value that is not given.
+    FileNotFoundError
+        The site's directory lacks the template.
+    """
+    folder = directory or resources.files("ips_dask_cluster") / "templates"
+    return Template((folder / name).read_text(encoding="utf-8")).substitute(values)
+
+
+def srun_argv(
+    nodes: Sequence[str],
+    command: Sequence[str],
+    *,
+    job_id: str,
+    job_name: str,
+    cpus: int,
+    extra_args: Sequence[str] = (),
+    args_skip: Sequence[str] = (),
+    directory: Path | None = None,
+) -> list[str]:
+    """Return the srun command line of a step with one task on each of the nodes.
+
+    Parameters
+    ----------
+    nodes : sequence of str
+        Names of the nodes.
+    command : sequence of str
+        What runs on each.
+    job_id, job_name : str
+        The allocation, and the step's name in ``squeue --steps``.
+    cpus : int
+        CPUs of a task.
+    extra_args : sequence of str
+        Further srun options; they come last and so win.
+    args_skip : sequence of str
+        Options to leave out: every word of the template that begins with one of these is dropped.
+    directory : pathlib.Path, optional
+        Where a site keeps its own ``srun.txt``.
+    """
+    text = render(
+        "srun.txt",
+        {
+            "job_name": shlex.quote(job_name),
+            "job_id": shlex.quote(job_id),
+            "node_count": str(len(nodes)),
+            "nodelist": shlex.quote(",".join(nodes)),
+            "cpus": str(cpus),
+        },
+        directory,
+    )
+    options = shlex.split(text, comments=True)
+    kept = [word for word in options if not any(word.startswith(skip) for skip in args_skip)]
+    return [*kept, *extra_args, *command]
+
+
+def without_step_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment for srun, without what would contradict its options.
+
+    A driver that itself runs in a step, or below ``sbatch --cpus-per-task``, inherits variables
+    that srun reads as options; newer versions refuse such a mix.
+    """
+    return {
+        name: value for name, value in environ.items() if not name.startswith(_MISLEADING_VARIABLES)
+    }

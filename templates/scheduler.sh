@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Runs the Dask scheduler on the first node of the allocation and supervises it.
+#
+# Two dollars are the shell's own dollar; one dollar is a value that launch.py fills in, already
+# quoted for the shell. The scheduler's address goes to standard output, one line that begins with
+# "ips-dask-scheduler"; the end of standard input means that the driver closed or died.
+set -u
+node=$${1:-$${SLURMD_NODENAME:-$$HOSTNAME}}
+[ -e $witness ] || {
+    printf 'ips-dask: node %s cannot see the directory %s\n' "$$node" $run_directory >&2
+    exit 66
+}
+exec 3<&0 </dev/null
+
+$prologue
+$environment
+
+boot='
+import sys, types
+from distributed.cli.dask_scheduler import main
+announce = types.ModuleType("ips_dask_announce")
+announce.dask_setup = lambda scheduler: print("ips-dask-scheduler", scheduler.address, flush=True)
+sys.modules[announce.__name__] = announce
+sys.exit(main(args=sys.argv[1:]))
+'
+log=$log_directory/scheduler.log
+IPS_DASK_MARK=$name $container $python -c "$$boot" \
+    --port 0 --preload ips_dask_announce $arguments 3<&- 2>>"$$log" &
+pid=$$!
+
+leave() {
+    trap '' TERM
+    kill -TERM "$$pid" 2>/dev/null
+    for ((tick = 0; tick < $grace * 10; tick++)); do
+        kill -0 "$$pid" 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -KILL "$$pid" 2>/dev/null
+    exit 0
+}
+trap leave TERM
+
+(
+    trap - TERM
+    while read -r _ <&3; do :; done
+    kill -TERM $$$$
+) &
+listener=$$!
+disown "$$listener"  # so that bash does not report its end
+
+wait "$$pid"
+code=$$?
+kill -KILL "$$listener" 2>/dev/null
+[ $$code -eq 0 ] || tail -n 5 "$$log" >&2
+exit $$code

@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Runs once on every node of a worker step and supervises its Dask worker.
+#
+# A site may keep its own copy (template_directory=). Two dollars are the shell's own dollar; one
+# dollar is a value that launch.py fills in, already quoted for the shell.
+#
+# Standard input is a pipe from the driver: first the scheduler's address, then "stop WORKER"
+# lines; its end means that the driver closed or died, and everything here leaves with it.
+set -u
+node=$${1:-$${SLURMD_NODENAME:-$$HOSTNAME}}
+say() { printf 'ips-dask: node %s %s\n' "$$node" "$$*" >&2; }
+
+worker=
+for pair in $workers; do                        # NODE=WORKER
+    [ "$${pair%%=*}" = "$$node" ] && worker=$${pair#*=}
+done
+[ -n "$$worker" ] || { say "has no worker in this step"; exit 64; }
+[ -e $witness ] || { say "cannot see the directory" $run_directory; exit 66; }
+log=$log_directory/$$worker.log
+mark=$$worker@$$0                                # $$0 is the step: a later one may reuse the name
+exec 3<&0 </dev/null
+
+$prologue
+$environment
+export IPS_DASK_NODE="$$node" SLURM_OVERLAP=1
+# Tasks inherit this environment: variables of the step would mislead an srun or an MPI in them.
+for variable in $${!SLURM_@} $${!SRUN_@} $${!PMI_@} $${!PMIX_@}; do
+    case $$variable in
+        SLURM_JOB_* | SLURM_JOBID | SLURM_CONF | SLURM_CLUSTER_NAME | SLURM_SUBMIT_* | SLURM_OVERLAP) ;;
+        *) unset "$$variable" ;;
+    esac
+done
+
+scratch=$local_directory
+own_scratch=
+if [ -z "$$scratch" ]; then
+    scratch=$$(mktemp -d "$${SLURM_TMPDIR:-$${TMPDIR:-/tmp}}/ips-dask-XXXXXXXX") || exit 73
+    own_scratch=$$scratch
+fi
+
+# The worker imports while the scheduler starts, then waits for the address on its standard input.
+boot='
+import sys
+from importlib import import_module
+main = import_module(sys.argv[1]).main
+address = sys.stdin.readline().strip()
+sys.exit(main(args=[address, *sys.argv[2:]]) if address else 0)
+'
+start_worker() {
+    exec {feed}> >(IPS_DASK_MARK=$$mark exec $container $python -c "$$boot" $worker_command \
+        --name "$$worker" --local-directory "$$scratch" $arguments 3<&- 2>>"$$log")
+    pid=$$!
+}
+
+# Whatever the worker started carries its mark, also in a session of its own.
+reap() {
+    local marked tries
+    for tries in 1 2 3 4 5; do
+        marked=$$(cd /proc && grep -lsz "^IPS_DASK_MARK=$$mark\$$" [0-9]*/environ)
+        [ -n "$$marked" ] || return
+        kill -KILL $${marked//\/environ/} 2>/dev/null
+        sleep 0.02
+    done
+}
+
+finish() {
+    [ -z "$${listener-}" ] || kill -KILL "$$listener" 2>/dev/null
+    reap
+    [ -z "$$own_scratch" ] || rm -rf "$$own_scratch"
+}
+trap finish EXIT
+
+# Closing in order ends the worker by itself; what is still there after the grace is killed.
+leave() {
+    trap '' TERM
+    for ((tick = 0; tick < $grace * 10; tick++)); do
+        kill -0 "$$pid" 2>/dev/null || break
+        sleep 0.1
+    done
+    exit 0
+}
+trap leave TERM
+
+listen() {
+    trap - TERM EXIT
+    while read -r line <&3; do [ "$$line" = "stop $$worker" ] && break; done
+    kill -TERM $$$$
+}
+
+address=
+code=0
+for ((attempt = 0; attempt <= $restarts; attempt++)); do
+    start_worker
+    if [ -z "$$address" ]; then
+        read -r -t $start_timeout address <&3
+        code=$$?
+        [ $$code -le 128 ] || say "got no scheduler address within $start_timeout s"
+        [ -n "$$address" ] || exit $$((code > 128 ? 65 : 0))
+        listen &
+        listener=$$!
+        disown "$$listener"  # so that bash does not report its end
+    fi
+    (printf '%s\n' "$$address" >&"$$feed") 2>/dev/null
+    exec {feed}>&-
+    wait "$$pid"
+    code=$$?
+    reap
+    [ $$code -ne 0 ] || exit 0
+    say "worker $$worker ended with code $$code, start $$((attempt + 1)) of $$(($restarts + 1))"
+    tail -n 5 "$$log" >&2
+done
+exit $$code
