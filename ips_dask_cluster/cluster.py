@@ -1,7 +1,7 @@
 """``SlurmAllocationCluster``: a Dask cluster on the nodes of the allocation one holds.
 
-This module turns keywords and configuration into settings, and keeps ``SpecCluster``'s promises
-(start, scale, close). What runs is in ``steps``, how it is written down in ``launch``.
+It keeps ``SpecCluster``'s promises: start, scale, close. What the keywords mean is in ``settings``,
+what runs in ``steps``, how that is written down in ``launch``.
 """
 
 from __future__ import annotations
@@ -11,17 +11,12 @@ import logging
 import os
 import shlex
 import shutil
-import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from importlib import resources, util
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
-import dask
-import yaml
-from dask.utils import parse_bytes
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 from distributed.utils import Log, Logs
@@ -29,17 +24,15 @@ from distributed.utils import Log, Logs
 from ips_dask_cluster import allocation as allocations
 from ips_dask_cluster.allocation import Allocation
 from ips_dask_cluster.containers import Container
-from ips_dask_cluster.credentials import tls_arguments
 from ips_dask_cluster.errors import ClusterStartError, NotEnoughNodesError, StepError
 from ips_dask_cluster.jobqueue import JobQueueCluster
-from ips_dask_cluster.steps import SrunNode, SrunScheduler, Steps, StepSettings
+from ips_dask_cluster.nodes import SrunNode, SrunScheduler
+from ips_dask_cluster.settings import Configured, StepSettings, step_settings
+from ips_dask_cluster.steps import Steps
 
 __all__ = ["SlurmAllocationCluster"]
 
 logger = logging.getLogger("ips_dask_cluster")
-
-with (resources.files("ips_dask_cluster") / "slurm-allocation.yaml").open() as _file:
-    dask.config.update_defaults(yaml.safe_load(_file))
 
 
 class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is untyped
@@ -65,8 +58,8 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         How steps are started. Default: ``srun`` inside a Slurm job, else ``local``.
     allocation : Allocation, optional
         The nodes to use. Default: asked of Slurm, or this machine.
-    env : mapping of str to str, optional
-        Environment variables for scheduler, workers and tasks.
+    env, scheduler_env : mapping of str to str, optional
+        Environment variables for workers and so for tasks, and for the scheduler.
     security : bool or distributed.Security, optional
         True (the default) makes temporary TLS certificates; False lets everybody on the network
         who finds the port run code as you.
@@ -127,6 +120,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         launcher: str | None = None,
         allocation: Allocation | None = None,
         env: Mapping[str, str] | None = None,
+        scheduler_env: Mapping[str, str] | None = None,
         security: Any = None,
         scheduler_options: Mapping[str, Any] | None = None,
         interface: str | None = None,
@@ -141,33 +135,29 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         **settings: Any,
     ) -> None:
         self.status = Status.created
-        self._configured = _Configured(config_name, settings)
+        settings |= {"cores": cores, "memory": memory, "processes": processes, "nanny": nanny}
+        self._configured = configured = Configured(config_name, settings | {"security": security})
         self._failure: StepError | None = None
         self._failure_callback = on_failure
         self.allocation = allocation or _find_allocation(launcher, n_workers)
         self._first_round = len(self.allocation.nodes) if n_workers is None else n_workers
         self._check_fits(self._first_round)
-        if (processes or self._configured("processes")) != 1:
+        if configured("processes") != 1:
             raise ValueError("processes: one worker process per node is what this release starts")
 
         job_id = self.allocation.job_id or "local"
-        prefix = self._configured("name")
-        name = name or f"{prefix}-{job_id}-{uuid.uuid4().hex[:6]}"
+        name = name or f"{configured('name')}-{job_id}-{uuid.uuid4().hex[:6]}"
         self._kept: list[str] = []  # what is known of the steps once their logs are gone
         self.run_directory = self._make_run_directory(name)
-        self._job = {
-            "cores": cores or self._configured("cores"),
-            "memory": memory or self._configured("memory"),
-        }
         self._container = container
         self._environment = dict(env or {})
-        self._nanny = self._configured("nanny") if nanny is None else nanny
-        sizes = self.allocation.nodes
+        self._scheduler_environment = dict(scheduler_env or {})
+        nodes = self.allocation.nodes
         try:
             super().__init__(
                 n_workers=0,  # the first round is started beside the scheduler, see _start
                 loop=loop,
-                security=self._configured("security") if security is None else security,
+                security=configured("security"),
                 silence_logs=silence_logs,
                 name=name,
                 asynchronous=asynchronous,
@@ -176,8 +166,8 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
                 interface=interface,
                 protocol=protocol,
                 config_name=config_name,
-                cores=self._job["cores"] or min(node.cpus for node in sizes),
-                memory=self._job["memory"] or min(node.memory for node in sizes),
+                cores=configured("cores") or min(node.cpus for node in nodes),
+                memory=configured("memory") or min(node.memory for node in nodes),
                 processes=1,
             )
         except BaseException:
@@ -192,7 +182,6 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         parent = self._configured("shared-temp-directory") or os.getcwd()
         directory = Path(os.path.expandvars(parent)).expanduser().absolute() / f".{name}"
         directory.mkdir(mode=0o700, parents=True)
-        (directory / f"{name}.witness").touch()
         return directory
 
     def _get_worker_security(self, security: Any) -> None:
@@ -200,64 +189,17 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         return None
 
     def _settings(self) -> StepSettings:
-        configured = self._configured
-        options = dict(self.scheduler_spec["options"])
-        inherit = sys.stdout is sys.__stdout__  # else a notebook or a capture: print to the log
-        directory = configured("log-directory")
-        log_directory = Path(directory).expanduser().absolute() if directory else None
-        if log_directory is not None:
-            log_directory.mkdir(parents=True, exist_ok=True)
-        templates = configured("template-directory")
-        memory = self._job["memory"]
-        python = configured("python") or ("python3" if self._container else sys.executable)
-        return StepSettings(
+        return step_settings(
+            self._configured,
             name=self._name,
             run_directory=self.run_directory,
-            log_directory=log_directory or self.run_directory,
-            python=python,
-            worker_command=configured("worker-command"),
-            worker_arguments=self._worker_arguments(options),
-            scheduler_arguments=self._scheduler_arguments(options),
-            cores=self._job["cores"],
-            memory=None if memory is None else parse_bytes(memory),
             container=self._container,
             environment=self._environment,
-            prologue=tuple(configured("job-script-prologue")),
-            local_directory=configured("local-directory"),
-            restarts=configured("restarts"),
-            start_timeout=float(configured("start-timeout")),
-            close_timeout=float(configured("close-timeout")),
-            srun_extra_args=tuple(configured("srun-extra-args")),
-            srun_args_skip=tuple(configured("srun-args-skip")),
-            template_directory=Path(templates).expanduser() if templates else None,
-            inherit_stdout=inherit,
+            scheduler_environment=self._scheduler_environment,
+            scheduler_options=dict(self.scheduler_spec["options"]),
+            interface=self._job_kwargs["interface"],
+            protocol=self._job_kwargs["protocol"],
         )
-
-    def _worker_arguments(self, options: Mapping[str, Any]) -> tuple[str, ...]:
-        arguments = ["--nanny" if self._nanny else "--no-nanny", "--no-dashboard"]
-        arguments += ["--death-timeout", str(self._configured("death-timeout"))]
-        for option in ("interface", "protocol"):
-            value = self._job_kwargs.get(option)
-            if value:
-                arguments += [f"--{option}", str(value)]
-        arguments += tls_arguments(options.get("security"), "worker", self.run_directory)
-        return (*arguments, *map(str, self._configured("worker-extra-args")))
-
-    def _scheduler_arguments(self, options: dict[str, Any]) -> tuple[str, ...]:
-        arguments = tls_arguments(options.pop("security", None), "scheduler", self.run_directory)
-        wanted = options.pop("dashboard", True)
-        address = options.pop("dashboard_address", ":8787")
-        # On the node's loopback: a dashboard shows the code and data of whoever runs it. A free
-        # port, since 8787 belongs to whoever came first on a shared node.
-        arguments += (
-            ["--dashboard-address", "127.0.0.1:0" if address == ":8787" else str(address)]
-            if wanted and (self._container or util.find_spec("bokeh"))
-            else ["--no-dashboard"]
-        )
-        for option, value in options.items():
-            if value is not None and option != "steps":
-                arguments += [f"--{option.replace('_', '-')}", str(value)]
-        return tuple(arguments)
 
     # -- starting --------------------------------------------------------------------------
 
@@ -418,9 +360,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             workers=workers,
             on_error="ignore",
         )
-        await self.scheduler_comm.retire_workers(
-            names=list(names), close_workers=True, remove=True
-        )
+        await self.scheduler_comm.retire_workers(names=list(names), close_workers=True, remove=True)
 
     # -- what one may look at ----------------------------------------------------------------
 
@@ -440,7 +380,9 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             parts.append(f"# {role} step\nread -r -d '' script <<'{end}'\n{script}{end}\n{command}")
         return "\n\n".join(parts) + "\n"
 
-    async def _get_logs(self, cluster: bool = True, scheduler: bool = True, workers: Any = True):
+    async def _get_logs(
+        self, cluster: bool = True, scheduler: bool = True, workers: Any = True
+    ) -> Logs:
         if self.status == Status.running and self._failure is None:
             logs = await super()._get_logs(False, scheduler, workers)
         else:
@@ -471,24 +413,6 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
     def _remove_run_directory(self, keep: bool) -> None:
         if not keep:
             shutil.rmtree(self.run_directory, ignore_errors=True)
-
-
-class _Configured:
-    """A setting by its name in the YAML file: the keyword, else what dask's configuration says."""
-
-    def __init__(self, config_name: str, keywords: dict[str, Any]) -> None:
-        self.section = f"jobqueue.{config_name}"
-        known = dask.config.get("jobqueue.slurm-allocation")
-        unknown = [word for word in keywords if word.replace("_", "-") not in known]
-        if unknown:
-            raise TypeError(
-                f"SlurmAllocationCluster got an unexpected keyword argument {unknown[0]!r}"
-            )
-        self.keywords = {word.replace("_", "-"): value for word, value in keywords.items()}
-
-    def __call__(self, name: str) -> Any:
-        value = self.keywords.get(name)
-        return dask.config.get(f"{self.section}.{name}") if value is None else value
 
 
 def _find_allocation(launcher: str | None, n_workers: int | None) -> Allocation:

@@ -38,8 +38,8 @@ _SYMPTOMS: tuple[tuple[str, str], ...] = (
         "allocation's own options",
     ),
     (
-        r"(?:Invalid job id|Job/step already completing or completed|"
-        r"Job step creation failed: Job credential revoked|has been cancelled|Job credential expired)",
+        r"Invalid job id|Job/step already completing or completed|has been cancelled|"
+        r"Job credential (?:revoked|expired)",
         "the allocation is gone: it was cancelled or reached its time limit",
     ),
     (r"DUE TO TIME LIMIT", "the allocation reached its time limit"),
@@ -50,8 +50,8 @@ _SYMPTOMS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"line \d+: (\S+): (?:No such file or directory|command not found)",
-        r"the nodes have no program \1; pass python= (or container=) with one that exists there, or "
-        "load its module in job_script_prologue",
+        r"the nodes have no program \1; pass python= (or container=) with one that exists there, "
+        "or load its module in job_script_prologue",
     ),
     (
         r"[Uu]nable to contact slurm controller",

@@ -1,0 +1,32 @@
+"""The services layer of the Integrated Plasma Simulator: drivers and components that call each
+other, launch tasks and fill task pools.
+
+Heavy parts are loaded on first use; ``Component`` costs nothing but itself.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ips_core.component import Component
+from ips_core.errors import IPSError, TaskError
+
+if TYPE_CHECKING:
+    from ips_core.framework import Framework
+    from ips_core.services import ServicesProxy
+    from ips_core.simulation_log import read_log
+
+__all__ = ["Component", "Framework", "IPSError", "ServicesProxy", "TaskError", "read_log"]
+
+_LAZY = {
+    "Framework": "ips_core.framework",
+    "ServicesProxy": "ips_core.services",
+    "read_log": "ips_core.simulation_log",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

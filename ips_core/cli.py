@@ -1,0 +1,91 @@
+"""The command line: ``ips.py`` and ``python -m ips_core``.
+
+Exit codes: 0 the simulation went well, 1 it failed or cannot be run, 2 the arguments make no
+sense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from ips_core.compat import ips_core_version
+from ips_core.errors import ConfigError
+from ips_core.framework import Framework
+
+__all__ = ["main"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ips.py",
+        description="Run a simulation of the Integrated Plasma Simulator.",
+        epilog="Inside a Slurm allocation (salloc, sbatch) task pools use its nodes; "
+        "elsewhere they run on this machine.",
+    )
+    parser.add_argument(
+        *("--config", "--simulation", "-i", "-j"),
+        dest="config",
+        metavar="FILE",
+        required=True,
+        help="the simulation file",
+    )
+    parser.add_argument(
+        *("--platform", "-p"),
+        metavar="FILE",
+        help="the platform file (default: $IPS_PLATFORM_FILE, else Slurm or this machine tells)",
+    )
+    parser.add_argument(
+        "--log", "-l", metavar="FILE", help="the framework's own messages (default: to the screen)"
+    )
+    parser.add_argument(*("--nodes", "-n"), type=_count, default=0, metavar="N", help="use N nodes")
+    parser.add_argument(
+        *("--ppn", "-o"), type=_count, default=0, metavar="N", help="use N cores of each node"
+    )
+    parser.add_argument("--debug", "-d", action="store_true", help="accepted; see LOG_LEVEL")
+    parser.add_argument("--verbose", "-v", action="store_true", help="accepted; see LOG_LEVEL")
+    parser.add_argument("--version", action="version", version=f"ips.py {ips_core_version()}")
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+_count.__name__ = "number of 1 or more"  # as argparse's message calls it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a simulation as the arguments say and return the exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Default: the arguments of this process.
+    """
+    arguments = _parser().parse_args(argv)
+    platform = arguments.platform or os.environ.get("IPS_PLATFORM_FILE")
+    try:
+        framework = Framework(
+            arguments.config.split(","),
+            arguments.log,
+            platform,
+            arguments.debug,
+            arguments.verbose,
+            arguments.nodes,
+            arguments.ppn,
+        )
+        ok = framework.run()
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            print(f"ips.py: {line}", file=sys.stderr)
+        return 1
+    if not ok:
+        print(f"ips.py: {framework.failure}", file=sys.stderr)
+        print(f"ips.py: more in {framework.config.log_file}", file=sys.stderr)
+    return 0 if ok else 1

@@ -1,0 +1,226 @@
+"""The process of one component: loads its class, then runs the methods it is asked for.
+
+Two threads. The reader takes messages off the pipe at all times, so that the framework never
+blocks on us and its end is noticed at once; the main thread runs the component's code. End-of-file
+means that the framework is gone: leave, in order if that is possible.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+
+from ips_core import component as component_module
+from ips_core.compat import install_ipsframework_alias
+from ips_core.component import Component
+from ips_core.config import ComponentConfig
+from ips_core.errors import ComponentError, describe
+from ips_core.messages import (
+    Broadcast,
+    Channel,
+    Failure,
+    Invoke,
+    Reply,
+    Returned,
+    Start,
+    Terminate,
+    pack,
+    unpack,
+)
+from ips_core.services import ServicesProxy
+
+__all__ = ["main"]
+
+_LEAVE_SECONDS = 8.0
+
+
+class _Interrupted(SystemExit):
+    """Raised in the main thread when the component has to leave in the middle of a method."""
+
+
+class ComponentProcess:
+    """Runs one component.
+
+    Parameters
+    ----------
+    channel : Channel
+        To the framework.
+    start : Start
+        Who the component is.
+    """
+
+    def __init__(self, channel: Channel, start: Start) -> None:
+        self._channel = channel
+        self._start = start
+        self._inbox: queue.SimpleQueue[Invoke | Terminate] = queue.SimpleQueue()
+        self._busy = False
+        self._services = ServicesProxy(start, channel)
+        self._component: Component | None = None
+
+    def run(self) -> None:
+        """Construct the component, run what is asked for, leave when told to."""
+        signal.signal(signal.SIGTERM, self._interrupt)
+        threading.Thread(target=self._read, name="ips-reader", daemon=True).start()
+        ok = False
+        try:
+            with contextlib.suppress(_Interrupted):
+                if self._construct():
+                    ok = self._serve()
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            self._leave(ok)
+
+    def _read(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                message = self._channel.receive()
+                if isinstance(message, Reply):
+                    self._services.deliver(message)
+                elif isinstance(message, Broadcast):
+                    self._services.hear(message)
+                else:
+                    self._inbox.put(message)
+                    if isinstance(message, Terminate):
+                        self._stop_method()
+        # Nobody is left who would end this process if it cannot leave in order
+        killer = threading.Timer(_LEAVE_SECONDS, os._exit, (1,))
+        killer.daemon = True
+        killer.start()
+        self._inbox.put(Terminate(ok=False))
+        self._stop_method()
+
+    def _stop_method(self) -> None:
+        if self._busy:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        raise _Interrupted(1)
+
+    def _construct(self) -> bool:
+        start = self._start
+        config = start.simulation.components.get(start.section) or _internal(start.section)
+        self._busy = True
+        try:
+            class_ = _load_class(config)
+            self._component = class_(self._services, dict(config.values))
+            self._services.component_ref = self._component
+            os.chdir(start.work_directory)
+        except _Interrupted:
+            raise
+        except BaseException as error:
+            self._services.exception("constructor of %s failed", start.section)
+            text = describe(error)
+            if isinstance(error, SyntaxError):
+                text = f"{error.filename}, line {error.lineno}: {error.msg}"
+            self._channel.send(Returned(0, failure=Failure(text, traceback.format_exc())))
+            return False
+        finally:
+            self._busy = False
+        self._channel.send(Returned(0))
+        return True
+
+    def _serve(self) -> bool:
+        while True:
+            message = self._inbox.get()
+            if isinstance(message, Terminate):
+                return message.ok
+            self._channel.send(self._invoke(message))
+
+    def _invoke(self, call: Invoke) -> Returned:
+        component = self._component
+        assert component is not None
+        self._busy = True
+        self._services.span = call.span
+        try:
+            args, kwargs = unpack(call.payload)
+            component._begin_call(call.call_id, call.method, args, time.time())
+            method = getattr(component, call.method, None)
+            if not callable(method):
+                raise AttributeError(f"{type(component).__name__} has no method {call.method}")
+            value = pack(method(*args, **kwargs))
+        except _Interrupted:
+            raise
+        except BaseException as error:  # also sys.exit() in a component's code
+            self._services.exception("%s failed", call.method)
+            return Returned(call.call_id, failure=Failure(describe(error), traceback.format_exc()))
+        finally:
+            self._busy = False
+        return Returned(call.call_id, value)
+
+    def _leave(self, ok: bool) -> None:
+        try:
+            if self._component is not None:
+                self._component.terminate(0 if ok else 1)
+        except BaseException:
+            self._services.exception("terminate failed")
+        finally:
+            self._services.cleanup()
+
+
+def _internal(section: str) -> ComponentConfig:
+    """Return the description of a component of our own, which no simulation file mentions."""
+    module, _, name = section.partition(":")
+    return ComponentConfig(section, "FWK", "COMP", name, "", module, {})
+
+
+def _load_class(config: ComponentConfig) -> type[Component]:
+    module = (
+        _load_script(config.script) if config.script else importlib.import_module(config.module)
+    )
+    class_ = getattr(module, config.name, None)
+    where = config.script or config.module
+    if class_ is None:
+        raise ComponentError(config.section, "loading", f"{where} has no class {config.name}")
+    if not issubclass(class_, Component):
+        raise ComponentError(
+            config.section, "loading", f"{config.name} in {where} is not derived from Component"
+        )
+    return class_
+
+
+def _load_script(path: str) -> ModuleType:
+    """Load a SCRIPT by its path.
+
+    Dataclasses and pickle look modules up by name, so it is registered, under a name that hides
+    no module of the same stem. What it defines travels to workers by value.
+    """
+    stem = os.path.splitext(os.path.basename(path))[0]
+    name = f"ips_script_{stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file (its name must end in .py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    cloudpickle.register_pickle_by_value(module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> None:
+    """Run the component that the framework describes on the pipe whose number is the argument."""
+    handle = int(sys.argv[1])
+    os.set_inheritable(handle, False)  # or its end would go unnoticed while a child lives
+    channel = Channel(handle)
+    # A batch log shows what a component prints when it prints it
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    install_ipsframework_alias()
+    cloudpickle.register_pickle_by_value(component_module)
+    with contextlib.suppress(EOFError):
+        ComponentProcess(channel, channel.receive()).run()
+
+
+if __name__ == "__main__":
+    main()

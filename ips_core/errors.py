@@ -1,0 +1,130 @@
+"""Every error that ``ips_core`` raises on purpose.
+
+::
+
+    IPSError(Exception)
+    ├── ConfigError                 a simulation or platform file, or the command line, is wrong
+    ├── ComponentError              a component raised, died or could not be loaded
+    ├── IncompleteCallException     wait_call(block=False) and the call still runs
+    ├── TaskPoolError               a task pool cannot do what is asked of it
+    ├── DaskClusterError            the Dask cluster of a pool could not start, or is lost
+    └── TaskError                   one task of a pool failed; a value in its results
+
+Each is built from its plain arguments and makes its text in ``__str__``, so that all of them
+survive pickling between processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = [
+    "ComponentError",
+    "ConfigError",
+    "DaskClusterError",
+    "IPSError",
+    "IncompleteCallException",
+    "TaskError",
+    "TaskPoolError",
+    "describe",
+]
+
+
+class IPSError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigError(IPSError):
+    """What the user wrote cannot be run.
+
+    Parameters
+    ----------
+    file : str
+        The file in question; empty for the command line.
+    problems : sequence of str
+        One sentence each, all that were found.
+    """
+
+    def __init__(self, file: str, problems: Sequence[str]) -> None:
+        super().__init__(file, tuple(problems))
+
+    def __str__(self) -> str:
+        file, problems = self.args
+        where = f"{file}: " if file else ""
+        return "\n".join(f"{where}{problem}" for problem in problems)
+
+
+class ComponentError(IPSError):
+    """A component failed.
+
+    Parameters
+    ----------
+    component : str
+        Its name, such as ``DRIVER__Driver_1``.
+    method : str
+        What it was doing: a method, or ``"constructor"``.
+    reason : str
+        The exception, or how its process ended.
+    """
+
+    def __init__(self, component: str, method: str, reason: str) -> None:
+        super().__init__(component, method, reason)
+
+    def __str__(self) -> str:
+        component, method, reason = self.args
+        return f"component {component} failed in {method}: {reason}"
+
+
+class IncompleteCallException(IPSError):
+    """The call still runs.
+
+    Parameters
+    ----------
+    call_id : int
+        As ``call_nonblocking`` returned it.
+    """
+
+    def __str__(self) -> str:
+        return f"call {self.args[0]} has not finished yet"
+
+
+class TaskPoolError(IPSError):
+    """A task pool cannot do what is asked of it; the argument is the sentence."""
+
+
+class DaskClusterError(IPSError):
+    """The Dask cluster of a pool could not start, or is lost; the argument is the sentence."""
+
+
+class TaskError(IPSError):
+    """A task that did not return: what ``get_finished_tasks`` gives for it.
+
+    Parameters
+    ----------
+    task_name : str
+        The task.
+    reason : str
+        The exception's type and text, or what else ended it.
+    traceback : str
+        Where it was raised, on the worker.
+
+    Notes
+    -----
+    It is a value, not an exception that flies, so that one task never costs the results of the
+    others. It equals no number: a comparison with an exit code of 0 sees a failure.
+    """
+
+    def __init__(self, task_name: str, reason: str, traceback: str = "") -> None:
+        super().__init__(task_name, reason, traceback)
+
+    def __str__(self) -> str:
+        return f"task {self.args[0]} failed: {self.args[1]}"
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception as one would read it: its type is said where it is not ours."""
+    if isinstance(error, IPSError):
+        return str(error)
+    if type(error) is Exception:
+        return str(error)
+    return f"{type(error).__name__}: {error}"

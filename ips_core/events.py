@@ -1,0 +1,133 @@
+"""What an event of the simulation log is: pure functions that make one.
+
+Names, comments and fields are IPS's; ``docs/simulation_log.md`` has the schema.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["call_target", "component_event", "framework_event", "span_id", "trace"]
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%Y-%m-%d|%H:%M:%S%Z", time.localtime(at))
+
+
+def framework_event(
+    eventtype: str, comment: str, *, at: float, started: float, ok: bool = True, **fields: Any
+) -> dict[str, Any]:
+    """Return an event of the framework.
+
+    Parameters
+    ----------
+    eventtype, comment : str
+        What happened, in IPS's words.
+    at, started : float
+        When it happened and when the framework started, in seconds since the epoch.
+    ok : bool
+        Whether it went well.
+    **fields
+        Further fields.
+    """
+    event = {
+        "code": "Framework",
+        "eventtype": eventtype,
+        "ok": ok,
+        "comment": comment,
+        "walltime": f"{at - started:.2f}",
+        "time": _clock(at),
+    }
+    return event | fields
+
+
+def component_event(
+    code: str,
+    eventtype: str,
+    comment: str,
+    *,
+    at: float,
+    started: float,
+    ok: bool = True,
+    trace: dict[str, Any] | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
+    """Return an event of a component.
+
+    Parameters
+    ----------
+    code : str
+        The component, ``CLASS_SUBCLASS_NAME``.
+    eventtype, comment, at, started, ok, **fields
+        As for :func:`framework_event`.
+    trace : dict, optional
+        Of :func:`trace`, for the end of something.
+    """
+    event: dict[str, Any] = {
+        "code": code,
+        "eventtype": eventtype,
+        "ok": ok,
+        "walltime": f"{at - started:.2f}",
+        "time": _clock(at),
+    }
+    if trace is not None:
+        event["trace"] = trace
+    return event | {"state": "Running", "comment": comment} | fields
+
+
+def span_id(target: str, operation: str = "", call_id: object = "") -> str:
+    """Return the id of a span of a trace (16 hexadecimal digits, as Zipkin wants them)."""
+    text = f"{target}:{operation}:{call_id}" if operation else target
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:16]
+
+
+def trace(
+    target: str,
+    operation: str,
+    *,
+    span: str,
+    begin: float,
+    end: float,
+    parent: str | None = None,
+    **tags: object,
+) -> dict[str, Any]:
+    """Return the Zipkin span of something that has ended.
+
+    Parameters
+    ----------
+    target, operation : str
+        Who did what.
+    span, parent : str
+        Ids of this span and of the one around it.
+    begin, end : float
+        Seconds since the epoch.
+    **tags
+        Kept as text.
+    """
+    found: dict[str, Any] = {
+        "timestamp": int(begin * 1e6),
+        "duration": int((end - begin) * 1e6),
+        "localEndpoint": {"serviceName": target},
+        "name": operation,
+        "id": span,
+    }
+    if parent:
+        found["parentId"] = parent
+    if tags:
+        found["tags"] = {name: str(value) for name, value in tags.items()}
+    return found
+
+
+def call_target(
+    component_id: object, method: str, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[str, str]:
+    """Return target and operation of a call, such as ``("sim@Worker@2", "step(0.000)")``."""
+
+    def text(value: Any) -> str:
+        return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    words = [text(value) for value in args] + [f"{k}={text(v)}" for k, v in kwargs.items()]
+    return str(component_id), f"{method}({' ,'.join(words)})"

@@ -1,0 +1,508 @@
+"""The framework: runs a simulation, routes what components ask, notices their deaths.
+
+One thread and one loop that waits on all pipes; requests that must wait are parked and answered
+later. It never imports distributed and never blocks on a component.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from ips_core import staging
+from ips_core.compat import ips_core_version
+from ips_core.config import PlatformConfig, SimulationConfig, read_platform, read_simulation
+from ips_core.dask_cluster import read_allocation
+from ips_core.errors import ComponentError, ConfigError
+from ips_core.events import call_target, framework_event, span_id, trace
+from ips_core.messages import (
+    Broadcast,
+    ComponentID,
+    Emit,
+    Failure,
+    Invoke,
+    Reply,
+    Request,
+    Returned,
+    Start,
+    Terminate,
+    pack,
+)
+from ips_core.processes import ComponentHandle
+from ips_core.resources import Resources, detect
+from ips_core.simulation_log import SimulationLog
+
+__all__ = ["Framework"]
+
+_LEAVE_STAGES: tuple[tuple[signal.Signals | None, float], ...] = (
+    (None, 15.0),
+    (signal.SIGTERM, 1.0),
+    (signal.SIGKILL, 5.0),
+)
+_KEEPER = "ips_core.pools.keeper:ClusterKeeper"
+_CONSTRUCTOR = 0
+
+
+class _Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived."""
+
+
+@dataclass
+class _Call:
+    """A call on its way: who runs it, and who is told of its end."""
+
+    target: ComponentHandle
+    method: str
+    ended: Callable[[Returned], None] | None = None
+    outcome: Returned | None = None
+
+
+@dataclass
+class _Simulation:
+    """What the framework knows of the simulation it runs."""
+
+    config: SimulationConfig
+    run_id: str
+    log: SimulationLog
+    ports: dict[str, ComponentID] = field(default_factory=dict)
+    failure: str = ""
+
+
+class Framework:
+    """Runs a simulation.
+
+    Parameters
+    ----------
+    config_file_list : sequence of str
+        The simulation file; one in this release.
+    log_file_name : str or None
+        A file for the framework's own messages. Default: standard output.
+    platform_file_name : str or None
+        The platform file. Default: read from the Slurm job, else from this machine.
+    debug, verbose_debug : bool
+        Accepted for IPS-framework's sake; LOG_LEVEL of the simulation file says what is logged.
+    cmd_nodes, cmd_ppn : int
+        Nodes, and cores of each, to use; 0: what there is.
+
+    Raises
+    ------
+    ConfigError
+        A file is missing or wrong; the message names file, section and key.
+
+    Examples
+    --------
+    >>> from ips_core import Framework
+    >>> Framework(["dask_sim.config"]).run()  # doctest: +SKIP
+    True
+    """
+
+    def __init__(
+        self,
+        config_file_list: Sequence[str],
+        log_file_name: str | None = None,
+        platform_file_name: str | None = None,
+        debug: bool = False,
+        verbose_debug: bool = False,
+        cmd_nodes: int = 0,
+        cmd_ppn: int = 0,
+    ) -> None:
+        if len(config_file_list) != 1:
+            raise ConfigError("", ["one simulation file a run is what this release takes"])
+        self.started = time.time()
+        self.platform: PlatformConfig = read_platform(platform_file_name)
+        self.config = read_simulation(config_file_list[0], self.platform)
+        needs_slurm = self.platform.mpirun in (None, "srun") and "SLURM_JOB_ID" in os.environ
+        allocation = read_allocation() if needs_slurm else None
+        self.resources: Resources = detect(self.platform, allocation, cmd_nodes, cmd_ppn)
+        self._output = log_file_name
+        self._launch_directory = os.getcwd()
+        self._handles: dict[ComponentID, ComponentHandle] = {}
+        self._keeper: ComponentHandle | None = None
+        self._calls: dict[int, _Call] = {}
+        self._call_count = 0
+        self._interrupted = ""
+        self._wakeup: socket.socket | None = None
+
+    def run(self) -> bool:
+        """Run the simulation to its end.
+
+        Returns
+        -------
+        bool
+            True if it went well. Else :attr:`failure` is the reason, and the log file has the
+            traceback.
+        """
+        self._say(f"Starting IPS {ips_core_version()}")
+        staging.make_tree(self.config, [self.config.file, self.platform.file])
+        self._begin()
+        with _signals(self) as self._wakeup:
+            try:
+                self._construct_components()
+                self._run_phases()
+            except ComponentError as error:
+                self.simulation.failure = str(error)
+            except _Interrupted:
+                self.simulation.failure = f"interrupted by {self._interrupted}"
+            finally:
+                self._finish()
+        return not self.simulation.failure
+
+    def interrupt(self, reason: str) -> None:
+        """End the simulation in order; safe to call from a signal handler."""
+        self._interrupted = self._interrupted or reason
+
+    @property
+    def failure(self) -> str:
+        """Why the simulation failed, in a sentence; empty if it did not."""
+        return self.simulation.failure
+
+    def _say(self, text: str) -> None:
+        if self._output is None:
+            print(text, flush=True)
+        else:
+            with open(self._output, "a", encoding="utf-8") as file:
+                file.write(text + "\n")
+
+    # -- the beginning -----------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        config, now = self.config, datetime.fromtimestamp(self.started)
+        values = config.values | {
+            "USER": config.values.get("USER") or config.environment.get("USER")
+        }
+        user = values["USER"] or "user"
+        host = values.get("HOST") or self.platform.values.get("HOST") or os.uname().nodename
+        stamp = now.isoformat(timespec="milliseconds")
+        run_id = f"{config.name}_{host}_{user}_{stamp}"
+        log = SimulationLog(Path(config.root) / "simulation_log", run_id, config.name)
+        self.simulation = _Simulation(config, run_id, log)
+        optional = {
+            field_: values[key]
+            for field_, key in (
+                ("outputprefix", "OUTPUT_PREFIX"),
+                ("tag", "TAG"),
+                ("tokamak", "TOKAMAK_ID"),
+                ("shotno", "SHOT_NUMBER"),
+                ("sim_runid", "RUN_ID"),
+            )
+            if values.get(key)
+        }
+        self._log(
+            "IPS_START",
+            "Starting IPS Simulation",
+            at=self.started,
+            state="Running",
+            host=host,
+            simname=config.name,
+            user=user,
+            rcomment=values.get("RUN_COMMENT")
+            or values.get("SIMULATION_DESCRIPTION")
+            or "SWIM simulation run",
+            startat=stamp,
+            ips_version=ips_core_version(),
+            parent_portal_runid=None,
+            **optional,
+        )
+        resources = self.resources
+        comment = f"Nodes = {resources.nodes}   PPN = {resources.cores_per_node}"
+        self._log("IPS_RESOURCE_ALLOC", comment)
+
+    def _log(self, eventtype: str, comment: str, at: float | None = None, **fields: Any) -> None:
+        moment = time.time() if at is None else at
+        event = framework_event(eventtype, comment, at=moment, started=self.started, **fields)
+        self.simulation.log.write(event)
+
+    def _construct_components(self) -> None:
+        """Start all components side by side and wait until each has constructed itself."""
+        config = self.config
+        numbers = {section: n for n, section in enumerate(config.components, start=1)}
+        ids = {
+            section: ComponentID(config.name, component.name, numbers[section])
+            for section, component in config.components.items()
+        }
+        self.simulation.ports = {port: ids[section] for port, section in config.ports.items()}
+        started = []
+        for section, component in config.components.items():
+            directory = staging.work_directory(config, component, numbers[section])
+            directory.mkdir(parents=True, exist_ok=True)
+            try:
+                staging.stage_inputs(component, directory)
+            except OSError as error:
+                name = component.full_id(numbers[section])
+                raise ComponentError(name, "staging", str(error)) from None
+            handle = self._start(section, ids[section], directory)
+            started.append(self._call(handle, "constructor", _CONSTRUCTOR))
+        for call in started:
+            self._wait_for(call)
+
+    def _start(self, section: str, component_id: ComponentID, directory: Path) -> ComponentHandle:
+        config = self.config
+        start = Start(
+            component_id=component_id,
+            section=section,
+            simulation=config,
+            platform=self.platform.values,
+            resources=self.resources,
+            ports=self.simulation.ports,
+            launch_directory=self._launch_directory,
+            work_directory=str(directory),
+            run_id=self.simulation.run_id,
+            start_time=self.started,
+        )
+        component = config.components.get(section)
+        name = component.full_id(component_id.number) if component else component_id.class_name
+        handle = ComponentHandle(start, name)
+        self._handles[component_id] = handle
+        return handle
+
+    # -- the simulation ----------------------------------------------------------------------
+
+    def _run_phases(self) -> None:
+        for port in ("INIT", "DRIVER"):
+            if port in self.simulation.ports:
+                for method in ("init", "step", "finalize"):
+                    self._call_and_wait(self.simulation.ports[port], method)
+
+    def _call_and_wait(self, component_id: ComponentID, method: str) -> None:
+        begin = time.time()
+        target, operation = call_target(component_id, method, (0,), {})
+        comment = f"Target = {target}:{operation}"
+        self._log("IPS_CALL_BEGIN", comment, at=begin)
+        call_id = self._new_call_id()
+        span = span_id(target, operation, call_id)
+        call = self._call(self._handles[component_id], method, call_id, pack(((0,), {})), span)
+        failure: ComponentError | None = None
+        try:
+            self._wait_for(call)
+        except ComponentError as error:
+            failure = error
+        end = time.time()
+        ended = trace(
+            target, operation, span=span, begin=begin, end=end, parent=span_id(self._root())
+        )
+        self._log("IPS_CALL_END", comment, at=end, ok=failure is None, trace=ended)
+        if failure is not None:
+            raise failure
+
+    def _root(self) -> str:
+        return f"{self.config.name}@FRAMEWORK@Framework@0"
+
+    # -- calls -------------------------------------------------------------------------------
+
+    def _new_call_id(self) -> int:
+        self._call_count += 1
+        return self._call_count
+
+    def _call(
+        self,
+        target: ComponentHandle,
+        method: str,
+        call_id: int,
+        payload: bytes = b"",
+        span: str = "",
+        ended: Callable[[Returned], None] | None = None,
+    ) -> _Call:
+        call = _Call(target, method, ended)
+        key = call_id if call_id != _CONSTRUCTOR else -target.component_id.number
+        self._calls[key] = call
+        if not target.alive:
+            self._end_call(key, Returned(call_id, failure=Failure(f"{target.name} is not running")))
+        elif call_id != _CONSTRUCTOR:
+            target.send(Invoke(call_id, method, payload, span))
+        return call
+
+    def _end_call(self, key: int, outcome: Returned) -> None:
+        call = self._calls.get(key)
+        if call is None or call.outcome is not None:
+            return
+        call.outcome = outcome
+        if call.ended is not None:
+            del self._calls[key]
+            call.ended(outcome)
+
+    def _wait_for(self, call: _Call) -> None:
+        """Serve components until a call of the framework itself has ended."""
+        while call.outcome is None:
+            if self._interrupted:
+                raise _Interrupted
+            self._serve()
+        if call.outcome.failure is not None:
+            raise ComponentError(call.target.name, call.method, call.outcome.failure.text)
+
+    # -- what components ask -----------------------------------------------------------------
+
+    def _serve(self, timeout: float | None = None) -> None:
+        """Wait for messages and answer them."""
+        channels: dict[Any, ComponentHandle] = {
+            handle.channel: handle for handle in self._handles.values() if handle.alive
+        }
+        wakeup = [self._wakeup] if self._wakeup is not None else []
+        for ready in wait([*channels, *wakeup], timeout):
+            if ready is self._wakeup:
+                self._wakeup.recv(64)
+                continue
+            handle = channels[ready]
+            try:
+                message = handle.channel.receive()
+            except (EOFError, OSError):
+                self._bury(handle)
+            else:
+                self._handle(handle, message)
+
+    def _handle(self, sender: ComponentHandle, message: object) -> None:
+        if isinstance(message, Emit):
+            self.simulation.log.write(message.event)
+        elif isinstance(message, Returned):
+            number = sender.component_id.number
+            self._end_call(message.call_id if message.call_id else -number, message)
+        elif isinstance(message, Broadcast):
+            for handle in self._handles.values():
+                if handle.alive:
+                    handle.send(message)
+        elif isinstance(message, Request):
+            service = {"call": self._serve_call, "wait_call": self._serve_wait}.get(
+                message.service, self._serve_keeper
+            )
+            service(sender, message)
+
+    def _serve_call(self, sender: ComponentHandle, request: Request) -> None:
+        component_id, method, payload, operation = request.arguments
+        target = self._handles.get(component_id)
+        if target is None:
+            failure = Failure(f"there is no component {component_id}")
+            sender.send(Reply(request.request_id, failure=failure))
+            return
+        call_id = self._new_call_id()
+        span = span_id(str(component_id), operation, call_id)
+        self._call(target, method, call_id, payload, span)
+        sender.send(Reply(request.request_id, call_id))
+
+    def _serve_wait(self, sender: ComponentHandle, request: Request) -> None:
+        call_id, block = request.arguments
+        call = self._calls.get(call_id)
+        if call is None:
+            failure = Failure(f"there is no call {call_id} to wait for")
+            sender.send(Reply(request.request_id, failure=failure))
+        elif call.outcome is None and not block:
+            sender.send(Reply(request.request_id))
+        else:
+
+            def answer(outcome: Returned) -> None:
+                sender.send(self._reply(request, call, outcome))
+
+            call.ended = answer
+            if call.outcome is not None:
+                del self._calls[call_id]
+                answer(call.outcome)
+
+    def _serve_keeper(self, sender: ComponentHandle, request: Request) -> None:
+        """Pass a request on to the keeper of the Dask clusters, started on first use."""
+        method, payload = request.arguments
+        if self._keeper is None or not self._keeper.alive:
+            component_id = ComponentID(self.config.name, "ClusterKeeper", len(self._handles) + 1)
+            self._keeper = self._start(_KEEPER, component_id, Path(self.config.root))
+
+        def answer(outcome: Returned) -> None:
+            failure = outcome.failure
+            sender.send(Reply(request.request_id, outcome.value, failure))
+
+        self._call(self._keeper, method, self._new_call_id(), payload, ended=answer)
+
+    @staticmethod
+    def _reply(request: Request, call: _Call, outcome: Returned) -> Reply:
+        if outcome.failure is None:
+            return Reply(request.request_id, outcome.value)
+        text = str(ComponentError(call.target.name, call.method, outcome.failure.text))
+        return Reply(request.request_id, failure=Failure(text))
+
+    def _bury(self, handle: ComponentHandle) -> None:
+        """Answer all who wait for a component that died."""
+        handle.alive = False
+        how = handle.how_it_ended()
+        for key, call in list(self._calls.items()):
+            if call.target is handle:
+                self._end_call(key, Returned(key, failure=Failure(how)))
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """End what was started: components, then their clusters, whose end belongs in the log."""
+        simulation = self.simulation
+        ok = not simulation.failure
+        self._leave([h for h in self._handles.values() if h is not self._keeper], ok)
+        self._leave([self._keeper] if self._keeper else [], ok)
+        now = time.time()
+        root = self._root()
+        ended = trace(
+            root,
+            "run",
+            span=span_id(root),
+            begin=self.started,
+            end=now,
+            total_cores=self.resources.nodes * self.resources.cores_per_node,
+        )
+        self._log(
+            "IPS_END",
+            "Simulation Ended" if ok else "Simulation Execution Error",
+            at=now,
+            ok=ok,
+            state="Completed",
+            stopat=datetime.fromtimestamp(now).isoformat(timespec="milliseconds"),
+            trace=ended,
+            **({} if ok else {"error": simulation.failure}),
+        )
+        simulation.log.close()
+
+    def _leave(self, handles: list[ComponentHandle], ok: bool) -> None:
+        """See processes out: in order, else by TERM, else by KILL; serve them meanwhile."""
+        for handle in handles:
+            handle.send(Terminate(ok))
+        for number, seconds in _LEAVE_STAGES:
+            staying = [handle for handle in handles if handle.alive]
+            if number is not None:
+                for handle in staying:
+                    handle.signal(number)
+            deadline = time.monotonic() + seconds
+            while any(handle.alive for handle in handles) and time.monotonic() < deadline:
+                self._serve(deadline - time.monotonic())
+        for handle in handles:
+            handle.close()
+
+
+@contextmanager
+def _signals(framework: Framework) -> Iterator[socket.socket | None]:
+    """Let SIGINT and SIGTERM end the simulation in order, for as long as it runs.
+
+    Handlers can be set in the main thread only; elsewhere signals stay what they are. Yields what
+    becomes readable when one has arrived.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield None
+        return
+
+    def note(number: int, _frame: Any) -> None:
+        framework.interrupt(signal.Signals(number).name)
+
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, note) for number in numbers]
+    try:
+        yield ours
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
+        ours.close()
+        theirs.close()

@@ -1,0 +1,344 @@
+"""Works off the tasks of a pool on a Dask cluster.
+
+A thread of the component's process keeps a bounded number of Dask tasks in flight, takes results
+as they come, and reports every start and end. A task's own failure is part of its record; Dask
+errors mean that a worker or the cluster was lost.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import cloudpickle
+
+from ips_core.errors import DaskClusterError, TaskError
+from ips_core.pools.task import Task
+
+__all__ = ["START_TOPIC", "DaskRun", "runner_plugin"]
+
+START_TOPIC = "ips-task-start"
+_RUNNER = "ips-task-runner"
+_RETRIES_OF_LOST_WORKERS = 2
+_WINDOW = 2  # Dask tasks in flight for each thread of the cluster
+
+
+class _ByValue:
+    """A callable that arrives on workers by value.
+
+    ``Client.submit`` pickles a function of an importable module by reference, also when the
+    module is registered for pickling by value (distributed #8607).
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._pickled = cloudpickle.dumps(function)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[bytes]]:
+        return cloudpickle.loads, (self._pickled,)
+
+    def __call__(self, *args: Any) -> Any:
+        return cloudpickle.loads(self._pickled)(*args)
+
+
+def runner_plugin() -> Any:
+    """Return the worker plugin that carries ``task_runner.Runner`` to a cluster's workers."""
+    from distributed.diagnostics.plugin import WorkerPlugin
+
+    from ips_core import task_runner
+
+    cloudpickle.register_pickle_by_value(task_runner)
+    runner_class = task_runner.Runner
+
+    class TaskRunner(WorkerPlugin):  # type: ignore[misc]  # local, so that it travels by value
+        name = "ips-task-runner"
+        idempotent = True
+
+        async def setup(self, worker: Any) -> None:
+            import sys
+
+            # what a task prints is seen while it runs
+            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+            self.runner = runner_class(str(worker.name))
+            # every task takes slots, so that tasks of several slots can never overbook a node
+            await worker.set_resources(slot=worker.state.nthreads)
+
+        def teardown(self, worker: Any) -> None:
+            self.runner.cancel()
+
+    return TaskRunner()
+
+
+def _make_stub() -> _ByValue:
+    def run_task(payload: bytes) -> bytes:
+        import traceback
+
+        import cloudpickle
+        from distributed import get_worker
+
+        worker = get_worker()
+        runner = worker.plugins["ips-task-runner"].runner
+        record = runner.run(
+            cloudpickle.loads(payload), lambda begun: worker.log_event("ips-task-start", begun)
+        )
+        try:
+            return cloudpickle.dumps(record)
+        except Exception as error:
+            lost = {
+                "status": "failed",
+                "exit_status": 1,
+                "value": None,
+                "error": f"its result cannot be pickled: {error}",
+                "traceback": traceback.format_exc(),
+            }
+            return cloudpickle.dumps(record | lost)
+
+    return _ByValue(run_task)
+
+
+def _make_canceller() -> _ByValue:
+    def cancel(pool: str, dask_worker: Any = None) -> None:
+        dask_worker.plugins["ips-task-runner"].runner.cancel(pool)
+
+    return _ByValue(cancel)
+
+
+@dataclass
+class _Attempt:
+    """A task on its way."""
+
+    task: Task
+    number: int = 1
+    launched: bool = False
+
+
+@dataclass(frozen=True)
+class _News:
+    """What the run's thread is told: a start, an end, or that the cluster is lost."""
+
+    kind: str
+    body: Any = None
+
+
+@dataclass
+class PoolReport:
+    """Where a run tells what happens; each is called in the run's thread.
+
+    Parameters
+    ----------
+    started : callable
+        ``started(task, record)``.
+    ended : callable
+        ``ended(task, record)``.
+    finished : callable
+        ``finished(error)`` once, when all have ended and plugins are torn down.
+    """
+
+    started: Callable[[Task, dict[str, Any]], None]
+    ended: Callable[[Task, dict[str, Any]], None]
+    finished: Callable[[], None] = field(default=lambda: None)
+
+
+class DaskRun:
+    """A submission of tasks to a Dask cluster.
+
+    Parameters
+    ----------
+    pool : str
+        Name of the pool.
+    tasks : list of Task
+        What to run.
+    client : distributed.Client
+        Connected to the cluster.
+    slots : int
+        Threads of the whole cluster.
+    report : PoolReport
+        Hears of starts and ends.
+    plugin : WorkerPlugin or None
+        Lives on every worker for as long as the run.
+    """
+
+    def __init__(
+        self,
+        pool: str,
+        tasks: list[Task],
+        client: Any,
+        slots: int,
+        report: PoolReport,
+        plugin: Any = None,
+    ) -> None:
+        self._pool = pool
+        self._tasks = tasks
+        self._client = client
+        self._window = max(1, slots * _WINDOW)
+        self._report = report
+        self._plugin = plugin
+        self._news: queue.SimpleQueue[_News] = queue.SimpleQueue()
+        self._results: dict[str, Any] = {}
+        self._error: BaseException | None = None
+        self._in_flight: dict[Any, _Attempt] = {}
+        self._running: dict[str, _Attempt] = {}
+        self._lost = ""
+        self._stub = _make_stub()
+        self._thread = threading.Thread(target=self._run, name=f"ips-pool-{pool}", daemon=True)
+
+    def start(self) -> None:
+        """Register the plugin and begin.
+
+        Raises
+        ------
+        Exception
+            Whatever the plugin's ``setup`` raised on a worker.
+        """
+        if self._plugin is not None:
+            self._client.register_plugin(self._plugin, name=self._pool)
+        self._thread.start()
+
+    def results(self) -> dict[str, Any]:
+        """Wait until all tasks have ended; return exit codes and values by name, as added."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return {task.name: self._results[task.name] for task in self._tasks}
+
+    def cancel(self) -> None:
+        """End what runs; start nothing more; wait until that is so."""
+        self._news.put(_News("cancel"))
+        self._thread.join()
+
+    def lose_cluster(self, reason: str) -> None:
+        """Tell the run that its cluster is lost."""
+        self._news.put(_News("lost", reason))
+
+    def hear_start(self, record: dict[str, Any]) -> None:
+        """Tell the run that a task has started."""
+        if record["pool"] == self._pool:
+            self._news.put(_News("started", record))
+
+    # -- the run's thread --------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            waiting = iter([_Attempt(task) for task in self._tasks])
+            self._fill(waiting)
+            while self._in_flight:
+                self._take(self._news.get())
+                self._fill(waiting)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        try:
+            if self._plugin is not None and not self._lost:
+                self._client.unregister_worker_plugin(self._pool)
+        except BaseException as error:
+            self._error = self._error or error
+        finally:
+            self._report.finished()
+
+    def _fill(self, waiting: Iterator[_Attempt]) -> None:
+        while len(self._in_flight) < self._window:
+            attempt = next(waiting, None)
+            if attempt is None:
+                return
+            if self._lost:
+                self._finish(attempt, self._failed(attempt, self._lost))
+            else:
+                self._submit(attempt)
+
+    def _submit(self, attempt: _Attempt) -> None:
+        try:
+            payload = cloudpickle.dumps(attempt.task.payload(self._pool))
+        except Exception as error:
+            text = f"it cannot be sent to a worker: {type(error).__name__}: {error}"
+            self._finish(attempt, self._failed(attempt, text))
+            return
+        future = self._client.submit(
+            self._stub,
+            payload,
+            key=f"{attempt.task.name}-{uuid.uuid4().hex}",
+            pure=False,
+            resources={"slot": 1},
+        )
+        self._in_flight[future] = attempt
+        self._running[attempt.task.name] = attempt
+        future.add_done_callback(lambda done: self._news.put(_News("ended", done)))
+
+    def _take(self, news: _News) -> None:
+        if news.kind == "started":
+            attempt = self._running.get(news.body["name"])
+            if attempt is not None:
+                self._launch(attempt, news.body)
+        elif news.kind == "ended":
+            attempt = self._in_flight.pop(news.body, None)
+            if attempt is not None:
+                self._end_attempt(attempt, news.body)
+        elif not self._lost:
+            self._stop("cancelled" if news.kind == "cancel" else news.body, news.kind == "cancel")
+
+    def _end_attempt(self, attempt: _Attempt, future: Any) -> None:
+        if future.status == "finished":
+            self._finish(attempt, cloudpickle.loads(future.result()))
+            return
+        error = future.exception() if future.status == "error" else None
+        if type(error).__name__ == "KilledWorker" and attempt.number <= _RETRIES_OF_LOST_WORKERS:
+            self._submit(_Attempt(attempt.task, attempt.number + 1))
+            return
+        text = f"{type(error).__name__}: {error}" if error else f"Dask says: {future.status}"
+        self._finish(attempt, self._failed(attempt, text))
+
+    def _stop(self, reason: str, cancel: bool) -> None:
+        """End all that is in flight; what was not started yet ends with the same reason."""
+        self._lost = reason
+        if cancel:
+            self._client.run(_make_canceller(), self._pool, on_error="ignore")
+            self._client.cancel(list(self._in_flight), force=True)
+        for future in list(self._in_flight):
+            attempt = self._in_flight.pop(future)
+            status = "cancelled" if cancel else "lost"
+            self._finish(attempt, self._failed(attempt, reason) | {"status": status})
+
+    def _failed(self, attempt: _Attempt, reason: str) -> dict[str, Any]:
+        """Return the record of a task whose end no worker tells."""
+        return {
+            "pool": self._pool,
+            "name": attempt.task.name,
+            "host": "",
+            "worker": "",
+            "start_time": time.time(),
+            "elapsed_time": 0.0,
+            "status": "failed",
+            "exit_status": 1,
+            "value": None,
+            "error": reason,
+            "traceback": "",
+        }
+
+    def _launch(self, attempt: _Attempt, record: dict[str, Any]) -> None:
+        if not attempt.launched:
+            attempt.launched = True
+            self._report.started(attempt.task, record)
+
+    def _finish(self, attempt: _Attempt, record: dict[str, Any]) -> None:
+        # The start may have been announced already; the result is authoritative
+        self._launch(attempt, record)
+        self._report.ended(attempt.task, record)
+        self._running.pop(attempt.task.name, None)
+        self._results[attempt.task.name] = _result(attempt.task, record)
+
+
+def _result(task: Task, record: dict[str, Any]) -> Any:
+    """Return what ``get_finished_tasks`` says: a return value, an exit code, or an error."""
+    if record["status"] in ("lost",):
+        return TaskError(task.name, str(DaskClusterError(record["error"])))
+    if task.function is None:
+        return record["exit_status"]
+    if record["status"] == "finished":
+        return record["value"]
+    return TaskError(task.name, record["error"], record["traceback"])

@@ -1,0 +1,177 @@
+"""One task of a pool, as a checked value."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ips_core.errors import TaskPoolError
+
+__all__ = ["Task", "make_task"]
+
+_KEYWORDS = (
+    "logfile",
+    "errfile",
+    "timeout",
+    "task_env",
+    # of launch_task; they concern launchers other than a Dask worker
+    "task_ppn",
+    "task_cpp",
+    "task_gpp",
+    "omp",
+    "block",
+    "tag",
+    "whole_nodes",
+    "whole_sockets",
+    "launch_cmd_extra_args",
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One piece of work.
+
+    Parameters
+    ----------
+    name : str
+        Its name, unique in the pool.
+    working_dir : str
+        Where a binary runs.
+    argv : tuple of str
+        A binary and its arguments; empty for a callable.
+    function : callable or None
+        A function or bound method; None for a binary.
+    args, kwargs : tuple, dict
+        Of the callable.
+    logfile, errfile : str or None
+        Where a binary's output goes, relative to ``working_dir``.
+    timeout : float or None
+        Seconds that a binary may take.
+    env : dict of str to str
+        Environment variables of a binary, on top of the worker's.
+    missing : str
+        Name of a binary that this host does not have.
+    """
+
+    name: str
+    working_dir: str
+    argv: tuple[str, ...] = ()
+    function: Callable[..., Any] | None = None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    logfile: str | None = None
+    errfile: str | None = None
+    timeout: float | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    missing: str = ""
+
+    @property
+    def target(self) -> str:
+        """The work in words, as the simulation log has it."""
+        if self.function is None:
+            return " ".join(self.argv)
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        words = [str(arg) for arg in self.args] + [f"{k}={v}" for k, v in self.kwargs.items()]
+        return f"{name}({','.join(words)})"
+
+    def payload(self, pool: str) -> dict[str, Any]:
+        """Return the task as ``task_runner.Runner.run`` takes it."""
+        common = {"pool": pool, "name": self.name}
+        if self.function is not None:
+            return common | {"function": self.function, "args": self.args, "kwargs": self.kwargs}
+        return common | {
+            "argv": list(self.argv),
+            "cwd": self.working_dir,
+            "logfile": self.logfile,
+            "errfile": self.errfile,
+            "timeout": self.timeout,
+            "env": self.env,
+        }
+
+
+def make_task(
+    name: str,
+    nproc: int,
+    working_dir: str,
+    binary: str | Callable[..., Any],
+    args: Sequence[Any],
+    keywords: Mapping[str, Any],
+) -> Task:
+    """Return a task, checked.
+
+    Parameters
+    ----------
+    name, nproc, working_dir, binary, args, keywords
+        As for ``ServicesProxy.add_task``.
+
+    Raises
+    ------
+    TaskPoolError
+        The binary is not there, or a parameter makes no sense; the message names the task.
+    """
+    if int(nproc) != 1:
+        raise TaskPoolError(
+            f"task {name}: nproc = {nproc}, but tasks of a Dask pool have one process; "
+            "use launch_task for a program that is parallel itself"
+        )
+    task_keywords = {key: value for key, value in keywords.items() if key in _KEYWORDS}
+    others = {key: value for key, value in keywords.items() if key not in _KEYWORDS}
+    logfile, errfile = task_keywords.get("logfile"), task_keywords.get("errfile")
+    timeout = task_keywords.get("timeout")
+    common: dict[str, Any] = {
+        "logfile": None if logfile is None else os.fspath(logfile),
+        "errfile": None if errfile is None else os.fspath(errfile),
+        "timeout": None if timeout is None else float(timeout),
+        "env": {key: str(value) for key, value in (task_keywords.get("task_env") or {}).items()},
+    }
+    working_dir = os.path.abspath(working_dir)
+    if callable(binary):
+        _check_arguments(name, binary, args, others)
+        return Task(name, working_dir, (), binary, tuple(args), others, **common)
+    if not isinstance(binary, (str, os.PathLike)):
+        raise TaskPoolError(
+            f"task {name}: expected the path of a program or a callable, "
+            f"found {type(binary).__name__}"
+        )
+    for key in others:
+        close = difflib.get_close_matches(key, _KEYWORDS, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise TaskPoolError(f"task {name}: unknown keyword {key}{hint}")
+    program, missing = _find_program(os.fspath(binary))
+    argv = (*program, *(str(arg) for arg in args))
+    return Task(name, working_dir, argv, missing=missing, **common)
+
+
+def _check_arguments(
+    name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a builtin without a signature
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        called = getattr(function, "__name__", function)
+        raise TaskPoolError(f"task {name}: {called}() cannot be called so: {error}") from None
+
+
+def _find_program(binary: str) -> tuple[list[str], str]:
+    """Return the words of a program, and its name if this host does not have it.
+
+    A name that exists is taken whole, blanks and all; else it may hold arguments.
+    """
+    found = shutil.which(binary)
+    if found:
+        return [found], ""
+    words = shlex.split(binary)
+    found = shutil.which(words[0]) if words else None
+    if found is None:
+        return words or [binary], words[0] if words else binary
+    return [found, *words[1:]], ""

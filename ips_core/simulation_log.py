@@ -1,0 +1,77 @@
+"""The simulation log: its only writer, and its reader.
+
+One JSON object a line, appended and flushed at once, so that it can be read while the simulation
+goes on and is whole after any kind of death.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+__all__ = ["SimulationLog", "read_log"]
+
+
+class SimulationLog:
+    """The log of one simulation, open for writing.
+
+    Parameters
+    ----------
+    directory : pathlib.Path
+        ``SIM_ROOT/simulation_log``; made if it is not there.
+    run_id : str
+        The portal run id; also the stem of the file's name.
+    simulation : str
+        Name of the simulation.
+    """
+
+    def __init__(self, directory: Path, run_id: str, simulation: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = directory / f"{run_id}.json"
+        self._run_id = run_id
+        self._simulation = simulation
+        self._count = 0
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
+
+    def write(self, event: dict[str, Any]) -> None:
+        """Append an event, completed by what only the writer knows."""
+        if "trace" in event:
+            trace_id = hashlib.md5(self._run_id.encode(), usedforsecurity=False).hexdigest()
+            event = event | {"trace": event["trace"] | {"traceId": trace_id}}
+        event = event | {
+            "sim_name": self._simulation,
+            "phystimestamp": -1,
+            "portal_runid": self._run_id,
+            "seqnum": self._count,
+        }
+        self._count += 1
+        # an odd value in an event never costs the line
+        self._file.write(json.dumps(event, default=str) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """Return the events of a simulation log, also of one that is still being written.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        A ``.json`` file of ``simulation_log/``, or that folder: its newest log then.
+
+    Examples
+    --------
+    >>> import pandas  # doctest: +SKIP
+    >>> pandas.DataFrame(read_log("dask_sim/simulation_log"))  # doctest: +SKIP
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = max(path.glob("*.json"), key=lambda file: file.stat().st_mtime)
+    # a last line without its end is just being written
+    lines = path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+    return [json.loads(line) for line in lines]

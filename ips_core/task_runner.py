@@ -1,0 +1,173 @@
+"""Runs tasks where they are: one binary or one callable at a time, any number side by side.
+
+Standard library only, and nothing of ours: on Dask workers, which need not have this package, it
+arrives by value as part of a worker plugin. A task and its record are plain dicts for the same
+reason. Nothing that a task does raises out of :meth:`Runner.run`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+__all__ = ["Runner"]
+
+_TERMINATION_GRACE = 3.0
+
+
+class Runner:
+    """Runs tasks and knows which processes of theirs are alive.
+
+    Parameters
+    ----------
+    worker : str
+        Name of the worker it runs on, for the records.
+    """
+
+    def __init__(self, worker: str) -> None:
+        self.worker = worker
+        self.host = os.environ.get("IPS_DASK_NODE") or socket.gethostname()
+        self._processes: dict[subprocess.Popen[bytes], str] = {}
+        self._lock = threading.Lock()
+        self._cancelled: set[str] = set()
+
+    def run(
+        self, task: dict[str, Any], started: Callable[[dict[str, Any]], None]
+    ) -> dict[str, Any]:
+        """Run one task to its end and return its record.
+
+        Parameters
+        ----------
+        task : dict
+            ``pool``, ``name`` and either ``argv`` (list of str) or ``function`` with ``args`` and
+            ``kwargs``; for a binary also ``cwd``, ``logfile``, ``errfile`` (paths or None),
+            ``timeout`` (seconds or None) and ``env`` (dict, on top of the worker's environment).
+        started : callable
+            Called with the first part of the record when the task starts.
+
+        Returns
+        -------
+        dict
+            ``pool``, ``name``, ``host``, ``worker``, ``start_time`` (seconds since the epoch),
+            ``elapsed_time`` (seconds), ``status`` (``finished``, ``failed``, ``timed-out`` or
+            ``cancelled``), ``exit_status`` (of a binary: its code, negative for a signal, -1 after
+            a time-out; of a callable: 0 or 1), ``value`` (what a callable returned), ``error`` and
+            ``traceback`` (text).
+        """
+        record = {
+            "pool": task["pool"],
+            "name": task["name"],
+            "host": self.host,
+            "worker": self.worker,
+            "start_time": time.time(),
+        }
+        started(dict(record))
+        begin = time.monotonic()
+        try:
+            outcome = self._binary(task) if "argv" in task else _call(task)
+        except OSError as error:
+            # not on this node: the binary, the directory or the log file
+            status = 127 if isinstance(error, FileNotFoundError) else 126
+            outcome = {"status": "failed", "exit_status": status, "error": str(error)}
+        record["elapsed_time"] = time.monotonic() - begin
+        return record | {"value": None, "error": "", "traceback": ""} | outcome
+
+    def cancel(self, pool: str | None = None) -> None:
+        """End the processes of a pool's tasks, or of all: TERM, a grace, then KILL.
+
+        Their tasks get the status ``cancelled``; tasks of the pool that start later run.
+        """
+        with self._lock:
+            doomed = [p for p, of in self._processes.items() if pool is None or of == pool]
+            self._cancelled.update(str(process.pid) for process in doomed)
+        for process in doomed:
+            _signal_group(process, signal.SIGTERM)
+        deadline = time.monotonic() + _TERMINATION_GRACE
+        for process in doomed:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+            # the group may outlive its leader
+            _signal_group(process, signal.SIGKILL)
+
+    def _binary(self, task: dict[str, Any]) -> dict[str, Any]:
+        with _output_files(task) as (stdout, stderr):
+            process = subprocess.Popen(
+                task["argv"],
+                cwd=task["cwd"],
+                env=os.environ | task["env"],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                # its own group, so that all it starts can be ended; no preexec_fn: keeps vfork
+                start_new_session=True,
+            )
+            with self._lock:
+                self._processes[process] = task["pool"]
+            try:
+                code = process.wait(task["timeout"])
+                status = "finished" if code == 0 else "failed"
+            except subprocess.TimeoutExpired:
+                code, status = -1, "timed-out"
+                _signal_group(process, signal.SIGKILL)
+                process.wait()
+            finally:
+                with self._lock:
+                    del self._processes[process]
+            if str(process.pid) in self._cancelled:
+                self._cancelled.discard(str(process.pid))
+                status = "cancelled"
+        error = "" if status == "finished" else _explain(status, code, task)
+        return {"status": status, "exit_status": code, "error": error}
+
+
+def _explain(status: str, code: int, task: dict[str, Any]) -> str:
+    if status == "timed-out":
+        return f"timed out after {task['timeout']:g} s"
+    if status == "cancelled":
+        return "cancelled"
+    return f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _call(task: dict[str, Any]) -> dict[str, Any]:
+    try:
+        value = task["function"](*task["args"], **task["kwargs"])
+    except BaseException as error:  # also SystemExit: a task never ends its worker
+        return {
+            "status": "failed",
+            "exit_status": 1,
+            "error": f"{type(error).__name__}: {error}",
+            "traceback": traceback.format_exc(),
+        }
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+    return {"status": "finished", "exit_status": 0, "value": value}
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+@contextlib.contextmanager
+def _output_files(task: dict[str, Any]) -> Iterator[tuple[IO[bytes] | None, Any]]:
+    """Give a binary's stdout and stderr: files where named, else merged into the worker's."""
+    with contextlib.ExitStack() as stack:
+
+        def opened(path: str | None) -> IO[bytes] | None:
+            if path is None:
+                return None
+            path = os.path.join(task["cwd"], path)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            return stack.enter_context(open(path, "wb"))
+
+        yield opened(task["logfile"]), opened(task["errfile"]) or subprocess.STDOUT

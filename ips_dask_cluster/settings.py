@@ -1,0 +1,207 @@
+"""From keywords and dask's configuration to what the steps of a cluster have in common."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources, util
+from pathlib import Path
+from typing import Any
+
+import dask
+import yaml
+from dask.utils import parse_bytes
+
+from ips_dask_cluster.containers import Container
+from ips_dask_cluster.credentials import tls_arguments
+
+__all__ = ["Configured", "StepSettings", "step_settings"]
+
+with (resources.files("ips_dask_cluster") / "slurm-allocation.yaml").open() as _file:
+    dask.config.update_defaults(yaml.safe_load(_file))
+
+
+class Configured:
+    """A setting by its name in the YAML file: the keyword, else what dask's configuration says."""
+
+    def __init__(self, config_name: str, keywords: dict[str, Any]) -> None:
+        self.section = f"jobqueue.{config_name}"
+        known = dask.config.get("jobqueue.slurm-allocation")
+        unknown = [word for word in keywords if word.replace("_", "-") not in known]
+        if unknown:
+            raise TypeError(
+                f"SlurmAllocationCluster got an unexpected keyword argument {unknown[0]!r}"
+            )
+        self.keywords = {word.replace("_", "-"): value for word, value in keywords.items()}
+
+    def __call__(self, name: str) -> Any:
+        value = self.keywords.get(name)
+        return dask.config.get(f"{self.section}.{name}") if value is None else value
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What the steps of one cluster have in common.
+
+    Parameters
+    ----------
+    name : str
+        The cluster's name; part of every worker's and step's name.
+    run_directory : pathlib.Path
+        Seen by all nodes: witness file, certificates, logs.
+    log_directory : pathlib.Path
+        One log file per node and role.
+    python : str
+        The Python of the nodes.
+    worker_command : str
+        Module whose ``main`` is the worker's command line.
+    worker_arguments : tuple of str
+        For every worker's command line.
+    scheduler_arguments : tuple of str
+        For the scheduler's command line.
+    cores : int or None
+        Threads of a worker; None: every CPU held of its node.
+    memory : int or None
+        Memory limit of a worker in bytes; None: the memory held of its node.
+    container : Container or None
+        What scheduler and workers run in.
+    environment, scheduler_environment : dict of str to str
+        Set for workers and so for tasks, and for the scheduler.
+    prologue : tuple of str
+        Shell lines of the user, run first on every node.
+    local_directory : str or None
+        Node-local directory for Dask's spilling; None: a temporary one, removed at the end.
+    restarts : int
+        How often a worker that died is started again on its node.
+    start_timeout : float
+        Seconds until the scheduler must have announced itself.
+    close_timeout : float
+        Seconds that steps get to end by themselves.
+    grace : int
+        Seconds between a node's order to leave and the end of its processes.
+    srun_extra_args, srun_args_skip : tuple of str
+        As for ``launch.srun_argv``.
+    template_directory : pathlib.Path or None
+        A site's own templates.
+    inherit_stdout : bool
+        True: what tasks print goes to this process's standard output; False: to the steps' logs.
+    """
+
+    name: str
+    run_directory: Path
+    log_directory: Path
+    python: str
+    worker_command: str = "distributed.cli.dask_worker"
+    worker_arguments: tuple[str, ...] = ()
+    scheduler_arguments: tuple[str, ...] = ()
+    cores: int | None = None
+    memory: int | None = None
+    container: Container | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    scheduler_environment: dict[str, str] = field(default_factory=dict)
+    prologue: tuple[str, ...] = ()
+    local_directory: str | None = None
+    restarts: int = 3
+    start_timeout: float = 120
+    close_timeout: float = 10
+    grace: int = 3
+    srun_extra_args: tuple[str, ...] = ()
+    srun_args_skip: tuple[str, ...] = ()
+    template_directory: Path | None = None
+    inherit_stdout: bool = False
+
+    @property
+    def witness(self) -> Path:
+        """The file by which a node sees that the run directory is the driver's."""
+        return self.run_directory / f"{self.name}.witness"
+
+
+def step_settings(
+    configured: Configured,
+    *,
+    name: str,
+    run_directory: Path,
+    container: Container | None,
+    environment: Mapping[str, str],
+    scheduler_environment: Mapping[str, str],
+    scheduler_options: dict[str, Any],
+    interface: str | None,
+    protocol: str | None,
+) -> StepSettings:
+    """Return the settings of a cluster's steps; what it names exists afterwards.
+
+    Parameters
+    ----------
+    configured : Configured
+        Keywords and configuration.
+    name, run_directory, container, environment, scheduler_environment
+        As for :class:`StepSettings`.
+    scheduler_options : dict
+        As dask-jobqueue has merged them, ``security`` among them.
+    interface, protocol : str or None
+        Of the workers.
+    """
+    directory = configured("log-directory")
+    log_directory = Path(directory).expanduser().absolute() if directory else run_directory
+    log_directory.mkdir(parents=True, exist_ok=True)
+    templates = configured("template-directory")
+    memory = configured("memory")
+    security = scheduler_options.pop("security", None)
+    tls = {role: tls_arguments(security, role, run_directory) for role in ("scheduler", "worker")}
+    bokeh = container is not None or util.find_spec("bokeh") is not None
+    settings = StepSettings(
+        name=name,
+        run_directory=run_directory,
+        log_directory=log_directory,
+        python=configured("python") or ("python3" if container else sys.executable),
+        worker_command=configured("worker-command"),
+        worker_arguments=(
+            *_worker_arguments(configured, interface, protocol),
+            *tls["worker"],
+            *map(str, configured("worker-extra-args")),
+        ),
+        scheduler_arguments=(*tls["scheduler"], *_scheduler_arguments(scheduler_options, bokeh)),
+        cores=configured("cores"),
+        memory=None if memory is None else parse_bytes(memory),
+        container=container,
+        environment=dict(environment),
+        scheduler_environment=dict(scheduler_environment),
+        prologue=tuple(configured("job-script-prologue")),
+        local_directory=configured("local-directory"),
+        restarts=configured("restarts"),
+        start_timeout=float(configured("start-timeout")),
+        close_timeout=float(configured("close-timeout")),
+        srun_extra_args=tuple(configured("srun-extra-args")),
+        srun_args_skip=tuple(configured("srun-args-skip")),
+        template_directory=Path(templates).expanduser() if templates else None,
+        # else a notebook or a capture: print to the log
+        inherit_stdout=sys.stdout is sys.__stdout__,
+    )
+    settings.witness.touch()
+    return settings
+
+
+def _worker_arguments(
+    configured: Configured, interface: str | None, protocol: str | None
+) -> list[str]:
+    arguments = ["--nanny" if configured("nanny") else "--no-nanny", "--no-dashboard"]
+    arguments += ["--death-timeout", str(configured("death-timeout"))]
+    arguments += ["--interface", interface] if interface else []
+    arguments += ["--protocol", protocol] if protocol else []
+    return arguments
+
+
+def _scheduler_arguments(options: dict[str, Any], bokeh: bool) -> list[str]:
+    wanted = options.pop("dashboard", True)
+    address = options.pop("dashboard_address", ":8787")
+    if wanted and bokeh:
+        # On the node's loopback: a dashboard shows the code and data of whoever runs it. A free
+        # port, since 8787 belongs to whoever came first on a shared node.
+        arguments = ["--dashboard-address", "127.0.0.1:0" if address == ":8787" else str(address)]
+    else:
+        arguments = ["--no-dashboard"]
+    for option, value in options.items():
+        if value is not None:
+            arguments += [f"--{option.replace('_', '-')}", str(value)]
+    return arguments

@@ -1,0 +1,170 @@
+"""One process of a cluster: an ``srun`` over some nodes, or a script on this machine.
+
+Starting, talking to, explaining and ending it; what it runs is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from ips_dask_cluster import launch
+from ips_dask_cluster.diagnosis import diagnose
+from ips_dask_cluster.errors import ClusterError, StepError
+
+__all__ = ["Step"]
+
+_TAIL_BYTES = 4096
+_TAIL_LINES = 12
+_SLURM_COMMAND_SECONDS = 10
+
+
+class Step:
+    """One process we started, and owner of everything about it.
+
+    Parameters
+    ----------
+    role : {"scheduler", "worker"}
+        For messages.
+    argv : sequence of str
+        The command line.
+    nodes : sequence of str
+        Where it runs.
+    log : pathlib.Path
+        File for its standard error, on this machine.
+    job_name : str
+        Its name in ``squeue --steps``; empty for a local process.
+    """
+
+    def __init__(
+        self, role: str, argv: Sequence[str], nodes: Sequence[str], log: Path, job_name: str = ""
+    ) -> None:
+        self.role = role
+        self.argv = list(argv)
+        self.nodes = tuple(nodes)
+        self.log = log
+        self.job_name = job_name
+        self.process: asyncio.subprocess.Process | None = None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code of the process, None while it runs or before it starts."""
+        return self.process.returncode if self.process else None
+
+    async def start(self, stdout: int | None) -> None:
+        """Start the process.
+
+        Parameters
+        ----------
+        stdout : int or None
+            A file descriptor, ``asyncio.subprocess.PIPE``, or None to share ours.
+        """
+        with open(self.log, "ab") as log:
+            try:
+                self.process = await asyncio.create_subprocess_exec(
+                    *self.argv,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=log if stdout == asyncio.subprocess.STDOUT else stdout,
+                    stderr=log,
+                    env=launch.without_step_variables(os.environ),
+                    # Ctrl-C in a terminal or a notebook is for the driver, not for srun
+                    start_new_session=True,
+                )
+            except FileNotFoundError:
+                raise ClusterError(
+                    f"{self.argv[0]} is not on PATH: load the site's slurm module, or pass "
+                    'launcher="local" to stay on this machine'
+                ) from None
+
+    async def send(self, line: str) -> None:
+        """Send a line to the scripts of all nodes of the step."""
+        assert self.process is not None
+        assert self.process.stdin is not None
+        with contextlib.suppress(ConnectionError, RuntimeError):  # it has ended: its watcher tells
+            self.process.stdin.write(line.encode() + b"\n")
+            await self.process.stdin.drain()
+
+    def tail(self) -> str:
+        """Return the last lines of its log."""
+        with contextlib.suppress(OSError), open(self.log, "rb") as file:
+            file.seek(max(0, os.path.getsize(self.log) - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+            return "\n".join(lines[-_TAIL_LINES:])
+        return ""
+
+    def error(self) -> StepError:
+        """Return why the step ended, as an error to raise."""
+        tail = self.tail()
+        cause = diagnose(self.exit_code, tail)
+        return StepError(
+            self.role, ",".join(self.nodes), self.exit_code, cause, tail, str(self.log)
+        )
+
+    def given_up(self) -> bool:
+        """Tell whether the script has failed on some node while the step goes on elsewhere."""
+        return bool(re.search(r"^srun: error: \S+: tasks? \S+: ", self.tail(), re.MULTILINE))
+
+    async def end(self, patience: float) -> None:
+        """See to it that the process is gone; never raises.
+
+        Parameters
+        ----------
+        patience : float
+            Seconds to end by itself before its input is closed, and again before it is signalled.
+        """
+        if self.process is None:
+            return
+        if not await self._ended(patience):
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if await self._ended(patience):
+                break
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+        else:
+            await self._cancel()
+            await self._ended(patience)
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+    async def _ended(self, seconds: float) -> bool:
+        assert self.process is not None
+        try:
+            await asyncio.wait_for(self.process.wait(), seconds)
+        except (asyncio.TimeoutError, TimeoutError):
+            return False
+        return True
+
+    async def _cancel(self) -> None:
+        """Cancel what Slurm still has of the step; srun does not tell its id, squeue does."""
+        if not self.job_name:
+            return
+        listing = await _output("squeue", "--steps", "--noheader", "--format=%i %j")
+        for line in listing.splitlines():
+            step_id, _, job_name = line.partition(" ")
+            if job_name == self.job_name:
+                await _output("scancel", step_id)
+
+
+async def _output(*argv: str) -> str:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError:
+        return ""
+    try:
+        out, _ = await asyncio.wait_for(process.communicate(), _SLURM_COMMAND_SECONDS)
+    except (asyncio.TimeoutError, TimeoutError):
+        process.kill()
+        return ""
+    return out.decode(errors="replace")
