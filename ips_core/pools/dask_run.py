@@ -83,7 +83,9 @@ def _make_stub() -> _ByValue:
         worker = get_worker()
         runner = worker.plugins["ips-task-runner"].runner
         record = runner.run(
-            cloudpickle.loads(payload), lambda begun: worker.log_event("ips-task-start", begun)
+            cloudpickle.loads(payload),
+            # nested: distributed puts a "worker" of its own into the event
+            lambda begun: worker.log_event("ips-task-start", {"record": begun}),
         )
         try:
             return cloudpickle.dumps(record)

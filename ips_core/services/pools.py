@@ -235,7 +235,7 @@ class PoolServices(ServicesBase):
 
     def _hear_start(self, event: tuple[float, dict[str, Any]]) -> None:
         for _, run in list(self._runs.values()):
-            run.hear_start(event[1])
+            run.hear_start(event[1]["record"])
 
     def hear(self, news: Broadcast) -> None:
         """Take news for every component: a cluster is lost."""

@@ -1,0 +1,189 @@
+"""What all tests share: a private Slurm, `wait_until`, and proof that nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from ips_dask_cluster.testing import LocalSlurm, LocalSlurmError
+
+T = TypeVar("T")
+WaitUntil = Callable[..., Any]
+
+_TESTS = Path(__file__).parent
+_SLURM_FOLDERS = ("slurm", "faults")
+#: Seconds for processes and files of a test to go away after it, and for its Slurm jobs, which
+#: Slurm itself gives KillWait (5 s) between SIGTERM and SIGKILL.
+_GRACE = 5.0
+_JOB_GRACE = 12.0
+
+
+# Without Slurm.
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slurm",
+        choices=("yes", "no"),
+        default="yes",
+        help="no: leave out tests/slurm and tests/faults, which start a real Slurm",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slurm") == "yes":
+        return
+    left_out = [item for item in items if _needs_slurm(item)]
+    items[:] = [item for item in items if not _needs_slurm(item)]
+    config.hook.pytest_deselected(items=left_out)
+    config.stash[_LEFT_OUT] = len(left_out)
+
+
+_LEFT_OUT = pytest.StashKey[int]()
+
+
+def _needs_slurm(item: pytest.Item) -> bool:
+    return any(item.path.is_relative_to(_TESTS / folder) for folder in _SLURM_FOLDERS)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    count = config.stash.get(_LEFT_OUT, None)
+    if count is not None:
+        folders = " and ".join(f"tests/{name}" for name in _SLURM_FOLDERS)
+        terminalreporter.write_line(f"--slurm=no: {count} tests of {folders} did not run")
+
+
+# With Slurm.
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[LocalSlurm]:
+    """Four nodes of two CPUs, each with its own /tmp where this user may make one."""
+    probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True, timeout=10)
+    local = LocalSlurm(nodes=4, cpus=2, memory=4000, private_tmp=probe.returncode == 0)
+    with pytest.MonkeyPatch.context() as patch:
+        # The daemons outlive the test that happens to start them.
+        patch.delenv("IPS_TEST_MARK", raising=False)
+        try:
+            local.start()
+        except LocalSlurmError as error:
+            pytest.fail(
+                f"{error}\nTo leave out the tests that need Slurm: --slurm=no", pytrace=False
+            )
+    with contextlib.closing(local):
+        yield local
+
+
+@pytest.fixture
+def shared_tmp_path() -> Iterator[Path]:
+    """A folder that every node and every user sees; nodes have their own /tmp."""
+    path = Path(tempfile.mkdtemp(prefix="ips-test-", dir="/var/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+def _wait_until(fn: Callable[[], T], timeout: float, message: str) -> T:
+    """Call `fn` until it answers something true, and return that.
+
+    Parameters
+    ----------
+    fn : callable
+        What to look at; it should return what it saw, since that is printed on expiry.
+    timeout : float
+        Seconds.
+    message : str
+        What was waited for.
+    """
+    __tracebackhide__ = True
+    deadline = time.monotonic() + timeout
+    while True:
+        seen = fn()
+        if seen:
+            return seen
+        if time.monotonic() > deadline:
+            pytest.fail(f"{message}: not within {timeout:g} s; last seen: {seen!r}")
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def wait_until() -> WaitUntil:
+    """``wait_until(fn, timeout, message)``: the first true answer of `fn`, else fail."""
+    return _wait_until
+
+
+# Nothing left behind.
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Fail a test that leaves a process, a Slurm job or a file in the temporary folder.
+
+    Processes are found by a mark in their environment, so the daemons of session fixtures do not
+    count, and one that was forked from pytest without an exec is not seen.
+    """
+    local: LocalSlurm | None = None
+    if "slurm" in request.fixturenames:
+        local = request.getfixturevalue("slurm")
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv("IPS_TEST_MARK", mark)
+    files = _temporary_files()
+    yield
+    trouble = []
+    if local is not None and (jobs := _what_stays(local.jobs, _JOB_GRACE)):
+        trouble.append(f"Slurm jobs: {', '.join(jobs)}")
+        local.run(["scancel", *jobs])
+    if processes := _what_stays(lambda: _marked_processes(mark), _GRACE):
+        trouble += [f"process {pid}: {command}" for pid, command in processes]
+        for pid, _ in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    if new := _what_stays(lambda: sorted(_temporary_files() - files), _GRACE):
+        trouble += [f"file: {path}" for path in new]
+    if trouble:
+        pytest.fail("the test left behind:\n" + "\n".join(trouble), pytrace=False)
+
+
+def _what_stays(look: Callable[[], list[T]], grace: float) -> list[T]:
+    deadline = time.monotonic() + grace
+    while (seen := look()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return seen
+
+
+def _marked_processes(mark: str) -> list[tuple[int, str]]:
+    wanted = f"IPS_TEST_MARK={mark}".encode()
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            with contextlib.suppress(OSError):  # it has ended, or is another user's
+                process = Path("/proc", entry)
+                if wanted in (process / "environ").read_bytes():
+                    command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    found.append((int(entry), command))
+    return found
+
+
+def _temporary_files() -> set[str]:
+    """Names in the temporary folder that are ours or Dask's.
+
+    Dask makes ``dask-scratch-space`` once and never removes it; only what is in it counts.
+    """
+    folder = Path(tempfile.gettempdir())
+    ours = set(folder.glob("ips*")) | set(folder.glob("dask-*"))
+    scratch = {path for path in ours if path.name.startswith("dask-scratch-space")}
+    inside = {path for top in scratch for path in top.glob("*")}
+    return {str(path) for path in (ours - scratch) | inside}
