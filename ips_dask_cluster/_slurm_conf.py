@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 
 #: Folders and their modes. Jobs of other users pass through all but the daemons' own.
 _FOLDERS = {
@@ -135,18 +136,25 @@ def munged_argv(program: str, directory: Path) -> list[str]:
     ]
 
 
-def slurmd_argv(program: str, directory: Path, name: str, private_tmp: bool) -> list[str]:
+def slurmd_argv(
+    program: str, directory: Path, name: str, private_tmp: bool, shared: Sequence[Path] = ()
+) -> list[str]:
     """Arguments of a node's slurmd, with a /tmp of its own if wanted.
 
     That is a mount in a namespace of its own, which the kernel removes with the last process in
-    it.
+    it. The shared folders are mounted into it at their own place.
     """
     argv = [program, "-D", "-N", name]
     if not private_tmp:
         return argv
-    script = 'mount --bind "$0" /tmp && exec "$@"'
-    tmp = str(directory / "tmp" / name)
-    return ["unshare", "--mount", "--propagation=private", "sh", "-c", script, tmp, *argv]
+    tmp = directory / "tmp" / name
+    mounts = [(path, tmp / path.relative_to("/tmp")) for path in shared]
+    commands = [
+        f"mkdir -p {quote(str(to))} && mount --bind {quote(str(path))} {quote(str(to))}"
+        for path, to in mounts
+    ]
+    script = " && ".join([*commands, 'mount --rbind "$0" /tmp', 'exec "$@"'])
+    return ["unshare", "--mount", "--propagation=private", "sh", "-c", script, str(tmp), *argv]
 
 
 def task_plugin(cpus: Iterable[int], machine_cpus: int) -> str:

@@ -7,6 +7,7 @@ what runs in ``steps``, how that is written down in ``launch``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shlex
@@ -134,7 +135,6 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         silence_logs: Any = "error",
         **settings: Any,
     ) -> None:
-        self.status = Status.created
         settings |= {"cores": cores, "memory": memory, "processes": processes, "nanny": nanny}
         self._configured = configured = Configured(config_name, settings | {"security": security})
         self._failure: StepError | None = None
@@ -147,7 +147,6 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
 
         job_id = self.allocation.job_id or "local"
         name = name or f"{configured('name')}-{job_id}-{uuid.uuid4().hex[:6]}"
-        self._kept: list[str] = []  # what is known of the steps once their logs are gone
         self.run_directory = self._make_run_directory(name)
         self._container = container
         self._environment = dict(env or {})
@@ -174,6 +173,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             self._remove_run_directory(keep=bool(self._failure))
             if not asynchronous and hasattr(self, "_loop_runner"):
                 self._loop_runner.stop()
+            self.status = Status.closed
             raise
 
     # -- before the start ------------------------------------------------------------------
@@ -388,7 +388,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         else:
             logs = Logs()
         if cluster:
-            tails = self._kept or [f"{step.role}: {step.tail()}" for step in self.steps.all]
+            tails = [f"{step.role}: {step.tail()}" for step in self.steps.all]
             logs["Cluster"] = Log("\n".join(tails))
         return logs
 
@@ -401,18 +401,24 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         if steps is not None:
             steps.expect_end()
         try:
-            await super()._close()
+            seconds = float(self._configured("close-timeout"))
+            await asyncio.wait_for(super()._close(), seconds)
         except Exception:
-            logger.debug("closing the scheduler's connection failed", exc_info=True)
+            # Closing never raises; whatever did not answer is ended with its step below
+            logger.debug("the scheduler did not close in order", exc_info=True)
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(Cluster._close(self), seconds)
+            self.status = Status.closed
         finally:
             if steps is not None:
                 await steps.close()
-                self._kept = [f"{step.role}: {step.tail()}" for step in steps.all]
             self._remove_run_directory(keep=self._failure is not None)
 
     def _remove_run_directory(self, keep: bool) -> None:
         if not keep:
             shutil.rmtree(self.run_directory, ignore_errors=True)
+        for key in self.run_directory.glob("*.pem"):  # logs are worth keeping, keys are not
+            key.unlink(missing_ok=True)
 
 
 def _find_allocation(launcher: str | None, n_workers: int | None) -> Allocation:

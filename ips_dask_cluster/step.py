@@ -109,17 +109,19 @@ class Step:
         """Tell whether the script has failed on some node while the step goes on elsewhere."""
         return bool(re.search(r"^srun: error: \S+: tasks? \S+: ", self.tail(), re.MULTILINE))
 
-    async def end(self, patience: float) -> None:
+    async def end(self, patience: float, in_order: bool) -> None:
         """See to it that the process is gone; never raises.
 
         Parameters
         ----------
         patience : float
             Seconds to end by itself before its input is closed, and again before it is signalled.
+        in_order : bool
+            False: nothing has told it to end, so that its input is closed at once.
         """
         if self.process is None:
             return
-        if not await self._ended(patience):
+        if not in_order or not await self._ended(patience):
             assert self.process.stdin is not None
             self.process.stdin.close()
         for number in (signal.SIGTERM, signal.SIGKILL):

@@ -229,7 +229,10 @@ class Steps:
         """End all steps: by themselves, then by closing their input, by signal, by scancel."""
         self.expect_end()
         patience = self.settings.close_timeout / 2
-        await asyncio.gather(*(step.end(patience) for step in self.all))
+        # Only a scheduler that is told to end tells the workers to; without one, close their input
+        in_order = self.scheduler is not None and self.scheduler.exit_code in (None, 0)
+        in_order = in_order and self._address is not None
+        await asyncio.gather(*(step.end(patience, in_order) for step in self.all))
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)

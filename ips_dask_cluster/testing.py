@@ -115,6 +115,9 @@ class LocalSlurm:
         Give each node its own /tmp, so that a file there is seen neither on other nodes nor by
         the process that started all this, as on a real machine. Needs root. The files lie in
         ``directory / "tmp" / NODE``.
+    shared : sequence of str or Path
+        Folders that all nodes see although they lie below a private /tmp, such as ``sys.prefix``
+        when the virtual environment is there.
     start_timeout : float, default 30
         Seconds within which all nodes must be idle.
 
@@ -147,6 +150,7 @@ class LocalSlurm:
         gpus: int | Sequence[int] = 0,
         private_tmp: bool = False,
         *,
+        shared: Sequence[str | Path] = (),
         start_timeout: float = 30.0,
     ) -> None:
         if nodes < 1:
@@ -162,6 +166,8 @@ class LocalSlurm:
             )
         )
         self._private_tmp = private_tmp
+        folders = {Path(path).resolve() for path in shared}
+        self._shared = sorted(path for path in folders if path.is_relative_to("/tmp"))
         self._start_timeout = start_timeout
         # Not below the temporary folder of the user: nodes may have their own /tmp, other users
         # must reach it, and the paths of sockets in it must stay below 108 bytes.
@@ -428,7 +434,9 @@ class LocalSlurm:
         self._await(deadline, self._nodes_trouble)
 
     def _start_node(self, name: str) -> None:
-        argv = _slurm_conf.slurmd_argv(_program("slurmd"), self.directory, name, self._private_tmp)
+        argv = _slurm_conf.slurmd_argv(
+            _program("slurmd"), self.directory, name, self._private_tmp, self._shared
+        )
         self._start_daemon(name, argv)
 
     def _start_daemon(self, name: str, argv: Sequence[str]) -> None:
@@ -582,6 +590,13 @@ def _main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory", type=_integers, default=4000, metavar="MB[,MB...]")
     parser.add_argument("--gpus", type=_integers, default=0, metavar="N[,N...]")
     parser.add_argument("--private-tmp", action="store_true", help="a /tmp per node (needs root)")
+    parser.add_argument(
+        "--shared",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a folder below a private /tmp that all nodes see; may be repeated",
+    )
     parser.add_argument("--start-timeout", type=float, default=30.0, metavar="SECONDS")
     parser.add_argument("command", nargs="*", help="after --; default: an interactive shell")
     options = parser.parse_args(arguments)
@@ -593,6 +608,7 @@ def _main(arguments: Sequence[str] | None = None) -> int:
             options.memory,
             options.gpus,
             options.private_tmp,
+            shared=options.shared,
             start_timeout=options.start_timeout,
         ) as slurm:
             return _run_beside(slurm, command)

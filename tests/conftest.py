@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -71,7 +72,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def slurm() -> Iterator[LocalSlurm]:
     """Four nodes of two CPUs, each with its own /tmp where this user may make one."""
     probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True, timeout=10)
-    local = LocalSlurm(nodes=4, cpus=2, memory=4000, private_tmp=probe.returncode == 0)
+    private_tmp = probe.returncode == 0
+    # the checkout and the virtual environment may be below /tmp
+    shared = (sys.prefix, _TESTS.parent)
+    local = LocalSlurm(nodes=4, cpus=2, memory=4000, private_tmp=private_tmp, shared=shared)
     with pytest.MonkeyPatch.context() as patch:
         # The daemons outlive the test that happens to start them.
         patch.delenv("IPS_TEST_MARK", raising=False)

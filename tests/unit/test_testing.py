@@ -77,8 +77,12 @@ def test_slurmd_argv() -> None:
     directory = Path("/d")
     plain = ["/sbin/slurmd", "-D", "-N", "n2"]
     assert _slurm_conf.slurmd_argv("/sbin/slurmd", directory, "n2", False) == plain
-    private = _slurm_conf.slurmd_argv("/sbin/slurmd", directory, "n2", True)
-    mount = 'mount --bind "$0" /tmp && exec "$@"'
+    shared = [Path("/tmp/a b")]
+    private = _slurm_conf.slurmd_argv("/sbin/slurmd", directory, "n2", True, shared)
+    mount = (
+        "mkdir -p '/d/tmp/n2/a b' && mount --bind '/tmp/a b' '/d/tmp/n2/a b' && "
+        'mount --rbind "$0" /tmp && exec "$@"'
+    )
     unshare = ["unshare", "--mount", "--propagation=private"]
     assert private == [*unshare, "sh", "-c", mount, "/d/tmp/n2", *plain]
 

@@ -14,7 +14,7 @@ class ScanDriver(Component):
         Parameters
         ----------
         timestamp : float
-            Handed on to the worker: its results are staged under it.
+            Handed on to the worker.
         **keywords
             Unused; the framework may pass some.
         """

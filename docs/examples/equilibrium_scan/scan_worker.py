@@ -201,7 +201,7 @@ class ScanWorker(Component):
     """Solve one equilibrium for each point of the scan, and report on all of them."""
 
     def init(self, timestamp=0.0, **keywords):
-        """Stage the input files and read the scan, so that mistakes show before work starts.
+        """Read the scan, so that mistakes show before work starts.
 
         Parameters
         ----------
@@ -210,7 +210,6 @@ class ScanWorker(Component):
         **keywords
             Unused.
         """
-        self.services.stage_input_files(self.INPUT_FILES)
         self.points = scan_points(
             read_numbers(self.config, "PLASMA_CURRENTS"),
             read_numbers(self.config, "AXIS_PRESSURES"),
@@ -222,26 +221,25 @@ class ScanWorker(Component):
         }
 
     def step(self, timestamp=0.0, **keywords):
-        """Run the scan; write its table and its picture; stage the output files.
+        """Run the scan; write its table and its picture into the work directory.
 
         Parameters
         ----------
         timestamp : float
-            The output files are staged under it.
+            Unused.
         **keywords
             Unused.
 
         Raises
         ------
         RuntimeError
-            If not one point has a solution. The table, which tells why, is staged before.
+            If not one point has a solution. The table, which tells why, is written before.
         """
         results = self._solve_all()
         rows = [table_row(name, point, results.get(name)) for name, point in self.points.items()]
         workdir = Path(self.services.get_working_dir())
         write_table(rows, workdir / "scan.csv")
         draw_scan(rows, workdir, workdir / "scan.png")
-        self.services.stage_output_files(timestamp, self.OUTPUT_FILES, save_plasma_state=False)
         converged = sum(row["converged"] for row in rows)
         self.services.info("equilibrium scan: %d of %d points converged", converged, len(rows))
         if not converged:

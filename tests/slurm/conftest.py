@@ -1,0 +1,49 @@
+"""An allocation to stand in: what salloc gives, in this process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ips_dask_cluster.testing import LocalSlurm
+
+_SECONDS = 30
+
+
+@pytest.fixture
+def allocate(monkeypatch: pytest.MonkeyPatch, shared_tmp_path) -> Iterator[Callable[..., str]]:
+    """``allocate(slurm, nodes, *options)``: take an allocation by salloc; its job id.
+
+    The environment becomes that of salloc's command, the directory one that all nodes see.
+    """
+    holders = []
+
+    def allocate(slurm: LocalSlurm, nodes: int, *options: str) -> str:
+        # its command tells its environment, then holds the allocation until its input ends
+        holder = subprocess.Popen(
+            ["salloc", "--quiet", f"-N{nodes}", *options, "sh", "-c", "env; echo end; exec cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=slurm.environ,
+            text=True,
+        )
+        holders.append(holder)
+        for line in iter(holder.stdout.readline, "end\n"):
+            name, _, value = line.rstrip("\n").partition("=")
+            if name.startswith("SLURM_"):
+                monkeypatch.setenv(name, value)
+        return os.environ["SLURM_JOB_ID"]
+
+    monkeypatch.chdir(shared_tmp_path)
+    yield allocate
+    for holder in holders:
+        holder.communicate(timeout=_SECONDS)
+
+
+@pytest.fixture
+def job_id(slurm: LocalSlurm, allocate) -> str:
+    """An exclusive allocation of four nodes."""
+    return allocate(slurm, 4, "--exclusive")

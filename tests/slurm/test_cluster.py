@@ -1,0 +1,295 @@
+"""SlurmAllocationCluster on the real Slurm: four nodes, two CPUs each, a private /tmp each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from distributed import Client
+
+from ips_dask_cluster import (
+    NotEnoughNodesError,
+    Shifter,
+    SlurmAllocationCluster,
+    SlurmCommandError,
+    StepError,
+)
+from ips_dask_cluster.testing import LocalSlurm
+
+NO_DASHBOARD = {"dashboard": False}
+
+
+@pytest.fixture
+def cluster(job_id: str):
+    with SlurmAllocationCluster(scheduler_options=NO_DASHBOARD) as cluster:
+        cluster.wait_for_workers()
+        yield cluster
+
+
+def nodes_of_workers(client: Client) -> list[str]:
+    return sorted(client.run(os.getenv, "SLURMD_NODENAME").values())
+
+
+def live_steps(slurm: LocalSlurm) -> list[str]:
+    """Names of the steps that run, without the allocation's own."""
+    return slurm.run(["squeue", "--steps", "-h", "-o", "%j"]).stdout.split()
+
+
+def test_no_argument_takes_the_whole_allocation(slurm, cluster, job_id):
+    with cluster.get_client() as client:
+        nodes = nodes_of_workers(client)
+        threads = {info["nthreads"] for info in cluster.scheduler_info["workers"].values()}
+    assert nodes == ["n1", "n2", "n3", "n4"]
+    assert threads == {2}
+    assert cluster.plan == cluster.observed == {f"{cluster.name}-{i}" for i in range(4)}
+    assert sorted(live_steps(slurm)) == [f"{cluster.name}-scheduler-0", f"{cluster.name}-worker-1"]
+    assert job_id in cluster.name
+
+
+def test_tls_is_on_and_a_plain_client_is_refused(cluster):
+    assert cluster.scheduler_address.startswith("tls://")
+    keys = list(cluster.run_directory.glob("*-key.pem"))
+    assert {key.stat().st_mode & 0o777 for key in keys} == {0o600}
+    assert cluster.run_directory.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(OSError, match=r"^in <TCP|Timed out"):
+        Client(cluster.scheduler_address.replace("tls:", "tcp:"), timeout=2)
+
+
+def test_close_leaves_nothing_and_is_idempotent(slurm, job_id, shared_tmp_path, capfd, wait_until):
+    cluster = SlurmAllocationCluster(scheduler_options=NO_DASHBOARD)
+    cluster.wait_for_workers()
+    cluster.close()
+    cluster.close()
+    wait_until(lambda: not live_steps(slurm), 5, "no step is left")
+    assert list(shared_tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_scaling_down_leaves_the_siblings_and_up_takes_the_free_node(slurm, cluster, wait_until):
+    before = {info["name"]: a for a, info in cluster.scheduler_info["workers"].items()}
+    cluster.scale(3)
+    wait_until(lambda: cluster.observed == cluster.plan and len(cluster.plan) == 3, 20, "3 workers")
+    remaining = {info["name"]: a for a, info in cluster.scheduler_info["workers"].items()}
+    assert remaining.items() <= before.items(), "a sibling was restarted"
+    cluster.scale(4)
+    cluster.wait_for_workers()
+    with cluster.get_client() as client:
+        assert nodes_of_workers(client) == ["n1", "n2", "n3", "n4"]
+    assert [step.nodes for step in cluster.steps.all[1:]] == [("n1", "n2", "n3", "n4"), ("n4",)]
+
+
+def test_scaling_down_waits_for_a_running_task_and_runs_it_once(cluster, shared_tmp_path):
+    def slow(number: int, folder: str) -> int:
+        import time
+        import uuid
+        from pathlib import Path
+
+        Path(folder, f"start-{number}-{uuid.uuid4().hex}").touch()
+        time.sleep(1.5)
+        return number
+
+    folder = shared_tmp_path / "starts"
+    folder.mkdir()
+    with cluster.get_client() as client:
+        futures = client.map(slow, range(8), folder=str(folder), pure=False)
+        while len(list(folder.iterdir())) < 8:
+            time.sleep(0.01)
+        cluster.scale(1)
+        assert client.gather(futures) == list(range(8))
+    assert len(list(folder.iterdir())) == 8
+
+
+def test_more_nodes_than_there_are_is_one_sentence(cluster, job_id, shared_tmp_path):
+    with pytest.raises(NotEnoughNodesError, match=f"^5 node.* but Slurm job {job_id} has 4;"):
+        cluster.scale(5)
+    with pytest.raises(NotEnoughNodesError, match=r"^9 node\(s\) asked for"):
+        SlurmAllocationCluster(9)
+    assert list(shared_tmp_path.iterdir()) == [cluster.run_directory]
+
+
+def test_job_script_is_what_runs(cluster):
+    script = cluster.job_script()
+    assert subprocess.run(["bash", "-n"], input=script, text=True, timeout=10).returncode == 0
+    for step in cluster.steps.all:
+        text = next(word for word in step.argv if "\n" in word)
+        assert text in script
+    assert "--ntasks-per-node=1" in script
+    assert "n4=" in script
+
+
+def test_logs_of_scheduler_workers_and_steps(cluster):
+    logs = cluster.get_logs()
+    assert len(logs) == 1 + 1 + 4
+    assert "Register worker" in logs["Scheduler"]
+    assert set(logs) >= {"Cluster", "Scheduler"}
+
+
+def test_a_killed_worker_comes_back_under_its_name_and_its_binary_is_gone(cluster, wait_until):
+    def start_binary() -> tuple[int, int]:
+        import os
+        import subprocess
+
+        binary = subprocess.Popen(["sleep", "322"], start_new_session=True)
+        return os.getpid(), binary.pid
+
+    with cluster.get_client() as client:
+        address, (worker, binary) = next(iter(client.run(start_binary).items()))
+        name = cluster.scheduler_info["workers"][address]["name"]
+        os.kill(worker, signal.SIGKILL)
+        # 1 s, and what a busy machine adds to starting a process
+        wait_until(lambda: not Path(f"/proc/{binary}").exists(), 3, "the worker's binary is gone")
+        wait_until(
+            lambda: any(
+                info["name"] == name and new != address
+                for new, info in cluster.scheduler_info["workers"].items()
+            ),
+            30,
+            "a worker of the same name is back",
+        )
+    assert cluster.failure is None
+
+
+def test_a_run_directory_with_blanks_and_quotes(job_id, shared_tmp_path):
+    folder = shared_tmp_path / """a b'c"d"""
+    folder.mkdir()
+    with SlurmAllocationCluster(
+        2, shared_temp_directory=folder, scheduler_options=NO_DASHBOARD
+    ) as cluster:
+        cluster.wait_for_workers()
+        assert cluster.run_directory.parent == folder
+
+
+def test_asynchronous(job_id):
+    async def use() -> int:
+        async with SlurmAllocationCluster(
+            2, asynchronous=True, scheduler_options=NO_DASHBOARD
+        ) as cluster:
+            await cluster.wait_for_workers(2)
+            async with Client(cluster, asynchronous=True) as client:
+                return await client.submit(lambda x: x + 1, 1)
+
+    assert asyncio.run(use()) == 2
+
+
+def test_works_outside_of_the_main_thread(job_id):
+    seen = []
+
+    def use() -> None:
+        with SlurmAllocationCluster(1, scheduler_options=NO_DASHBOARD) as cluster:
+            cluster.wait_for_workers()
+            seen.append(len(cluster.observed))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join(60)
+    assert seen == [1]
+
+
+def test_containers_wrap_scheduler_and_workers_only(job_id, shared_tmp_path, monkeypatch):
+    """A recording shifter: it notes its arguments and runs what follows its options."""
+    (shared_tmp_path / "bin").mkdir()
+    record = shared_tmp_path / "calls"
+    shifter = shared_tmp_path / "bin" / "shifter"
+    shifter.write_text(
+        "#!/usr/bin/env bash\n"
+        f"printf '%s\\n' \"$SLURMD_NODENAME $1 $2 $3 $4\" >> {record}\n"
+        'while [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n'
+    )
+    shifter.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shifter.parent}:{os.environ['PATH']}")
+    container = Shifter("docker:me/code:1", ("/data:/in out",), ("--module=gpu",))
+    with SlurmAllocationCluster(
+        2, container=container, python=sys.executable, scheduler_options=NO_DASHBOARD
+    ) as cluster:
+        cluster.wait_for_workers()
+    words = f"--image=docker:me/code:1 --volume=/data:/in out --module=gpu {sys.executable}"
+    assert sorted(record.read_text().splitlines()) == [f"n{n} {words}" for n in (1, 1, 2)]
+
+
+# What goes wrong, and what is said then
+
+
+@contextlib.contextmanager
+def failing_start(seconds: float, **options):
+    """Expect the start to fail in time and to leave the reason, but no keys, on disk."""
+    begin = time.monotonic()
+    with (
+        pytest.raises(StepError) as caught,
+        SlurmAllocationCluster(scheduler_options=NO_DASHBOARD, **options) as cluster,
+    ):
+        cluster.wait_for_workers()
+    assert time.monotonic() - begin < seconds
+    yield str(caught.value)
+
+
+def test_too_many_cpus_quotes_srun_at_once(slurm, job_id, shared_tmp_path, wait_until):
+    with failing_start(30, cores=64) as message:
+        assert "the worker step on n1,n2,n3,n4 ended with exit code 1" in message
+        assert "srun: error: Unable to create step" in message
+        assert "allocate with --exclusive, or pass a smaller cores=" in message
+    wait_until(lambda: not live_steps(slurm), 5, "no step is left")
+    (run_directory,) = shared_tmp_path.iterdir()
+    assert not list(run_directory.glob("*.pem"))
+    assert list(run_directory.glob("*worker*.log"))
+
+
+def test_a_run_directory_that_nodes_cannot_see_is_named(job_id, tmp_path):
+    with failing_start(30, shared_temp_directory=tmp_path) as message:
+        assert f"node n1 cannot see the directory {tmp_path}/" in message
+        assert "every node mounts" in message
+
+
+def test_a_python_that_is_missing_on_the_nodes_is_named(job_id):
+    with failing_start(30, python="/nowhere/python") as message:
+        assert "the nodes have no program /nowhere/python" in message
+
+
+def test_a_python_without_distributed_is_told(job_id):
+    with failing_start(60, python="/usr/bin/python3") as message:
+        assert "no module 'distributed'" in message
+
+
+def test_srun_missing_inside_an_allocation_is_told(job_id, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "/nowhere")
+        with pytest.raises(SlurmCommandError, match="scontrol is not on PATH although"):
+            SlurmAllocationCluster()
+
+
+# Other allocations
+
+
+def test_a_part_of_the_nodes_is_used_and_exclusive_named(slurm, allocate, caplog):
+    job_id = allocate(slurm, 2, "--ntasks-per-node=1")
+    with SlurmAllocationCluster(scheduler_options=NO_DASHBOARD) as cluster:
+        cluster.wait_for_workers()
+        assert [info["nthreads"] for info in cluster.scheduler_info["workers"].values()] == [1, 1]
+    assert f"Slurm job {job_id} holds 2 of the 4 CPUs of its nodes" in caplog.text
+    assert "--exclusive" in caplog.text
+
+
+@pytest.fixture
+def unequal_slurm(monkeypatch):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("IPS_TEST_MARK")  # its daemons outlive the test
+        slurm = LocalSlurm(nodes=3, cpus=[1, 1, 2]).start()
+    with contextlib.closing(slurm):
+        yield slurm
+
+
+def test_unequal_nodes_each_use_what_they_have(unequal_slurm, allocate):
+    allocate(unequal_slurm, 3, "--exclusive")
+    assert os.environ["SLURM_JOB_CPUS_PER_NODE"] == "1(x2),2"
+    with SlurmAllocationCluster(scheduler_options=NO_DASHBOARD) as cluster:
+        cluster.wait_for_workers()
+        threads = [info["nthreads"] for info in cluster.scheduler_info["workers"].values()]
+        assert sorted(threads) == [1, 1, 2]
+        assert sorted(step.nodes for step in cluster.steps.all[1:]) == [("n1", "n2"), ("n3",)]
