@@ -127,6 +127,12 @@ def wait_until() -> WaitUntil:
     return _wait_until
 
 
+@pytest.fixture
+def processes_with() -> Callable[[str], list[tuple[int, str]]]:
+    """``processes_with("NAME=VALUE")``: pid and command line of processes with that variable."""
+    return _marked_processes
+
+
 # Nothing left behind.
 
 
@@ -142,8 +148,8 @@ def nothing_left_behind(
     local: LocalSlurm | None = None
     if "slurm" in request.fixturenames:
         local = request.getfixturevalue("slurm")
-    mark = uuid.uuid4().hex
-    monkeypatch.setenv("IPS_TEST_MARK", mark)
+    monkeypatch.setenv("IPS_TEST_MARK", uuid.uuid4().hex)
+    mark = f"IPS_TEST_MARK={os.environ['IPS_TEST_MARK']}"
     files = _temporary_files()
     yield
     trouble = []
@@ -169,7 +175,11 @@ def _what_stays(look: Callable[[], list[T]], grace: float) -> list[T]:
 
 
 def _marked_processes(mark: str) -> list[tuple[int, str]]:
-    wanted = f"IPS_TEST_MARK={mark}".encode()
+    """Pid and command line of the processes with a variable, "NAME=VALUE", in their environment.
+
+    The value may go on: the mark of a worker ends with the number of its step.
+    """
+    wanted = mark.encode()
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) != os.getpid():
