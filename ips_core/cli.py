@@ -38,7 +38,10 @@ def _parser() -> argparse.ArgumentParser:
         help="the platform file (default: $IPS_PLATFORM_FILE, else Slurm or this machine tells)",
     )
     parser.add_argument(
-        "--log", "-l", metavar="FILE", help="the framework's own messages (default: to the screen)"
+        *("--log", "-l"),
+        type=_log_file,
+        metavar="FILE",
+        help="the framework's own messages (default: to the screen)",
     )
     parser.add_argument(*("--nodes", "-n"), type=_count, default=0, metavar="N", help="use N nodes")
     parser.add_argument(
@@ -51,13 +54,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of 1 or more, not {text!r}")
+    return int(text)
 
 
-_count.__name__ = "number of 1 or more"  # as argparse's message calls it
+def _log_file(text: str) -> str:
+    try:
+        open(text, "a").close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot write {text}: {error.strerror}") from None
+    return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,5 +94,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     if not ok:
         print(f"ips.py: {framework.failure}", file=sys.stderr)
-        print(f"ips.py: more in {framework.config.log_file}", file=sys.stderr)
+        if os.path.getsize(framework.config.log_file):
+            print(f"ips.py: more in {framework.config.log_file}", file=sys.stderr)
     return 0 if ok else 1

@@ -26,7 +26,7 @@ from ips_core import component as component_module
 from ips_core.compat import install_ipsframework_alias
 from ips_core.component import Component
 from ips_core.config import ComponentConfig
-from ips_core.errors import ComponentError, describe
+from ips_core.errors import ConfigError, describe
 from ips_core.messages import (
     Broadcast,
     Channel,
@@ -121,10 +121,7 @@ class ComponentProcess:
             raise
         except BaseException as error:
             self._services.exception("constructor of %s failed", start.section)
-            text = describe(error)
-            if isinstance(error, SyntaxError):
-                text = f"{error.filename}, line {error.lineno}: {error.msg}"
-            self._channel.send(Returned(0, failure=Failure(text, traceback.format_exc())))
+            self._channel.send(Returned(0, failure=_failure(error)))
             return False
         finally:
             self._busy = False
@@ -154,7 +151,7 @@ class ComponentProcess:
             raise
         except BaseException as error:  # also sys.exit() in a component's code
             self._services.exception("%s failed", call.method)
-            return Returned(call.call_id, failure=Failure(describe(error), traceback.format_exc()))
+            return Returned(call.call_id, failure=_failure(error))
         finally:
             self._busy = False
         return Returned(call.call_id, value)
@@ -169,6 +166,16 @@ class ComponentProcess:
             self._services.cleanup()
 
 
+def _failure(error: BaseException) -> Failure:
+    """Return what the framework is told of the exception that is being handled."""
+    text = describe(error)
+    if isinstance(error, SyntaxError):
+        text = f"{error.filename}, line {error.lineno}: {error.msg}"
+    elif isinstance(error, SystemExit):
+        text = f"it called sys.exit({'' if error.code is None else repr(error.code)})"
+    return Failure(text, traceback.format_exc())
+
+
 def _internal(section: str) -> ComponentConfig:
     """Return the description of a component of our own, which no simulation file mentions."""
     module, _, name = section.partition(":")
@@ -180,14 +187,13 @@ def _load_class(config: ComponentConfig) -> type[Component]:
         _load_script(config.script) if config.script else importlib.import_module(config.module)
     )
     class_ = getattr(module, config.name, None)
-    where = config.script or config.module
-    if class_ is None:
-        raise ComponentError(config.section, "loading", f"{where} has no class {config.name}")
-    if not issubclass(class_, Component):
-        raise ComponentError(
-            config.section, "loading", f"{config.name} in {where} is not derived from Component"
-        )
-    return class_
+    if isinstance(class_, type) and issubclass(class_, Component):
+        return class_
+    problem = "is not derived from Component" if isinstance(class_, type) else "is not there"
+    raise ConfigError(
+        config.script or config.module,
+        [f"the class {config.name}, which is NAME of section [{config.section}], {problem}"],
+    )
 
 
 def _load_script(path: str) -> ModuleType:
@@ -213,6 +219,7 @@ def main() -> None:
     handle = int(sys.argv[1])
     os.set_inheritable(handle, False)  # or its end would go unnoticed while a child lives
     channel = Channel(handle)
+    os.register_at_fork(after_in_child=channel.close)
     # A batch log shows what a component prints when it prints it
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -220,7 +227,3 @@ def main() -> None:
     cloudpickle.register_pickle_by_value(component_module)
     with contextlib.suppress(EOFError):
         ComponentProcess(channel, channel.receive()).run()
-
-
-if __name__ == "__main__":
-    main()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from configobj import ConfigObj, ConfigObjError, Section
+from configobj import ConfigObj, ConfigObjError, MissingInterpolationOption, Section
 from configobj import InterpolationError as ConfigObjInterpolationError
 
 from ips_core.errors import ConfigError
@@ -139,13 +139,16 @@ def _environment() -> dict[str, str]:
 
 def _parse(file: str, interpolation: str | bool) -> ConfigObj:
     if not Path(file).is_file():
-        raise ConfigError(file, ["there is no such file"])
+        found = "this is a directory" if Path(file).is_dir() else "there is no such file"
+        raise ConfigError(file, [found])
     try:
         return ConfigObj(file, interpolation=interpolation, file_error=True, encoding="utf-8")
     except ConfigObjError as error:
         problems = [str(each) for each in getattr(error, "errors", None) or [error]]
         raise ConfigError(file, problems) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ConfigError(file, ["this is no text file (in UTF-8)"]) from None
+    except OSError as error:
         raise ConfigError(file, [f"cannot be read: {error}"]) from None
 
 
@@ -206,16 +209,12 @@ def read_simulation(file: str, platform: PlatformConfig) -> SimulationConfig:
     for key, value in [*environment.items(), *platform.values.items()]:
         if key not in parsed:
             parsed[key] = value if isinstance(value, list) else str(value)
+    values = _read_values(file, parsed, own_keys)
     problems: list[str] = []
-    values = _plain({key: parsed[key] for key in own_keys if _readable(parsed, key, problems)})
-    for key in _SIMULATION_KEYS:
-        if key in own_keys and not values.get(key):
-            problems.append(f"{key} is empty")
-        elif key not in own_keys:
-            problems.append(f"{key} is missing")
-    level = values.get("LOG_LEVEL") or "WARNING"
-    if not isinstance(getattr(logging, str(level), None), int):
-        problems.append(f"LOG_LEVEL = {level}: expected a level of Python's logging, such as INFO")
+    name, root, log_file = (_one(values, key, problems) for key in _SIMULATION_KEYS)
+    if "/" in name:
+        problems.append(f"SIM_NAME = {name}: files are named after it, so it cannot have a /")
+    level = _level(values, problems) or "WARNING"
     ports = dict(_ports(values, problems))
     components = {
         section: component
@@ -226,9 +225,9 @@ def read_simulation(file: str, platform: PlatformConfig) -> SimulationConfig:
         raise ConfigError(file, problems)
     return SimulationConfig(
         file=os.path.abspath(file),
-        name=values["SIM_NAME"],
-        root=os.path.abspath(values["SIM_ROOT"]),
-        log_file=os.path.abspath(values["LOG_FILE"]),
+        name=name,
+        root=os.path.abspath(root),
+        log_file=os.path.abspath(log_file),
         log_level=level,
         ports=ports,
         components=components,
@@ -237,17 +236,67 @@ def read_simulation(file: str, platform: PlatformConfig) -> SimulationConfig:
     )
 
 
-def _readable(section: Section, key: str, problems: list[str]) -> bool:
-    """Tell whether a value, or all of a section, can be interpolated; note what cannot."""
+def _read_values(file: str, parsed: ConfigObj, keys: list[str]) -> dict[str, Any]:
+    """Return these keys with every $NAME replaced.
+
+    Raises
+    ------
+    ConfigError
+        Some cannot be: then nothing else is checked, since all else would follow from that.
+    """
+    problems: dict[str, str] = {}
+    values = _plain({key: parsed[key] for key in keys if _readable(parsed, key, problems)})
+    if problems:
+        raise ConfigError(file, [f"{where}: {problem}" for problem, where in problems.items()])
+    return values
+
+
+def _readable(section: Section, key: str, problems: dict[str, str]) -> bool:
+    """Tell whether a value, or all of a section, can be read; note each cause where it shows."""
     try:
         value = section[key]
+    except MissingInterpolationOption as error:
+        name = str(error).partition('"')[2].partition('"')[0]
+        problem = f"${name} is set neither in the file nor in the environment"
     except ConfigObjInterpolationError as error:
-        where = f"[{section.name}] " if section.name else ""
-        problems.append(f"{where}{key}: {error}; set it in the file or in the environment")
-        return False
-    if isinstance(value, Section):
-        return all(_readable(value, inner, problems) for inner in value)
-    return True
+        problem = str(error)
+    except TypeError:  # ConfigObj puts only text into text
+        problem = "a $NAME in it is a list or a section"
+    else:
+        if not isinstance(value, Section):
+            return True
+        found = [_readable(value, inner, problems) for inner in value]  # looks at all of them
+        return all(found)
+    problems.setdefault(problem, f"[{section.name}] {key}" if section.name else key)
+    return False
+
+
+def _one(
+    values: Mapping[str, Any],
+    key: str,
+    problems: list[str],
+    where: str = "",
+    required: bool = True,
+) -> str:
+    """Return a value that is one text; note what else it is."""
+    value = values.get(key)
+    if isinstance(value, list):
+        problems.append(
+            f"{where}{key} = {', '.join(value)}: expected one value; quote it if it has a comma"
+        )
+    elif required and not value:
+        problems.append(f"{where}{key} is {'missing' if value is None else 'empty'}")
+    return value if isinstance(value, str) else ""
+
+
+def _level(values: Mapping[str, Any], problems: list[str], where: str = "") -> str:
+    level = _one(values, "LOG_LEVEL", problems, where, required=False)
+    # of a name it gives the number, of anything else a name
+    if level and not isinstance(logging.getLevelName(level), int):
+        problems.append(
+            f"{where}LOG_LEVEL = {level}: expected a level of Python's logging, such as INFO"
+        )
+    return level
 
 
 def _plain(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,24 +307,26 @@ def _plain(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ports(values: dict[str, Any], problems: list[str]) -> Iterator[tuple[str, str]]:
-    section = values.get("PORTS")
-    if not isinstance(section, dict):
+    ports = values.get("PORTS")
+    if not isinstance(ports, dict):
         problems.append("section [PORTS] is missing")
         return
-    names = section.get("NAMES", "")
+    names = ports.get("NAMES", "")
     names = names if isinstance(names, list) else str(names).split()
     if "DRIVER" not in names:
         problems.append("[PORTS] NAMES has no DRIVER: nothing would run")
     for name in names:
-        port = section.get(name)
+        port = ports.get(name)
         if not isinstance(port, dict) or "IMPLEMENTATION" not in port:
             problems.append(
                 f"[PORTS] port {name} has no IMPLEMENTATION: add [[{name}]] with "
                 "IMPLEMENTATION = the section of a component"
             )
-        elif port["IMPLEMENTATION"]:
-            yield name, port["IMPLEMENTATION"]
-        elif name == "DRIVER":
+        elif section := _one(
+            port, "IMPLEMENTATION", problems, f"[PORTS] [[{name}]] ", required=False
+        ):
+            yield name, section
+        elif name == "DRIVER" and not port["IMPLEMENTATION"]:
             problems.append("[PORTS] [[DRIVER]] IMPLEMENTATION is empty: nothing would run")
 
 
@@ -288,32 +339,28 @@ def _component(
             f"[PORTS] names the component {section}, but there is no section [{section}]"
         )
         return None
-    missing = [key for key in _COMPONENT_KEYS if not own.get(key)]
-    problems.extend(f"[{section}] {key} is missing" for key in missing)
-    script, module = own.get("SCRIPT", ""), own.get("MODULE", "")
-    if not script and not module:
-        problems.append(f"[{section}] needs a SCRIPT (a Python file) or a MODULE")
+    where = f"[{section}] "
+    class_, name = (_one(own, key, problems, where) for key in _COMPONENT_KEYS)
+    sub_class, script, module, threads = (
+        _one(own, key, problems, where, required=False)
+        for key in ("SUB_CLASS", "SCRIPT", "MODULE", "PROCS_PER_NODE")
+    )
+    _level(own, problems, where)
+    if threads and not threads.isdecimal():
+        problems.append(f"{where}PROCS_PER_NODE = {threads}: expected a whole number")
+    if not own.get("SCRIPT") and not own.get("MODULE"):
+        problems.append(f"{where}needs a SCRIPT (a Python file) or a MODULE")
     if script:
         script = _find_script(file, script)
         if not os.path.isfile(script):
-            problems.append(f"[{section}] SCRIPT = {script}: there is no such file")
-    if missing:
-        return None
+            problems.append(f"{where}SCRIPT = {script}: there is no such file")
     inherited: dict[str, Any] = {
         key: values[key]
         for key in ("INPUT_DIR", "IPS_ROOT", "BIN_DIR", "BIN_PATH")
         if key in values and key not in own
     }
     inherited.setdefault("INPUT_DIR", os.path.dirname(os.path.abspath(file)))
-    return ComponentConfig(
-        section,
-        own["CLASS"],
-        own.get("SUB_CLASS", ""),
-        own["NAME"],
-        script,
-        module,
-        inherited | own,
-    )
+    return ComponentConfig(section, class_, sub_class, name, script, module, inherited | own)
 
 
 def _find_script(file: str, script: str) -> str:

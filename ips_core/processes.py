@@ -8,12 +8,20 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 from ips_core.messages import Channel, ComponentID, Start
 
 __all__ = ["ComponentHandle"]
 
 _REAP_SECONDS = 2.0
+# Modules in the launch directory are found, but hide no others: a user's random.py is not Python's
+_BOOT = """
+import sys
+sys.path.append(sys.path.pop(0))
+from ips_core.component_process import main
+main()
+"""
 
 
 class ComponentHandle:
@@ -36,7 +44,7 @@ class ComponentHandle:
             # Not a fork: a script or a notebook without a main guard can run a simulation. Its own
             # session: Ctrl-C in the terminal is for the framework, which ends all in order.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ips_core.component_process", str(theirs.fileno())],
+                [sys.executable, "-c", _BOOT, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 cwd=start.launch_directory,
@@ -53,10 +61,9 @@ class ComponentHandle:
             self.channel.send(message)
 
     def how_it_ended(self) -> str:
-        """Return in words how the process ended."""
-        try:
-            code = self.process.wait(_REAP_SECONDS)
-        except subprocess.TimeoutExpired:
+        """Return in words how the process ended; what it left in its session is ended, too."""
+        code = self._reap()
+        if code is None:
             return "its process closed the pipe to the framework"
         if code < 0:
             return f"its process was killed by signal {-code} ({signal.Signals(-code).name})"
@@ -64,12 +71,27 @@ class ComponentHandle:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process and what it started in its session."""
-        if self.process.poll() is None:
+        if self.process.returncode is None:  # not reaped: nobody else can have its number
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
 
     def close(self) -> None:
-        """Take note of the process's end; it has been seen out or killed before."""
+        """End what is left of the process and of its session."""
+        self._reap()
+        self.channel.close()
+
+    def _reap(self) -> int | None:
+        """Return the exit code, None if the process had not ended by itself."""
+        deadline = time.monotonic() + _REAP_SECONDS
+        while not (ended := self._has_ended()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.signal(signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_REAP_SECONDS)
-        self.channel.close()
+        return self.process.returncode if ended else None
+
+    def _has_ended(self) -> bool:
+        if self.process.returncode is not None:
+            return True
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT  # looks, but does not reap
+        return os.waitid(os.P_PID, self.process.pid, flags) is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ class SimulationLog:
         self._run_id = run_id
         self._simulation = simulation
         self._count = 0
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
+        self._unwritten = b""
+        self._complained = False
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  # closed by close()
 
     def write(self, event: dict[str, Any]) -> None:
         """Append an event, completed by what only the writer knows."""
@@ -48,8 +51,18 @@ class SimulationLog:
         }
         self._count += 1
         # an odd value in an event never costs the line
-        self._file.write(json.dumps(event, default=str) + "\n")
-        self._file.flush()
+        self._unwritten += json.dumps(event, default=str).encode() + b"\n"
+        self._flush()
+
+    def _flush(self) -> None:
+        """Write what is there; on a full disk keep it for the next time."""
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+        except OSError as error:
+            if not self._complained:
+                self._complained = True
+                print(f"{self.path}: {error.strerror}; trying again later", file=sys.stderr)
 
     def close(self) -> None:
         """Close the file."""

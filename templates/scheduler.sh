@@ -4,7 +4,6 @@
 # Two dollars are the shell's own dollar; one dollar is a value that launch.py fills in, already
 # quoted for the shell. The scheduler's address goes to standard output, one line that begins with
 # "ips-dask-scheduler"; the end of standard input means that the driver closed or died.
-set -u
 node=$${1:-$${SLURMD_NODENAME:-$$HOSTNAME}}
 [ -e $witness ] || {
     printf 'ips-dask: node %s cannot see the directory %s\n' "$$node" $run_directory >&2
@@ -14,9 +13,11 @@ exec 3<&0 </dev/null
 
 $prologue
 $environment
+set -u  # not before: a prologue may activate an environment whose scripts do not stand it
 
 boot='
 import sys, types
+sys.path.append(sys.path.pop(0))  # modules beside the driver are found, but hide no others
 from distributed.cli.dask_scheduler import main
 announce = types.ModuleType("ips_dask_announce")
 announce.dask_setup = lambda scheduler: print("ips-dask-scheduler", scheduler.address, flush=True)

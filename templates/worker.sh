@@ -6,7 +6,6 @@
 #
 # Standard input is a pipe from the driver: first the scheduler's address, then "stop WORKER"
 # lines; its end means that the driver closed or died, and everything here leaves with it.
-set -u
 node=$${1:-$${SLURMD_NODENAME:-$$HOSTNAME}}
 say() { printf 'ips-dask: node %s %s\n' "$$node" "$$*" >&2; }
 
@@ -22,6 +21,7 @@ exec 3<&0 </dev/null
 
 $prologue
 $environment
+set -u  # not before: a prologue may activate an environment whose scripts do not stand it
 export IPS_DASK_NODE="$$node" SLURM_OVERLAP=1
 # Tasks inherit this environment: variables of the step would mislead an srun or an MPI in them.
 for variable in $${!SLURM_@} $${!SRUN_@} $${!PMI_@} $${!PMIX_@}; do
@@ -42,6 +42,7 @@ fi
 boot='
 import sys
 from importlib import import_module
+sys.path.append(sys.path.pop(0))  # modules beside the driver are found, but hide no others
 main = import_module(sys.argv[1]).main
 address = sys.stdin.readline().strip()
 sys.exit(main(args=[address, *sys.argv[2:]]) if address else 0)

@@ -115,7 +115,7 @@ class _Attempt:
 
     task: Task
     number: int = 1
-    launched: bool = False
+    begun: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -290,6 +290,8 @@ class DaskRun:
             return
         error = future.exception() if future.status == "error" else None
         if type(error).__name__ == "KilledWorker" and attempt.number <= _RETRIES_OF_LOST_WORKERS:
+            if attempt.begun is not None:
+                self._report.ended(attempt.task, self._failed(attempt, "its worker was lost"))
             self._submit(_Attempt(attempt.task, attempt.number + 1))
             return
         text = f"{type(error).__name__}: {error}" if error else f"Dask says: {future.status}"
@@ -308,13 +310,15 @@ class DaskRun:
 
     def _failed(self, attempt: _Attempt, reason: str) -> dict[str, Any]:
         """Return the record of a task whose end no worker tells."""
+        now = time.time()
+        begun = attempt.begun or {"host": "", "worker": "", "start_time": now}
         return {
             "pool": self._pool,
             "name": attempt.task.name,
-            "host": "",
-            "worker": "",
-            "start_time": time.time(),
-            "elapsed_time": 0.0,
+            "host": begun["host"],
+            "worker": begun["worker"],
+            "start_time": begun["start_time"],
+            "elapsed_time": now - begun["start_time"],
             "status": "failed",
             "exit_status": 1,
             "value": None,
@@ -323,8 +327,8 @@ class DaskRun:
         }
 
     def _launch(self, attempt: _Attempt, record: dict[str, Any]) -> None:
-        if not attempt.launched:
-            attempt.launched = True
+        if attempt.begun is None:
+            attempt.begun = record
             self._report.started(attempt.task, record)
 
     def _finish(self, attempt: _Attempt, record: dict[str, Any]) -> None:

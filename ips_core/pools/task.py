@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import os
@@ -167,11 +168,13 @@ def _find_program(binary: str) -> tuple[list[str], str]:
 
     A name that exists is taken whole, blanks and all; else it may hold arguments.
     """
+    words = [binary]
     found = shutil.which(binary)
-    if found:
-        return [found], ""
-    words = shlex.split(binary)
-    found = shutil.which(words[0]) if words else None
     if found is None:
-        return words or [binary], words[0] if words else binary
-    return [found, *words[1:]], ""
+        with contextlib.suppress(ValueError):  # a quote without its end: no words, but a name
+            words = shlex.split(binary) or words
+        found = shutil.which(words[0])
+    if found is None:
+        return words, words[0]
+    # it is started in another directory than it was found from
+    return [os.path.abspath(found), *words[1:]], ""

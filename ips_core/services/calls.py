@@ -38,7 +38,10 @@ class CallServices(ServicesBase):
         KeyError
             The simulation has no such port.
         """
-        return self._start.ports[port_name]
+        ports = self._start.ports
+        if port_name not in ports:
+            raise KeyError(f"no port {port_name}; there are {', '.join(ports)}")
+        return ports[port_name]
 
     def call_nonblocking(
         self, component_id: ComponentID, method_name: str, *args: Any, **keywords: Any

@@ -17,6 +17,16 @@ from ips_core.services.base import ServicesBase
 __all__ = ["PoolServices"]
 
 
+class _NoTasks:
+    """The run of an empty pool: no cluster is started for it."""
+
+    def results(self) -> dict[str, Any]:
+        return {}
+
+    def cancel(self) -> None:
+        pass
+
+
 class PoolServices(ServicesBase):
     """Task pools."""
 
@@ -75,7 +85,7 @@ class PoolServices(ServicesBase):
         TaskPoolError
             The name is taken, the program is not there, or an argument makes no sense.
         """
-        self.task_pools[task_pool_name].add_task(
+        self._pool(task_pool_name).add_task(
             task_name, nproc, working_dir, binary, *args, **keywords
         )
 
@@ -131,7 +141,7 @@ class PoolServices(ServicesBase):
         DaskClusterError
             The cluster could not start; the message has the reason.
         """
-        pool = self.task_pools[task_pool_name]
+        pool = self._pool(task_pool_name)
         if not use_dask:
             raise TaskPoolError(
                 f"pool {pool.name}: this release runs pools with use_dask=True only"
@@ -146,6 +156,10 @@ class PoolServices(ServicesBase):
         tasks = pool.take_tasks(in_container=use_shifter)
         begin = time.time()
         self._emit("IPS_TASK_POOL_BEGIN", f"task_pool = {pool.name} ", at=begin)
+        if not tasks:
+            pool.run = _NoTasks()
+            self._end_pool(pool.name, begin)
+            return 0
         try:
             self._start_run(pool, request, tasks, dask_worker_plugin, begin)
         except BaseException as error:
@@ -315,7 +329,7 @@ class PoolServices(ServicesBase):
         TaskPoolError
             Nothing was submitted since the last call.
         """
-        return self.task_pools[task_pool_name].get_finished_tasks()
+        return self._pool(task_pool_name).get_finished_tasks()
 
     def remove_task_pool(self, task_pool_name: str) -> None:
         """Remove a pool; what still runs of it is ended.
@@ -325,7 +339,14 @@ class PoolServices(ServicesBase):
         KeyError
             There is no such pool.
         """
-        self.task_pools.pop(task_pool_name).terminate_tasks()
+        pool = self._pool(task_pool_name)
+        del self.task_pools[task_pool_name]
+        pool.terminate_tasks()
+
+    def _pool(self, name: str) -> TaskPool:
+        if name not in self.task_pools:
+            raise KeyError(f"no task pool {name}")
+        return self.task_pools[name]
 
     def cleanup(self) -> None:
         """End what still runs, and leave the clusters."""

@@ -137,6 +137,11 @@ def test_a_killed_worker_costs_no_result(slurm, simulation, wait_until, processe
         lambda: not any(Path(f"/proc/{pid}").exists() for pid in binaries), 3, "binaries are gone"
     )
     done = salloc.result()
+    lost = [e for e in read_log(root / "simulation_log") if not e["ok"]]
+    assert [(e["eventtype"], e["error"]) for e in lost] == [
+        ("IPS_TASK_END", "its worker was lost")
+    ] * 2
+    assert {e["worker"] for e in lost} == {victim["worker"]}
     assert (done.returncode, without_salloc(done.stderr)) == (0, [])
     assert done.stdout.splitlines()[-1] == str({f"task{number}": 0 for number in range(8)})
 
