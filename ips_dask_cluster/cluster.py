@@ -156,7 +156,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             super().__init__(
                 n_workers=0,  # the first round is started beside the scheduler, see _start
                 loop=loop,
-                security=configured("security"),
+                security=configured("security") or None,  # dask-jobqueue knows no False
                 silence_logs=silence_logs,
                 name=name,
                 asynchronous=asynchronous,
