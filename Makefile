@@ -17,7 +17,7 @@ example: .venv/installed
 	@echo "simulation log: $$(ls -t docs/examples/dask/dask_sim/simulation_log/*.json | head -n 1)"
 
 example-scan: .venv/installed-scan
-	cd docs/examples/equilibrium_scan && "$(CURDIR)/$(BIN)/ips.py" --config equilibrium_scan.config
+	cd docs/examples/equilibrium_scan && "$(CURDIR)/$(BIN)/ips.py" --config equilibrium_scan.config --nodes 2
 	@echo "simulation log: $$(ls -t docs/examples/equilibrium_scan/equilibrium_scan/simulation_log/*.json | head -n 1)"
 
 test: .venv/installed-test slurm

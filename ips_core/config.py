@@ -174,7 +174,7 @@ def read_platform(file: str | None) -> PlatformConfig:
         try:
             value = parsed[key]
             values[key] = int(value or 0) if key in _PLATFORM_NUMBERS else value
-        except ValueError:
+        except (TypeError, ValueError):
             problems.append(f"{key} = {value}: expected a whole number")
         except ConfigObjInterpolationError as error:
             problems.append(f"{key}: {error}")
@@ -218,7 +218,7 @@ def read_simulation(file: str, platform: PlatformConfig) -> SimulationConfig:
     ports = dict(_ports(values, problems))
     components = {
         section: component
-        for section in ports.values()
+        for section in dict.fromkeys(ports.values())
         if (component := _component(file, section, values, problems)) is not None
     }
     if problems:
@@ -244,10 +244,13 @@ def _read_values(file: str, parsed: ConfigObj, keys: list[str]) -> dict[str, Any
     ConfigError
         Some cannot be: then nothing else is checked, since all else would follow from that.
     """
-    problems: dict[str, str] = {}
-    values = _plain({key: parsed[key] for key in keys if _readable(parsed, key, problems)})
-    if problems:
-        raise ConfigError(file, [f"{where}: {problem}" for problem, where in problems.items()])
+    unreadable: dict[str, str] = {}
+    values = _plain({key: parsed[key] for key in keys if _readable(parsed, key, unreadable)})
+    if unreadable:
+        problems = [f"{where}: {problem}" for problem, where in unreadable.items()]
+        for key in _SIMULATION_KEYS:  # which others often refer to
+            _one(values, key, problems, required=False)
+        raise ConfigError(file, problems)
     return values
 
 
@@ -284,6 +287,8 @@ def _one(
         problems.append(
             f"{where}{key} = {', '.join(value)}: expected one value; quote it if it has a comma"
         )
+    elif isinstance(value, dict):
+        problems.append(f"{where}{key} is a section: expected one value")
     elif required and not value:
         problems.append(f"{where}{key} is {'missing' if value is None else 'empty'}")
     return value if isinstance(value, str) else ""

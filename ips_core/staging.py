@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import shutil
@@ -37,16 +38,23 @@ def make_tree(simulation: SimulationConfig, files: list[str]) -> None:
         for part in ("work", "simulation_log", "simulation_setup", "simulation_results"):
             (root / part).mkdir(parents=True, exist_ok=True)
         for file in filter(None, files):
-            if os.path.abspath(os.path.dirname(file)) != simulation.root:
-                shutil.copy(file, root)
+            _copy(file, root)
         for component in simulation.components.values():
             if component.script:
-                shutil.copy(component.script, root / "simulation_setup")
-        log_file = Path(simulation.log_file)
+                _copy(component.script, root / "simulation_setup")
+    except OSError as error:
+        raise ConfigError(simulation.file, [f"cannot set up SIM_ROOT: {error}"]) from None
+    log_file = Path(simulation.log_file)
+    try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         log_file.write_text("")
     except OSError as error:
-        raise ConfigError(simulation.file, [f"cannot set up SIM_ROOT: {error}"]) from None
+        raise ConfigError(simulation.file, [f"cannot write LOG_FILE: {error}"]) from None
+
+
+def _copy(file: str, directory: Path) -> None:
+    with contextlib.suppress(shutil.SameFileError):  # it is there already
+        shutil.copy(file, directory)
 
 
 def stage_inputs(config: ComponentConfig, target: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -125,6 +126,30 @@ def _wait_until(fn: Callable[[], T], timeout: float, message: str) -> T:
 def wait_until() -> WaitUntil:
     """``wait_until(fn, timeout, message)``: the first true answer of `fn`, else fail."""
     return _wait_until
+
+
+@pytest.fixture
+def small_scan(shared_tmp_path: Path) -> Callable[[int], Path]:
+    """``small_scan(nodes)``: a copy of the equilibrium scan, reduced to four small points."""
+
+    def copy(nodes: int) -> Path:
+        folder = shared_tmp_path / "scan"
+        shutil.copytree(_TESTS.parent / "docs" / "examples" / "equilibrium_scan", folder)
+        config = folder / "equilibrium_scan.config"
+        text = config.read_text()
+        for key, value in (
+            ("PLASMA_CURRENTS", "400e3, 800e3"),
+            ("AXIS_PRESSURES", "2e3, 8e3"),
+            ("NX", "33"),
+            ("NY", "33"),
+            ("DASK_NODES", str(nodes)),
+        ):
+            text, count = re.subn(rf"^( *{key} =).*", rf"\g<1> {value}", text, flags=re.MULTILINE)
+            assert count == 1, key
+        config.write_text(text)
+        return folder
+
+    return copy
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import inspect
 import os
@@ -116,20 +115,24 @@ def make_task(
     TaskPoolError
         The binary is not there, or a parameter makes no sense; the message names the task.
     """
-    if int(nproc) != 1:
+    if _checked(name, "nproc", nproc, int, "a number") != 1:
         raise TaskPoolError(
             f"task {name}: nproc = {nproc}, but tasks of a Dask pool have one process; "
             "use launch_task for a program that is parallel itself"
         )
-    task_keywords = {key: value for key, value in keywords.items() if key in _KEYWORDS}
-    others = {key: value for key, value in keywords.items() if key not in _KEYWORDS}
+    ours = set(_KEYWORDS) - _parameters(binary)
+    task_keywords = {key: value for key, value in keywords.items() if key in ours}
+    others = {key: value for key, value in keywords.items() if key not in ours}
     logfile, errfile = task_keywords.get("logfile"), task_keywords.get("errfile")
-    timeout = task_keywords.get("timeout")
+    timeout, env = task_keywords.get("timeout"), task_keywords.get("task_env") or {}
+    env = _checked(name, "task_env", env, dict, "a dict")
     common: dict[str, Any] = {
         "logfile": None if logfile is None else os.fspath(logfile),
         "errfile": None if errfile is None else os.fspath(errfile),
-        "timeout": None if timeout is None else float(timeout),
-        "env": {key: str(value) for key, value in (task_keywords.get("task_env") or {}).items()},
+        "timeout": None
+        if timeout is None
+        else _checked(name, "timeout", timeout, float, "a number of seconds"),
+        "env": {str(key): str(value) for key, value in env.items()},
     }
     working_dir = os.path.abspath(working_dir)
     if callable(binary):
@@ -144,9 +147,26 @@ def make_task(
         close = difflib.get_close_matches(key, _KEYWORDS, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise TaskPoolError(f"task {name}: unknown keyword {key}{hint}")
-    program, missing = _find_program(os.fspath(binary))
+    binary = os.fspath(binary)
+    program, missing = _checked(name, "binary", binary, _find_program, "each quote to be closed")
     argv = (*program, *(str(arg) for arg in args))
     return Task(name, working_dir, argv, missing=missing, **common)
+
+
+def _checked(name: str, key: str, value: Any, convert: Callable[[Any], Any], what: str) -> Any:
+    try:
+        return convert(value)
+    except (TypeError, ValueError):
+        message = f"task {name}: {key} = {value!r}: expected {what}"
+        raise TaskPoolError(message) from None
+
+
+def _parameters(function: object) -> set[str]:
+    """Return the names of a callable's parameters; none for a program."""
+    try:
+        return set(inspect.signature(function).parameters)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # no callable, or a builtin without a signature
+        return set()
 
 
 def _check_arguments(
@@ -171,8 +191,7 @@ def _find_program(binary: str) -> tuple[list[str], str]:
     words = [binary]
     found = shutil.which(binary)
     if found is None:
-        with contextlib.suppress(ValueError):  # a quote without its end: no words, but a name
-            words = shlex.split(binary) or words
+        words = shlex.split(binary) or words
         found = shutil.which(words[0])
     if found is None:
         return words, words[0]

@@ -76,7 +76,8 @@ class PoolServices(ServicesBase):
             callable: as they are.
         **keywords
             ``logfile``, ``errfile`` (paths; a program's stderr joins its stdout unless given),
-            ``timeout`` (seconds), ``task_env`` (dict). Others go to a callable.
+            ``timeout`` (seconds), ``task_env`` (dict). Others go to a callable, and so do those
+            that it has as parameters.
 
         Raises
         ------
