@@ -94,6 +94,7 @@ class ComponentProcess:
                     self._inbox.put(message)
                     if isinstance(message, Terminate):
                         self._stop_method()
+        self._services.hang_up()
         # Nobody is left who would end this process if it cannot leave in order
         killer = threading.Timer(_LEAVE_SECONDS, os._exit, (1,))
         killer.daemon = True
@@ -121,11 +122,11 @@ class ComponentProcess:
             raise
         except BaseException as error:
             self._services.exception("constructor of %s failed", start.section)
-            self._channel.send(Returned(0, failure=_failure(error)))
+            self._channel.send(Returned(start.call_id, failure=_failure(error)))
             return False
         finally:
             self._busy = False
-        self._channel.send(Returned(0))
+        self._channel.send(Returned(start.call_id))
         return True
 
     def _serve(self) -> bool:

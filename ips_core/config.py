@@ -144,8 +144,9 @@ def _parse(file: str, interpolation: str | bool) -> ConfigObj:
     try:
         return ConfigObj(file, interpolation=interpolation, file_error=True, encoding="utf-8")
     except ConfigObjError as error:
-        problems = [str(each) for each in getattr(error, "errors", None) or [error]]
-        raise ConfigError(file, problems) from None
+        # The first one only: ConfigObj reads on, and what it finds often follows from that
+        first, *_ = getattr(error, "errors", None) or [error]
+        raise ConfigError(file, [str(first)]) from None
     except UnicodeDecodeError:
         raise ConfigError(file, ["this is no text file (in UTF-8)"]) from None
     except OSError as error:

@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ips_core import staging
+from ips_core.calls import Call, CallTable
 from ips_core.compat import ips_core_version
 from ips_core.config import PlatformConfig, SimulationConfig, read_platform, read_simulation
 from ips_core.dask_cluster import read_allocation
@@ -50,21 +51,10 @@ _LEAVE_STAGES: tuple[tuple[signal.Signals | None, float], ...] = (
     (signal.SIGKILL, 5.0),
 )
 _KEEPER = "ips_core.pools.keeper:ClusterKeeper"
-_CONSTRUCTOR = 0
 
 
 class _Interrupted(BaseException):
     """SIGINT or SIGTERM arrived."""
-
-
-@dataclass
-class _Call:
-    """A call on its way: who runs it, and who is told of its end."""
-
-    target: ComponentHandle
-    method: str
-    ended: Callable[[Returned], None] | None = None
-    outcome: Returned | None = None
 
 
 @dataclass
@@ -127,9 +117,8 @@ class Framework:
         self._output = log_file_name
         self._launch_directory = os.getcwd()
         self._handles: dict[ComponentID, ComponentHandle] = {}
-        self._keeper: ComponentHandle | None = None
-        self._calls: dict[int, _Call] = {}
-        self._call_count = 0
+        self._keeper: ComponentID | None = None
+        self._calls = CallTable()
         self._interrupted = ""
         self._wakeup: socket.socket | None = None
 
@@ -225,29 +214,30 @@ class Framework:
     def _construct_components(self) -> None:
         """Start all components side by side and wait until each has constructed itself."""
         config = self.config
-        numbers = {section: n for n, section in enumerate(config.components, start=1)}
         ids = {
-            section: ComponentID(config.name, component.name, numbers[section])
-            for section, component in config.components.items()
+            section: ComponentID(config.name, component.name, number)
+            for number, (section, component) in enumerate(config.components.items(), start=1)
         }
         self.simulation.ports = {port: ids[section] for port, section in config.ports.items()}
         started = []
         for section, component in config.components.items():
-            directory = staging.work_directory(config, component, numbers[section])
-            directory.mkdir(parents=True, exist_ok=True)
+            number = ids[section].number
+            directory = staging.work_directory(config, component, number)
             try:
+                directory.mkdir(parents=True, exist_ok=True)
                 staging.stage_inputs(component, directory)
             except OSError as error:
-                name = component.full_id(numbers[section])
-                raise ComponentError(name, "staging", str(error)) from None
-            handle = self._start(section, ids[section], directory)
-            started.append(self._call(handle, "constructor", _CONSTRUCTOR))
+                raise ComponentError(component.full_id(number), "staging", str(error)) from None
+            started.append(self._start(section, ids[section], directory))
         for call in started:
             self._wait_for(call)
 
-    def _start(self, section: str, component_id: ComponentID, directory: Path) -> ComponentHandle:
+    def _start(self, section: str, component_id: ComponentID, directory: Path) -> Call:
+        """Start a component's process; return the call of its constructor."""
         config = self.config
+        call = self._calls.open(component_id, "constructor")
         start = Start(
+            call_id=call.call_id,
             component_id=component_id,
             section=section,
             simulation=config,
@@ -261,9 +251,8 @@ class Framework:
         )
         component = config.components.get(section)
         name = component.full_id(component_id.number) if component else component_id.class_name
-        handle = ComponentHandle(start, name)
-        self._handles[component_id] = handle
-        return handle
+        self._handles[component_id] = ComponentHandle(start, name)
+        return call
 
     # -- the simulation ----------------------------------------------------------------------
 
@@ -278,15 +267,14 @@ class Framework:
         target, operation = call_target(component_id, method, (0,), {})
         comment = f"Target = {target}:{operation}"
         self._log("IPS_CALL_BEGIN", comment, at=begin)
-        call_id = self._new_call_id()
-        span = span_id(target, operation, call_id)
-        call = self._call(self._handles[component_id], method, call_id, pack(((0,), {})), span)
+        call = self._invoke(component_id, method, pack(((0,), {})), operation)
         failure: ComponentError | None = None
         try:
             self._wait_for(call)
         except ComponentError as error:
             failure = error
         end = time.time()
+        span = span_id(target, operation, call.call_id)
         ended = trace(
             target, operation, span=span, begin=begin, end=end, parent=span_id(self._root())
         )
@@ -297,47 +285,28 @@ class Framework:
     def _root(self) -> str:
         return f"{self.config.name}@FRAMEWORK@Framework@0"
 
-    # -- calls -------------------------------------------------------------------------------
-
-    def _new_call_id(self) -> int:
-        self._call_count += 1
-        return self._call_count
-
-    def _call(
-        self,
-        target: ComponentHandle,
-        method: str,
-        call_id: int,
-        payload: bytes = b"",
-        span: str = "",
-        ended: Callable[[Returned], None] | None = None,
-    ) -> _Call:
-        call = _Call(target, method, ended)
-        key = call_id if call_id != _CONSTRUCTOR else -target.component_id.number
-        self._calls[key] = call
-        if not target.alive:
-            self._end_call(key, Returned(call_id, failure=Failure(f"{target.name} is not running")))
-        elif call_id != _CONSTRUCTOR:
-            target.send(Invoke(call_id, method, payload, span))
+    def _invoke(self, target: ComponentID, method: str, payload: bytes, operation: str) -> Call:
+        """Call a method of a component; one that is gone answers at once."""
+        call = self._calls.open(target, method)
+        handle = self._handles[target]
+        if handle.alive:
+            span = span_id(str(target), operation, call.call_id)
+            handle.send(Invoke(call.call_id, method, payload, span))
+        else:
+            self._calls.end(Returned(call.call_id, failure=Failure("it is no longer running")))
         return call
 
-    def _end_call(self, key: int, outcome: Returned) -> None:
-        call = self._calls.get(key)
-        if call is None or call.outcome is not None:
-            return
-        call.outcome = outcome
-        if call.ended is not None:
-            del self._calls[key]
-            call.ended(outcome)
-
-    def _wait_for(self, call: _Call) -> None:
+    def _wait_for(self, call: Call) -> None:
         """Serve components until a call of the framework itself has ended."""
         while call.outcome is None:
             if self._interrupted:
                 raise _Interrupted
             self._serve()
         if call.outcome.failure is not None:
-            raise ComponentError(call.target.name, call.method, call.outcome.failure.text)
+            raise self._error(call, call.outcome.failure)
+
+    def _error(self, call: Call, failure: Failure) -> ComponentError:
+        return ComponentError(self._handles[call.target].name, call.method, failure.text)
 
     # -- what components ask -----------------------------------------------------------------
 
@@ -355,7 +324,8 @@ class Framework:
             try:
                 message = handle.channel.receive()
             except (EOFError, OSError):
-                self._bury(handle)
+                handle.alive = False
+                self._calls.end_all_of(handle.component_id, handle.how_it_ended())
             else:
                 self._handle(handle, message)
 
@@ -363,29 +333,27 @@ class Framework:
         if isinstance(message, Emit):
             self.simulation.log.write(message.event)
         elif isinstance(message, Returned):
-            number = sender.component_id.number
-            self._end_call(message.call_id if message.call_id else -number, message)
+            self._calls.end(message)
         elif isinstance(message, Broadcast):
             for handle in self._handles.values():
                 if handle.alive:
                     handle.send(message)
         elif isinstance(message, Request):
-            service = {"call": self._serve_call, "wait_call": self._serve_wait}.get(
-                message.service, self._serve_keeper
-            )
-            service(sender, message)
+            services = {
+                "call": self._serve_call,
+                "wait_call": self._serve_wait,
+                "keeper": self._serve_keeper,
+            }
+            services[message.service](sender, message)
 
     def _serve_call(self, sender: ComponentHandle, request: Request) -> None:
         component_id, method, payload, operation = request.arguments
-        target = self._handles.get(component_id)
-        if target is None:
+        if component_id not in self._handles:
             failure = Failure(f"there is no component {component_id}")
             sender.send(Reply(request.request_id, failure=failure))
             return
-        call_id = self._new_call_id()
-        span = span_id(str(component_id), operation, call_id)
-        self._call(target, method, call_id, payload, span)
-        sender.send(Reply(request.request_id, call_id))
+        call = self._invoke(component_id, method, payload, operation)
+        sender.send(Reply(request.request_id, call.call_id))
 
     def _serve_wait(self, sender: ComponentHandle, request: Request) -> None:
         call_id, block = request.arguments
@@ -396,42 +364,41 @@ class Framework:
         elif call.outcome is None and not block:
             sender.send(Reply(request.request_id))
         else:
-
-            def answer(outcome: Returned) -> None:
-                sender.send(self._reply(request, call, outcome))
-
-            call.ended = answer
-            if call.outcome is not None:
-                del self._calls[call_id]
-                answer(call.outcome)
+            self._reply_when_ended(sender, request, call)
 
     def _serve_keeper(self, sender: ComponentHandle, request: Request) -> None:
         """Pass a request on to the keeper of the Dask clusters, started on first use."""
         method, payload = request.arguments
-        if self._keeper is None or not self._keeper.alive:
-            component_id = ComponentID(self.config.name, "ClusterKeeper", len(self._handles) + 1)
-            self._keeper = self._start(_KEEPER, component_id, Path(self.config.root))
+        keeper = self._keeper
+        if keeper is None or not self._handles[keeper].alive:
+            keeper = ComponentID(self.config.name, "ClusterKeeper", len(self._handles) + 1)
+            self._keeper = keeper
+            self._start(_KEEPER, keeper, Path(self.config.root))
+        call = self._invoke(keeper, method, payload, method)
+        self._reply_when_ended(sender, request, call, plain=True)
+
+    def _reply_when_ended(
+        self, sender: ComponentHandle, request: Request, call: Call, plain: bool = False
+    ) -> None:
+        """Park a request until a call has ended.
+
+        Parameters
+        ----------
+        sender, request
+            Whom to answer what.
+        call : Call
+            What is waited for.
+        plain : bool
+            True: a failure's text is a sentence already; False: say which component failed.
+        """
 
         def answer(outcome: Returned) -> None:
             failure = outcome.failure
+            if failure is not None and not plain:
+                failure = Failure(str(self._error(call, failure)))
             sender.send(Reply(request.request_id, outcome.value, failure))
 
-        self._call(self._keeper, method, self._new_call_id(), payload, ended=answer)
-
-    @staticmethod
-    def _reply(request: Request, call: _Call, outcome: Returned) -> Reply:
-        if outcome.failure is None:
-            return Reply(request.request_id, outcome.value)
-        text = str(ComponentError(call.target.name, call.method, outcome.failure.text))
-        return Reply(request.request_id, failure=Failure(text))
-
-    def _bury(self, handle: ComponentHandle) -> None:
-        """Answer all who wait for a component that died."""
-        handle.alive = False
-        how = handle.how_it_ended()
-        for key, call in list(self._calls.items()):
-            if call.target is handle:
-                self._end_call(key, Returned(key, failure=Failure(how)))
+        self._calls.when_ended(call, answer)
 
     # -- the end -----------------------------------------------------------------------------
 
@@ -439,8 +406,9 @@ class Framework:
         """End what was started: components, then their clusters, whose end belongs in the log."""
         simulation = self.simulation
         ok = not simulation.failure
-        self._leave([h for h in self._handles.values() if h is not self._keeper], ok)
-        self._leave([self._keeper] if self._keeper else [], ok)
+        keeper = self._handles.get(self._keeper) if self._keeper else None
+        self._leave([handle for handle in self._handles.values() if handle is not keeper], ok)
+        self._leave([keeper] if keeper else [], ok)
         now = time.time()
         root = self._root()
         ended = trace(

@@ -83,6 +83,8 @@ class Start:
 
     Parameters
     ----------
+    call_id : int
+        Under which the end of the constructor is reported.
     component_id : ComponentID
         Who it is.
     section : str
@@ -103,6 +105,7 @@ class Start:
         When the framework started, seconds since the epoch.
     """
 
+    call_id: int
     component_id: ComponentID
     section: str
     simulation: Any
@@ -146,7 +149,7 @@ class Terminate:
 
 @dataclass(frozen=True)
 class Returned:
-    """A call has ended; call 0 is the constructor. ``value`` is packed."""
+    """A call has ended. ``value`` is packed."""
 
     call_id: int
     value: bytes = b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import queue
@@ -11,9 +12,11 @@ from typing import Any
 
 from ips_core.errors import IPSError
 from ips_core.events import component_event
-from ips_core.messages import Broadcast, Channel, Emit, Reply, Request, Start
+from ips_core.messages import Broadcast, Channel, Emit, Failure, Reply, Request, Start
 
 __all__ = ["ServicesBase"]
+
+_GONE = "the framework is gone"
 
 
 class ServicesBase:
@@ -70,7 +73,10 @@ class ServicesBase:
         request_id = next(self._request_ids)
         with self._replies_lock:
             self._replies[request_id] = queue.SimpleQueue()
-        self._channel.send(Request(request_id, service, arguments))
+        try:
+            self._channel.send(Request(request_id, service, arguments))
+        except OSError:
+            raise IPSError(_GONE) from None
         return request_id
 
     def _answer(self, request_id: int) -> Any:
@@ -87,6 +93,13 @@ class ServicesBase:
             waiting = self._replies.get(reply.request_id)
         if waiting is not None:
             waiting.put(reply)
+
+    def hang_up(self) -> None:
+        """Take note that the framework is gone and answers nothing (called by the reader)."""
+        with self._replies_lock:
+            waiting = list(self._replies)
+        for request_id in waiting:
+            self.deliver(Reply(request_id, failure=Failure(_GONE)))
 
     def hear(self, news: Broadcast) -> None:
         """Take news for every component (called by the reader)."""
@@ -110,7 +123,8 @@ class ServicesBase:
             started=self._start.start_time,
             **fields,
         )
-        self._channel.send(Emit(event))
+        with contextlib.suppress(OSError):  # the framework is gone: nobody writes a log
+            self._channel.send(Emit(event))
 
     def broadcast(self, topic: str, body: Any) -> None:
         """Tell every component something; their :meth:`hear` takes it."""

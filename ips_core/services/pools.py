@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -304,7 +305,8 @@ class PoolServices(ServicesBase):
     def _run_finished(self, pool_name: str, request: ClusterRequest, begin: float) -> None:
         self._runs.pop(pool_name, None)
         self._end_pool(pool_name, begin)
-        self._ask("keeper", "release", pack(((request,), {})))
+        with contextlib.suppress(IPSError):  # the simulation is ending
+            self._ask("keeper", "release", pack(((request,), {})))
 
     def _end_pool(self, pool_name: str, begin: float, ok: bool = True) -> None:
         elapsed = time.time() - begin
@@ -351,8 +353,8 @@ class PoolServices(ServicesBase):
 
     def cleanup(self) -> None:
         """End what still runs, and leave the clusters."""
-        for pool in self.task_pools.values():
-            pool.terminate_tasks()
+        for _, run in list(self._runs.values()):
+            run.cancel()
         for client in self._clients.values():
             client.close(timeout=2)
         super().cleanup()
