@@ -276,6 +276,8 @@ def _scontrol(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
 def local(nodes: int = 1, cpus: int | None = None) -> Allocation:
     """Return this machine as an allocation of one or more "nodes", for use without Slurm.
 
+    Its GPUs are those of ``CUDA_VISIBLE_DEVICES``; each "node" sees all of them.
+
     Parameters
     ----------
     nodes : int
@@ -286,6 +288,9 @@ def local(nodes: int = 1, cpus: int | None = None) -> Allocation:
     usable = len(os.sched_getaffinity(0))
     each = cpus or max(1, usable // nodes)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // nodes
+    gpus = len(
+        [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
+    )
     host = os.uname().nodename
     names = [host] if nodes == 1 else [f"{host}-{number}" for number in range(nodes)]
-    return Allocation(None, tuple(Node(name, each, memory) for name in names))
+    return Allocation(None, tuple(Node(name, each, memory, gpus) for name in names))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import shlex
 import shutil
@@ -25,7 +26,7 @@ from distributed.utils import Log, Logs
 from ips_dask_cluster import allocation as allocations
 from ips_dask_cluster.allocation import Allocation
 from ips_dask_cluster.containers import Container
-from ips_dask_cluster.errors import ClusterStartError, NotEnoughNodesError, StepError
+from ips_dask_cluster.errors import ClusterError, ClusterStartError, NotEnoughNodesError, StepError
 from ips_dask_cluster.jobqueue import JobQueueCluster
 from ips_dask_cluster.nodes import SrunNode, SrunScheduler
 from ips_dask_cluster.settings import Configured, StepSettings, step_settings
@@ -47,12 +48,17 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
     Parameters
     ----------
     n_workers : int, optional
-        Workers to start, one on a node. Default: every node of the allocation; one on a machine
-        without Slurm.
+        Workers to start; whole nodes are filled. Default: as many as ``nodes`` take.
+    nodes : int, optional
+        Nodes to use. Default: all of the allocation; one on a machine without Slurm.
     cores : int, optional
-        Threads of a worker. Default: the CPUs that the allocation holds of its node.
+        Threads of all workers of a node. Default: the CPUs that the allocation holds of it.
     memory : str or int, optional
-        Memory of a worker, such as ``"64 GiB"``. Default: what the allocation holds of its node.
+        Memory of all workers of a node, such as ``"64 GiB"``. Default: what the allocation holds.
+    processes : int, optional
+        Workers on a node. Default: 1.
+    worker_per_gpu : bool, optional
+        One worker for each GPU of a node, which sees only that one. Default: False.
     container : Container, optional
         What scheduler and workers run in, such as ``Shifter(image="docker:me/code:1")``.
     launcher : {"srun", "local"}, optional
@@ -114,9 +120,11 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         self,
         n_workers: int | None = None,
         *,
+        nodes: int | None = None,
         cores: int | None = None,
         memory: str | int | None = None,
         processes: int | None = None,
+        worker_per_gpu: bool | None = None,
         container: Container | None = None,
         launcher: str | None = None,
         allocation: Allocation | None = None,
@@ -135,23 +143,24 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         silence_logs: Any = "error",
         **settings: Any,
     ) -> None:
-        settings |= {"cores": cores, "memory": memory, "processes": processes, "nanny": nanny}
-        self._configured = configured = Configured(config_name, settings | {"security": security})
+        settings |= {"cores": cores, "memory": memory, "nanny": nanny, "security": security}
+        settings |= {"processes": processes, "worker_per_gpu": worker_per_gpu}
+        self._configured = configured = Configured(config_name, settings)
         self._failure: StepError | None = None
         self._failure_callback = on_failure
-        self.allocation = allocation or _find_allocation(launcher, n_workers)
-        self._first_round = len(self.allocation.nodes) if n_workers is None else n_workers
+        self.allocation = allocation or _find_allocation(launcher, nodes or n_workers)
+        self._processes = self._workers_per_node()
+        if nodes is None and n_workers is not None:
+            nodes = math.ceil(n_workers / self._processes)
+        self._first_round = len(self.allocation.nodes) if nodes is None else nodes
         self._check_fits(self._first_round)
-        if configured("processes") != 1:
-            raise ValueError("processes: one worker process per node is what this release starts")
-
         job_id = self.allocation.job_id or "local"
         name = name or f"{configured('name')}-{job_id}-{uuid.uuid4().hex[:6]}"
         self.run_directory = self._make_run_directory(name)
         self._container = container
         self._environment = dict(env or {})
         self._scheduler_environment = dict(scheduler_env or {})
-        nodes = self.allocation.nodes
+        held = self.allocation.nodes
         try:
             super().__init__(
                 n_workers=0,  # the first round is started beside the scheduler, see _start
@@ -165,9 +174,9 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
                 interface=interface,
                 protocol=protocol,
                 config_name=config_name,
-                cores=configured("cores") or min(node.cpus for node in nodes),
-                memory=configured("memory") or min(node.memory for node in nodes),
-                processes=1,
+                cores=configured("cores") or min(node.cpus for node in held),
+                memory=configured("memory") or min(node.memory for node in held),
+                processes=self._processes,
             )
         except BaseException:
             self._remove_run_directory(keep=bool(self._failure))
@@ -175,6 +184,18 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
                 self._loop_runner.stop()
             self.status = Status.closed
             raise
+
+    def _workers_per_node(self) -> int:
+        if not self._configured("worker-per-gpu"):
+            return int(self._configured("processes"))
+        gpus = {node.gpus for node in self.allocation.nodes}
+        if len(gpus) > 1 or gpus == {0}:
+            held = ", ".join(f"{node.name}: {node.gpus}" for node in self.allocation.nodes[:8])
+            raise ClusterError(
+                f"worker_per_gpu: {self.allocation} must hold the same number of GPUs, at least "
+                f"one, on each node, but it has {held}; see salloc --gpus-per-node"
+            )
+        return int(gpus.pop())
 
     # -- before the start ------------------------------------------------------------------
 
@@ -193,6 +214,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             self._configured,
             name=self._name,
             run_directory=self.run_directory,
+            processes=self._processes,
             container=self._container,
             environment=self._environment,
             scheduler_environment=self._scheduler_environment,
@@ -258,7 +280,9 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
                 break
             await asyncio.sleep(0.05)
         missing = tuple(
-            node.name for worker, node in self.steps.placed.items() if worker not in arrived
+            node.name
+            for worker, node in self.steps.placed.items()
+            if not arrived.issuperset(self.steps.members(worker))
         )
         tails = "\n".join(filter(None, (step.tail() for step in self.steps.all)))
         raise ClusterStartError(len(arrived), n_workers, seconds, missing, tails)
@@ -285,10 +309,10 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
 
     # -- scaling ---------------------------------------------------------------------------
 
-    def _check_fits(self, n: int) -> None:
+    def _check_fits(self, nodes: int) -> None:
         held = len(self.allocation.nodes)
-        if n > held:
-            raise NotEnoughNodesError(n, held, held, str(self.allocation))
+        if nodes > held:
+            raise NotEnoughNodesError(nodes, held, held, str(self.allocation))
 
     def scale(
         self, n: int | None = None, jobs: int = 0, memory: Any = None, cores: int | None = None
@@ -298,7 +322,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         Parameters
         ----------
         n, jobs : int
-            Number of workers, which is the number of nodes.
+            Number of workers, and number of nodes.
         memory : str
             Total memory, such as ``"1 TB"``.
         cores : int
@@ -309,7 +333,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         NotEnoughNodesError
             The allocation has fewer nodes.
         """
-        self._check_fits(max(n or 0, jobs))
+        self._check_fits(max(math.ceil((n or 0) / self._processes), jobs))
         return super().scale(n, jobs=jobs, memory=memory, cores=cores)
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
@@ -421,7 +445,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             key.unlink(missing_ok=True)
 
 
-def _find_allocation(launcher: str | None, n_workers: int | None) -> Allocation:
+def _find_allocation(launcher: str | None, nodes: int | None) -> Allocation:
     if launcher not in (None, "srun", "local"):
         raise ValueError(f'launcher={launcher!r}: expected "srun" or "local"')
     if launcher == "srun" or (launcher is None and "SLURM_JOB_ID" in os.environ):
@@ -429,7 +453,7 @@ def _find_allocation(launcher: str | None, n_workers: int | None) -> Allocation:
         for line in allocations.unheld(found):
             logger.warning("%s", line)
         return found
-    found = allocations.local(n_workers or 1)
+    found = allocations.local(nodes or 1)
     if launcher is None:
         logger.warning(
             "no Slurm allocation (SLURM_JOB_ID is not set): %d worker(s) with %d thread(s) each "

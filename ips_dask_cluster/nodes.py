@@ -133,7 +133,7 @@ class SrunNode(Job):  # type: ignore[misc]  # dask-jobqueue is untyped
             self.steps.expect_leave(self.name)
         cluster = getattr(self, "_cluster", lambda: None)()
         if cluster is not None and cluster.status == Status.running:
-            await cluster.drain([self.name])
+            await cluster.drain(cluster.steps.members(self.name))
         if self.steps is not None:
             await self.steps.release(self.name)
         await ProcessInterface.close(self)

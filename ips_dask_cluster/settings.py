@@ -60,10 +60,14 @@ class StepSettings:
         For every worker's command line.
     scheduler_arguments : tuple of str
         For the scheduler's command line.
+    processes : int
+        Workers on a node; with more than one, ``-0``, ``-1``, ... end their names.
+    worker_per_gpu : bool
+        Each worker of a node sees one device of it.
     cores : int or None
-        Threads of a worker; None: every CPU held of its node.
+        Threads of all workers of a node; None: every CPU held of it.
     memory : int or None
-        Memory limit of a worker in bytes; None: the memory held of its node.
+        Memory limit of all workers of a node in bytes; None: the memory held of it.
     container : Container or None
         What scheduler and workers run in.
     environment, scheduler_environment : dict of str to str
@@ -95,6 +99,8 @@ class StepSettings:
     worker_command: str = "distributed.cli.dask_worker"
     worker_arguments: tuple[str, ...] = ()
     scheduler_arguments: tuple[str, ...] = ()
+    processes: int = 1
+    worker_per_gpu: bool = False
     cores: int | None = None
     memory: int | None = None
     container: Container | None = None
@@ -122,6 +128,7 @@ def step_settings(
     *,
     name: str,
     run_directory: Path,
+    processes: int,
     container: Container | None,
     environment: Mapping[str, str],
     scheduler_environment: Mapping[str, str],
@@ -135,7 +142,7 @@ def step_settings(
     ----------
     configured : Configured
         Keywords and configuration.
-    name, run_directory, container, environment, scheduler_environment
+    name, run_directory, processes, container, environment, scheduler_environment
         As for :class:`StepSettings`.
     scheduler_options : dict
         As dask-jobqueue has merged them, ``security`` among them.
@@ -162,6 +169,8 @@ def step_settings(
             *map(str, configured("worker-extra-args")),
         ),
         scheduler_arguments=(*tls["scheduler"], *_scheduler_arguments(scheduler_options, bokeh)),
+        processes=processes,
+        worker_per_gpu=configured("worker-per-gpu"),
         cores=configured("cores"),
         memory=None if memory is None else parse_bytes(memory),
         container=container,

@@ -68,6 +68,11 @@ class Steps:
         self.placed.update(placed)
         return placed
 
+    def members(self, worker: str) -> list[str]:
+        """Return the names that the workers of an entry of the cluster's spec have."""
+        count = self.settings.processes
+        return [f"{worker}-{part}" for part in range(count)] if count > 1 else [worker]
+
     # -- what runs -------------------------------------------------------------------------
 
     def worker_script(self, placed: dict[str, Node]) -> str:
@@ -76,13 +81,15 @@ class Steps:
         node = next(iter(placed.values()))
         memory = node.memory if settings.memory is None else settings.memory
         arguments = [
-            *("--nthreads", settings.cores or node.cpus),
-            *("--memory-limit", memory or "auto"),
+            *("--nthreads", max(1, (settings.cores or node.cpus) // settings.processes)),
+            *("--memory-limit", memory // settings.processes or "auto"),
             *settings.worker_arguments,
         ]
         values = self._common_values() | {
             "environment": _exports(settings.environment),
             "workers": launch.words(f"{node.name}={worker}" for worker, node in placed.items()),
+            "processes": str(settings.processes),
+            "worker_per_gpu": "yes" if settings.worker_per_gpu else "no",
             "worker_command": shlex.quote(settings.worker_command),
             "arguments": launch.words(arguments),
             "local_directory": shlex.quote(settings.local_directory or ""),

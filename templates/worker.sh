@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs once on every node of a worker step and supervises its Dask worker.
+# Runs once on every node of a worker step and supervises its Dask worker, or workers.
 #
 # A site may keep its own copy (template_directory=). Two dollars are the shell's own dollar; one
 # dollar is a value that launch.py fills in, already quoted for the shell.
@@ -15,9 +15,30 @@ for pair in $workers; do                        # NODE=WORKER
 done
 [ -n "$$worker" ] || { say "has no worker in this step"; exit 64; }
 [ -e $witness ] || { say "cannot see the directory" $run_directory; exit 66; }
+exec 3<&0 </dev/null
+
+# Several workers on a node: this script again for each, all of which hear what we hear.
+part=$${2-}
+if [ $processes -gt 1 ] && [ -z "$$part" ]; then
+    pipes=$$(mktemp -d "$${TMPDIR:-/tmp}/ips-dask-XXXXXXXX") || exit 73
+    trap 'rm -rf "$$pipes"' EXIT
+    for ((part = 0; part < $processes; part++)); do
+        mkfifo "$$pipes/$$part"
+        bash -c "$$BASH_EXECUTION_STRING" "$$0" "$$node" "$$part" <"$$pipes/$$part" 3<&- &
+        supervisors[part]=$$!
+    done
+    tee -p "$$pipes"/* <&3 >/dev/null &
+    relay=$$!
+    disown "$$relay"
+    code=0
+    for supervisor in "$${supervisors[@]}"; do wait "$$supervisor" || code=$$?; done
+    kill -KILL "$$relay" 2>/dev/null
+    exit "$$code"
+fi
+entry=$$worker
+worker=$$worker$${part:+-$$part}
 log=$log_directory/$$worker.log
 mark=$$worker@$$0                                # $$0 is the step: a later one may reuse the name
-exec 3<&0 </dev/null
 
 $prologue
 $environment
@@ -30,6 +51,14 @@ for variable in $${!SLURM_@} $${!SRUN_@} $${!PMI_@} $${!PMIX_@}; do
         *) unset "$$variable" ;;
     esac
 done
+
+# Each worker its own device, of those that Slurm gave to the step.
+if [ $worker_per_gpu = yes ]; then
+    for variable in CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES ZE_AFFINITY_MASK; do
+        IFS=, read -ra devices <<<"$${!variable-}"
+        [ $${#devices[@]} -le 1 ] || export "$$variable=$${devices[$${part:-0}]}"
+    done
+fi
 
 scratch=$local_directory
 own_scratch=
@@ -84,7 +113,7 @@ trap leave TERM
 
 listen() {
     trap - TERM EXIT
-    while read -r line <&3; do [ "$$line" = "stop $$worker" ] && break; done
+    while read -r line <&3; do [ "$$line" = "stop $$entry" ] && break; done
     kill -TERM $$$$
 }
 

@@ -16,6 +16,7 @@ import pytest
 from distributed import Client
 
 from ips_dask_cluster import (
+    ClusterError,
     NotEnoughNodesError,
     Shifter,
     SlurmAllocationCluster,
@@ -293,3 +294,52 @@ def test_unequal_nodes_each_use_what_they_have(unequal_slurm, allocate):
         threads = [info["nthreads"] for info in cluster.scheduler_info["workers"].values()]
         assert sorted(threads) == [1, 1, 2]
         assert sorted(step.nodes for step in cluster.steps.all[1:]) == [("n1", "n2"), ("n3",)]
+
+
+# Several workers on a node
+
+
+@pytest.fixture
+def gpu_slurm():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("IPS_TEST_MARK")  # its daemons outlive the test
+        slurm = LocalSlurm(nodes=2, cpus=2, gpus=2).start()
+    with contextlib.closing(slurm):
+        yield slurm
+
+
+def test_two_workers_on_each_node(slurm, allocate, wait_until):
+    allocate(slurm, 2, "--exclusive")
+    with SlurmAllocationCluster(processes=2, scheduler_options=NO_DASHBOARD) as cluster:
+        cluster.wait_for_workers()
+        first, second = f"{cluster.name}-0", f"{cluster.name}-1"
+        names = {f"{first}-0", f"{first}-1", f"{second}-0", f"{second}-1"}
+        assert cluster.observed == cluster.plan == names
+        assert {info["nthreads"] for info in cluster.scheduler_info["workers"].values()} == {1}
+        with cluster.get_client() as client:
+            assert nodes_of_workers(client) == ["n1", "n1", "n2", "n2"]
+            pids = {info["name"]: a for a, info in cluster.scheduler_info["workers"].items()}
+            (victim,) = client.run(os.getpid, workers=[pids[f"{first}-0"]]).values()
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len(cluster.observed) == 3, 20, "the killed worker is missed")
+        wait_until(lambda: cluster.observed == names, 30, "it is back, beside its sibling")
+        again = {info["name"]: a for a, info in cluster.scheduler_info["workers"].items()}
+        assert again[f"{first}-1"] == pids[f"{first}-1"]
+        cluster.scale(2)
+        wait_until(lambda: len(cluster.observed) == 2, 20, "one node is left")
+        assert cluster.failure is None
+
+
+def test_one_worker_for_each_gpu_sees_only_that_one(gpu_slurm, allocate):
+    allocate(gpu_slurm, 2, "--exclusive", "--gpus-per-node=2")
+    with SlurmAllocationCluster(worker_per_gpu=True, scheduler_options=NO_DASHBOARD) as cluster:
+        cluster.wait_for_workers()
+        with cluster.get_client() as client:
+            devices = client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()
+    assert sorted(devices) == ["0", "0", "1", "1"]
+
+
+def test_one_worker_for_each_gpu_without_gpus_is_one_sentence(job_id):
+    with pytest.raises(ClusterError, match=rf"Slurm job {job_id} must hold .* n1: 0, n2: 0"):
+        SlurmAllocationCluster(worker_per_gpu=True)
+    assert os.listdir() == []
