@@ -11,9 +11,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ips_core.compat import ips_core_version
 from ips_core.errors import ConfigError
 from ips_core.framework import Framework
+from ips_core.version import ips_core_version
 
 __all__ = ["main"]
 

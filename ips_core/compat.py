@@ -11,6 +11,7 @@ from types import ModuleType
 
 import ips_core
 from ips_core import component, errors
+from ips_core.version import ips_core_version
 
 __all__ = ["install_ipsframework_alias"]
 
@@ -34,13 +35,3 @@ def install_ipsframework_alias() -> None:
         setattr(package, name, module)
         sys.modules[f"ipsframework.{name}"] = module
     sys.modules["ipsframework"] = package
-
-
-def ips_core_version() -> str:
-    """Return the version of the installed package."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("ips-dask-cluster")
-    except PackageNotFoundError:  # a checkout on PYTHONPATH
-        return "unknown"

@@ -41,7 +41,7 @@ from ips_core.messages import (
 )
 from ips_core.services import ServicesProxy
 
-__all__ = ["main"]
+__all__ = ["ComponentProcess", "main"]
 
 _LEAVE_SECONDS = 8.0
 

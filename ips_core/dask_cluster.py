@@ -21,19 +21,25 @@ class ClusterRequest:
     Parameters
     ----------
     nodes : int
-        One worker on each.
+        How many.
     threads : int or None
-        Threads of a worker; None: every core of its node.
+        Threads of a worker; None: what ``cores`` says.
+    cores : int or None
+        Cores of a node for all its workers; None: every core of it.
     launcher : {"srun", "local"}
         Job steps, or processes on this machine.
     shifter : tuple of str or None
         Shifter's arguments; None: no container.
+    per_gpu : bool
+        One worker for each GPU of a node instead of one for the node.
     """
 
     nodes: int
     threads: int | None
+    cores: int | None
     launcher: str
     shifter: tuple[str, ...] | None = None
+    per_gpu: bool = False
 
 
 def read_allocation() -> tuple[int, int]:
@@ -85,16 +91,20 @@ def start_cluster(
     """
     from ips_dask_cluster import ClusterError, Shifter, SlurmAllocationCluster, allocation
 
+    found = allocation.local(request.nodes) if request.launcher == "local" else None
+    # Per GPU, the number of workers on a node is known only to the cluster
+    own_threads = ["--nthreads", request.threads] if request.per_gpu and request.threads else []
     try:
-        found = allocation.local(request.nodes) if request.launcher == "local" else None
         cluster = SlurmAllocationCluster(
-            request.nodes,
+            nodes=request.nodes,
             allocation=found,
-            cores=request.threads,
+            cores=request.cores if request.per_gpu else request.threads or request.cores,
+            worker_per_gpu=request.per_gpu,
+            worker_extra_args=own_threads,
             container=None if request.shifter is None else Shifter(arguments=request.shifter),
             shared_temp_directory=directory,
             scheduler_options={"dashboard": False},
-            # a lost worker is the pool's to decide about, not Dask's: see the journal of the pool
+            # what a lost worker had is the pool's to decide about; Dask would silently run it again
             scheduler_env={"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"},
             on_failure=lambda error: on_failure(str(error)),
         )

@@ -9,10 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from multiprocessing.connection import wait
@@ -21,11 +19,11 @@ from typing import Any
 
 from ips_core import staging
 from ips_core.calls import Call, CallTable
-from ips_core.compat import ips_core_version
 from ips_core.config import PlatformConfig, SimulationConfig, read_platform, read_simulation
 from ips_core.dask_cluster import read_allocation
 from ips_core.errors import ComponentError, ConfigError
 from ips_core.events import call_target, framework_event, span_id, trace
+from ips_core.interruption import interruptions
 from ips_core.messages import (
     Broadcast,
     ComponentID,
@@ -42,6 +40,7 @@ from ips_core.messages import (
 from ips_core.processes import ComponentHandle
 from ips_core.resources import Resources, detect
 from ips_core.simulation_log import SimulationLog
+from ips_core.version import ips_core_version
 
 __all__ = ["Framework"]
 
@@ -134,7 +133,7 @@ class Framework:
         self._say(f"Starting IPS {ips_core_version()}")
         staging.make_tree(self.config, [self.config.file, self.platform.file])
         self._begin()
-        with _signals(self) as self._wakeup:
+        with interruptions(self.interrupt) as self._wakeup:
             try:
                 self._construct_components()
                 self._run_phases()
@@ -445,32 +444,3 @@ class Framework:
                 self._serve(deadline - time.monotonic())
         for handle in handles:
             handle.close()
-
-
-@contextmanager
-def _signals(framework: Framework) -> Iterator[socket.socket | None]:
-    """Let SIGINT and SIGTERM end the simulation in order, for as long as it runs.
-
-    Handlers can be set in the main thread only; elsewhere signals stay what they are. Yields what
-    becomes readable when one has arrived.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield None
-        return
-
-    def note(number: int, _frame: Any) -> None:
-        framework.interrupt(signal.Signals(number).name)
-
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, note) for number in numbers]
-    try:
-        yield ours
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(wakeup)
-        ours.close()
-        theirs.close()

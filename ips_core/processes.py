@@ -94,4 +94,6 @@ class ComponentHandle:
         if self.process.returncode is not None:
             return True
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT  # looks, but does not reap
-        return os.waitid(os.P_PID, self.process.pid, flags) is not None
+        with contextlib.suppress(ChildProcessError):  # who started us ignores SIGCHLD
+            return os.waitid(os.P_PID, self.process.pid, flags) is not None
+        return True

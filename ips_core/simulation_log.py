@@ -6,6 +6,7 @@ goes on and is whole after any kind of death.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -50,8 +51,7 @@ class SimulationLog:
             "seqnum": self._count,
         }
         self._count += 1
-        # an odd value in an event never costs the line
-        self._unwritten += json.dumps(event, default=str).encode() + b"\n"
+        self._unwritten += _line(event).encode() + b"\n"
         self._flush()
 
     def _flush(self) -> None:
@@ -67,6 +67,20 @@ class SimulationLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _line(event: dict[str, Any]) -> str:
+    """Return an event as JSON; a value that JSON does not know becomes text, and costs no line."""
+    with contextlib.suppress(Exception):
+        return json.dumps(event, default=str, allow_nan=False)
+    return json.dumps({str(name): _as_text(value) for name, value in event.items()})
+
+
+def _as_text(value: Any) -> Any:
+    for known in (lambda: json.loads(json.dumps(value, allow_nan=False)), lambda: str(value)):
+        with contextlib.suppress(Exception):
+            return known()
+    return f"<{type(value).__name__}>"
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:

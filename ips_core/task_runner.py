@@ -74,8 +74,8 @@ class Runner:
         begin = time.monotonic()
         try:
             outcome = self._binary(task) if "argv" in task else _call(task)
-        except OSError as error:
-            # not on this node: the binary, the directory or the log file
+        except (OSError, ValueError) as error:
+            # not on this node: the binary, the directory or the log file; or no argument at all
             status = 127 if isinstance(error, FileNotFoundError) else 126
             outcome = {"status": "failed", "exit_status": status, "error": str(error)}
         record["elapsed_time"] = time.monotonic() - begin
@@ -144,13 +144,20 @@ def _call(task: dict[str, Any]) -> dict[str, Any]:
         return {
             "status": "failed",
             "exit_status": 1,
-            "error": f"{type(error).__name__}: {error}",
+            "error": _say(error),
             "traceback": traceback.format_exc(),
         }
     finally:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
     return {"status": "finished", "exit_status": 0, "value": value}
+
+
+def _say(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # not even that
+        return type(error).__name__
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:

@@ -127,6 +127,16 @@ def _expand_counts(counts: str) -> list[int]:
     return expanded
 
 
+def _number(environ: Mapping[str, str], name: str) -> int:
+    text = environ.get(name) or "0"
+    try:
+        return int(text)
+    except ValueError:
+        raise ClusterError(
+            f"{name}={text!r} is not a number: is this really the environment of a Slurm job?"
+        ) from None
+
+
 def from_environment(environ: Mapping[str, str]) -> Allocation:
     """Return the allocation that a job's environment describes: its nodes and their CPUs.
 
@@ -141,27 +151,34 @@ def from_environment(environ: Mapping[str, str]) -> Allocation:
     ClusterError
         A variable is missing, does not parse, or belongs to a heterogeneous job.
     """
-    if int(environ.get("SLURM_HET_SIZE", "0") or 0) > 1:
+    if _number(environ, "SLURM_HET_SIZE") > 1:
         raise ClusterError(
             "this is a heterogeneous Slurm job (SLURM_HET_SIZE > 1), which is not supported: "
             "use an allocation with one component"
         )
     try:
         job_id = environ["SLURM_JOB_ID"]
-        names = expand_hostlist(environ["SLURM_JOB_NODELIST"])
+        nodelist = environ["SLURM_JOB_NODELIST"]
         cpus = _expand_counts(environ["SLURM_JOB_CPUS_PER_NODE"])
     except KeyError as missing:
         raise ClusterError(
             f"{missing.args[0]} is not set: run inside salloc or sbatch, or pass the job's "
             "environment on"
         ) from None
+    try:
+        names = expand_hostlist(nodelist)
+    except ValueError:
+        raise ClusterError(
+            f"SLURM_JOB_NODELIST={nodelist!r} is not of the form n[1-4],n7: is this really the "
+            "environment of a Slurm job?"
+        ) from None
     if len(names) != len(cpus):
         raise ClusterError(
             f"SLURM_JOB_NODELIST names {len(names)} nodes but SLURM_JOB_CPUS_PER_NODE "
             f"{len(cpus)}: is this really the environment of one Slurm job?"
         )
-    per_node = int(environ.get("SLURM_MEM_PER_NODE", "0") or 0)
-    per_cpu = int(environ.get("SLURM_MEM_PER_CPU", "0") or 0)
+    per_node = _number(environ, "SLURM_MEM_PER_NODE")
+    per_cpu = _number(environ, "SLURM_MEM_PER_CPU")
     nodes = (
         Node(name, count, (per_node or per_cpu * count) * 2**20)
         for name, count in zip(names, cpus, strict=True)

@@ -5,10 +5,9 @@
 # quoted for the shell. The scheduler's address goes to standard output, one line that begins with
 # "ips-dask-scheduler"; the end of standard input means that the driver closed or died.
 node=$${1:-$${SLURMD_NODENAME:-$$HOSTNAME}}
-[ -e $witness ] || {
-    printf 'ips-dask: node %s cannot see the directory %s\n' "$$node" $run_directory >&2
-    exit 66
-}
+say() { printf 'ips-dask: node %s %s\n' "$$node" "$$*" >&2; }
+[ -e $witness ] || { say "cannot see the directory" $run_directory; exit 66; }
+[ -d $log_directory ] || { say "cannot see the directory" $log_directory; exit 66; }
 exec 3<&0 </dev/null
 
 $prologue

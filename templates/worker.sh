@@ -15,6 +15,7 @@ for pair in $workers; do                        # NODE=WORKER
 done
 [ -n "$$worker" ] || { say "has no worker in this step"; exit 64; }
 [ -e $witness ] || { say "cannot see the directory" $run_directory; exit 66; }
+[ -d $log_directory ] || { say "cannot see the directory" $log_directory; exit 66; }
 exec 3<&0 </dev/null
 
 # Several workers on a node: this script again for each, all of which hear what we hear.
@@ -86,7 +87,7 @@ start_worker() {
 reap() {
     local marked tries
     for tries in 1 2 3 4 5; do
-        marked=$$(cd /proc && grep -lsz "^IPS_DASK_MARK=$$mark\$$" [0-9]*/environ)
+        marked=$$(cd /proc && grep -lszxF "IPS_DASK_MARK=$$mark" [0-9]*/environ)
         [ -n "$$marked" ] || return
         kill -KILL $${marked//\/environ/} 2>/dev/null
         sleep 0.02

@@ -20,7 +20,7 @@ import cloudpickle
 from ips_core.errors import DaskClusterError, TaskError
 from ips_core.pools.task import Task
 
-__all__ = ["START_TOPIC", "DaskRun", "runner_plugin"]
+__all__ = ["START_TOPIC", "DaskRun", "PoolReport", "runner_plugin"]
 
 START_TOPIC = "ips-task-start"
 _RUNNER = "ips-task-runner"

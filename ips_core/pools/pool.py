@@ -77,10 +77,13 @@ class TaskPool:
         in_container : bool
             True: programs are looked for on the worker, not here.
         """
-        if not in_container:
-            for task in self.queued_tasks.values():
+        tasks = list(self.queued_tasks.values())
+        if in_container:
+            tasks = [task.for_container() for task in tasks]
+        else:
+            for task in tasks:
                 self._check_program(task)
-        tasks, self.queued_tasks = list(self.queued_tasks.values()), {}
+        self.queued_tasks = {}
         return tasks
 
     def get_finished_tasks(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ips_core.errors import TaskPoolError
@@ -55,8 +55,10 @@ class Task:
         Seconds that a binary may take.
     env : dict of str to str
         Environment variables of a binary, on top of the worker's.
+    program : str
+        Name of the program as it was given.
     missing : str
-        Name of a binary that this host does not have.
+        Name of a program that this host does not have.
     """
 
     name: str
@@ -69,7 +71,12 @@ class Task:
     errfile: str | None = None
     timeout: float | None = None
     env: dict[str, str] = field(default_factory=dict)
+    program: str = field(default="", compare=False)
     missing: str = ""
+
+    def for_container(self) -> Task:
+        """Return the task as a container is to run it: this host's paths are nothing to that."""
+        return replace(self, argv=(self.program, *self.argv[1:])) if self.argv else self
 
     @property
     def target(self) -> str:
@@ -148,9 +155,10 @@ def make_task(
         hint = f"; did you mean {close[0]}?" if close else ""
         raise TaskPoolError(f"task {name}: unknown keyword {key}{hint}")
     binary = os.fspath(binary)
-    program, missing = _checked(name, "binary", binary, _find_program, "each quote to be closed")
-    argv = (*program, *(str(arg) for arg in args))
-    return Task(name, working_dir, argv, missing=missing, **common)
+    program, found = _checked(name, "binary", binary, _find_program, "each quote to be closed")
+    argv = (found or program[0], *program[1:], *(str(arg) for arg in args))
+    missing = "" if found else program[0]
+    return Task(name, working_dir, argv, program=program[0], missing=missing, **common)
 
 
 def _checked(name: str, key: str, value: Any, convert: Callable[[Any], Any], what: str) -> Any:
@@ -184,7 +192,7 @@ def _check_arguments(
 
 
 def _find_program(binary: str) -> tuple[list[str], str]:
-    """Return the words of a program, and its name if this host does not have it.
+    """Return the words of a program as they are given, and its path on this host, if it is here.
 
     A name that exists is taken whole, blanks and all; else it may hold arguments.
     """
@@ -193,7 +201,5 @@ def _find_program(binary: str) -> tuple[list[str], str]:
     if found is None:
         words = shlex.split(binary) or words
         found = shutil.which(words[0])
-    if found is None:
-        return words, words[0]
-    # it is started in another directory than it was found from
-    return [os.path.abspath(found), *words[1:]], ""
+    # absolute, since it is started in another directory than it was found from
+    return words, os.path.abspath(found) if found else ""

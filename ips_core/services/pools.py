@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ips_core.dask_cluster import ClusterRequest, shifter_arguments
@@ -28,6 +30,19 @@ class _NoTasks:
         pass
 
 
+@dataclass(frozen=True)
+class _Active:
+    """A run that has not ended yet.
+
+    One waits for ``ended``, not for the run's thread: after a join that a signal has interrupted,
+    Python takes the thread for ended (bpo-45274).
+    """
+
+    request: ClusterRequest
+    run: Any
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
 class PoolServices(ServicesBase):
     """Task pools."""
 
@@ -35,7 +50,7 @@ class PoolServices(ServicesBase):
         super().__init__(*args)
         self.task_pools: dict[str, TaskPool] = {}
         self._clients: dict[ClusterRequest, Any] = {}
-        self._runs: dict[str, tuple[ClusterRequest, Any]] = {}
+        self._runs: dict[str, _Active] = {}
 
     def create_task_pool(self, task_pool_name: str) -> None:
         """Create an empty pool.
@@ -165,6 +180,7 @@ class PoolServices(ServicesBase):
         try:
             self._start_run(pool, request, tasks, dask_worker_plugin, begin)
         except BaseException as error:
+            pool.queued_tasks = {task.name: task for task in tasks} | pool.queued_tasks
             self._end_pool(pool.name, begin, ok=False)
             if isinstance(error, IPSError):
                 raise DaskClusterError(str(error)) from None
@@ -190,10 +206,6 @@ class PoolServices(ServicesBase):
                 "pool %s: dask_nodes = %s on a single machine: one worker is used", pool.name, nodes
             )
             nodes = 1
-        if per_gpu:
-            raise TaskPoolError(
-                f"pool {pool.name}: dask_worker_per_gpu=True is not in this release yet"
-            )
         shifter = None
         if use_shifter:
             if shutil.which("shifter") is None:
@@ -203,7 +215,7 @@ class PoolServices(ServicesBase):
             shifter = shifter_arguments(shifter_args)
         own = self.sim_conf.get(self._start.section, {}).get("PROCS_PER_NODE")
         default = int(own or self._start.platform.get("PROCS_PER_NODE") or 0)
-        return ClusterRequest(nodes, threads or default or None, resources.launcher, shifter)
+        return ClusterRequest(nodes, threads, default or None, resources.launcher, shifter, per_gpu)
 
     def _start_run(
         self, pool: TaskPool, request: ClusterRequest, tasks: list[Task], plugin: Any, begin: float
@@ -222,8 +234,10 @@ class PoolServices(ServicesBase):
                 self._task_ended,
                 lambda: self._run_finished(pool.name, request, begin),
             )
-            run = DaskRun(pool.name, tasks, client, reached.slots, report, plugin)
-            self._runs[pool.name] = (request, run)
+            # On a shared cluster: not the pool of that name of another component, or an earlier one
+            name = f"{self.full_comp_id} {pool.name} {begin}"
+            run = DaskRun(name, tasks, client, reached.slots, report, plugin)
+            self._runs[pool.name] = _Active(request, run)
             run.start()
         except BaseException:
             self._runs.pop(pool.name, None)
@@ -250,17 +264,17 @@ class PoolServices(ServicesBase):
         return client
 
     def _hear_start(self, event: tuple[float, dict[str, Any]]) -> None:
-        for _, run in list(self._runs.values()):
-            run.hear_start(event[1]["record"])
+        for active in list(self._runs.values()):
+            active.run.hear_start(event[1]["record"])
 
     def hear(self, news: Broadcast) -> None:
         """Take news for every component: a cluster is lost."""
         super().hear(news)
         if news.topic == "cluster-lost":
             request, reason = news.body
-            for used, run in list(self._runs.values()):
-                if used == request:
-                    run.lose_cluster(reason)
+            for active in list(self._runs.values()):
+                if active.request == request:
+                    active.run.lose_cluster(reason)
 
     # -- what a run reports, in its thread ---------------------------------------------------
 
@@ -279,7 +293,8 @@ class PoolServices(ServicesBase):
         begin, elapsed = record["start_time"], record["elapsed_time"]
         how = "timed-out after" if record["status"] == "timed-out" else "elapsed time ="
         if record["error"]:
-            self.logger.error("task %s: %s", task.name, record["traceback"] or record["error"])
+            why = record["traceback"].rstrip() or record["error"]
+            self.logger.error("task %s: %s", task.name, why)
         self._emit(
             "IPS_TASK_END",
             f"task_name = {task.name}, {how} {elapsed:.2f}s",
@@ -303,10 +318,11 @@ class PoolServices(ServicesBase):
         )
 
     def _run_finished(self, pool_name: str, request: ClusterRequest, begin: float) -> None:
-        self._runs.pop(pool_name, None)
+        active = self._runs.pop(pool_name)
         self._end_pool(pool_name, begin)
         with contextlib.suppress(IPSError):  # the simulation is ending
             self._ask("keeper", "release", pack(((request,), {})))
+        active.ended.set()
 
     def _end_pool(self, pool_name: str, begin: float, ok: bool = True) -> None:
         elapsed = time.time() - begin
@@ -332,7 +348,11 @@ class PoolServices(ServicesBase):
         TaskPoolError
             Nothing was submitted since the last call.
         """
-        return self._pool(task_pool_name).get_finished_tasks()
+        pool = self._pool(task_pool_name)
+        active = self._runs.get(task_pool_name)
+        if active is not None:
+            active.ended.wait()
+        return pool.get_finished_tasks()
 
     def remove_task_pool(self, task_pool_name: str) -> None:
         """Remove a pool; what still runs of it is ended.
@@ -353,8 +373,9 @@ class PoolServices(ServicesBase):
 
     def cleanup(self) -> None:
         """End what still runs, and leave the clusters."""
-        for _, run in list(self._runs.values()):
-            run.cancel()
+        for active in list(self._runs.values()):
+            active.run.cancel()
+            active.ended.wait()
         for client in self._clients.values():
             client.close(timeout=2)
         super().cleanup()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -47,3 +48,13 @@ def allocate(monkeypatch: pytest.MonkeyPatch, shared_tmp_path) -> Iterator[Calla
 def job_id(slurm: LocalSlurm, allocate) -> str:
     """An exclusive allocation of four nodes."""
     return allocate(slurm, 4, "--exclusive")
+
+
+@pytest.fixture
+def gpu_slurm() -> Iterator[LocalSlurm]:
+    """Two nodes with two GPUs each, as far as Slurm knows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("IPS_TEST_MARK")  # its daemons outlive the test
+        slurm = LocalSlurm(nodes=2, cpus=2, gpus=2).start()
+    with contextlib.closing(slurm):
+        yield slurm

@@ -299,15 +299,6 @@ def test_unequal_nodes_each_use_what_they_have(unequal_slurm, allocate):
 # Several workers on a node
 
 
-@pytest.fixture
-def gpu_slurm():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("IPS_TEST_MARK")  # its daemons outlive the test
-        slurm = LocalSlurm(nodes=2, cpus=2, gpus=2).start()
-    with contextlib.closing(slurm):
-        yield slurm
-
-
 def test_two_workers_on_each_node(slurm, allocate, wait_until):
     allocate(slurm, 2, "--exclusive")
     with SlurmAllocationCluster(processes=2, scheduler_options=NO_DASHBOARD) as cluster:

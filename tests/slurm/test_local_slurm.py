@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from ips_dask_cluster import _slurm_conf, _slurm_keeper, testing
-from ips_dask_cluster.testing import LocalSlurm, LocalSlurmError
+from ips_dask_cluster import testing
+from ips_dask_cluster.testing import LocalSlurm, LocalSlurmError, keeper, slurm_conf
 
 ROOT = Path(testing.__file__).parent.parent
 IS_ROOT = os.geteuid() == 0
@@ -25,7 +25,7 @@ needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root")
 
 def processes(text: str) -> list[str]:
     """The commands with that text in them, one a process."""
-    found = _slurm_keeper._proc_files("cmdline")
+    found = keeper._proc_files("cmdline")
     commands = [command.replace(b"\0", b" ").decode() for _, command in found]
     return [command for command in commands if text in command]
 
@@ -176,8 +176,7 @@ def test_an_ordinary_user_can_start_it(shared_tmp_path: Path, python_of_anyone: 
     package = shared_tmp_path / "ips_dask_cluster"
     package.mkdir(mode=0o755)
     (package / "__init__.py").touch()
-    for name in ("testing.py", "_slurm_conf.py", "_slurm_keeper.py"):
-        shutil.copy(ROOT / "ips_dask_cluster" / name, package)
+    shutil.copytree(Path(testing.__file__).parent, package / "testing")
     command = ["srun", "-N2", "printenv", "SLURMD_NODENAME", "SLURM_JOB_USER"]
     argv = [python_of_anyone, "-B", "-m", "ips_dask_cluster.testing", "--nodes=2", "--", *command]
     # Such a user's PATH has no slurmd.
@@ -288,18 +287,18 @@ def test_two_at_once(slurm: LocalSlurm) -> None:
 
 
 def test_a_taken_port_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
-    free_ports = _slurm_conf._free_ports
+    free_ports = slurm_conf._free_ports
     with socket.create_server(("", 0)) as taken:
         answers = [[free_ports(1)[0], taken.getsockname()[1]], free_ports(2)]
-        monkeypatch.setattr(_slurm_conf, "_free_ports", lambda count: answers.pop(0))
+        monkeypatch.setattr(slurm_conf, "_free_ports", lambda count: answers.pop(0))
         with LocalSlurm(nodes=1) as slurm:
             assert slurm.run(["srun", "hostname"]).returncode == 0
     assert answers == []
 
 
 def test_a_start_that_fails_says_why_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    conf = _slurm_conf.slurm_conf
-    monkeypatch.setattr(_slurm_conf, "slurm_conf", lambda settings: conf(settings) + "Nonsense=1\n")
+    conf = slurm_conf.slurm_conf
+    monkeypatch.setattr(slurm_conf, "slurm_conf", lambda settings: conf(settings) + "Nonsense=1\n")
     slurm = LocalSlurm(nodes=1)
     why = r"(slurmctld|n1) ended with exit code 1.*(\n.*)*unrecognized key: Nonsense"
     with pytest.raises(LocalSlurmError, match=why):

@@ -146,6 +146,44 @@ def test_a_killed_worker_costs_no_result(slurm, simulation, wait_until, processe
     assert done.stdout.splitlines()[-1] == str({f"task{number}": 0 for number in range(8)})
 
 
+DEVICES = """
+import os
+from ipsframework import Component
+
+
+def device(seconds):
+    import time
+
+    time.sleep(seconds)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+class Pool(Component):
+    def step(self, timestamp=0.0, **keywords):
+        self.services.create_task_pool("pool")
+        for number in range(8):
+            self.services.add_task(
+                "pool", f"task{number}", 1, self.services.get_working_dir(), device, 1
+            )
+        self.services.submit_tasks(
+            "pool", use_dask=True, dask_nodes=2, dask_ppw=2, dask_worker_per_gpu=True
+        )
+        print(sorted(self.services.get_finished_tasks("pool").values()))
+"""
+
+
+def test_a_worker_for_each_gpu(gpu_slurm, simulation):
+    root = simulation()
+    Path("pool.py").write_text(DEVICES)
+    options = ("--exclusive", "--gpus-per-node=2")
+    done = gpu_slurm.salloc([*IPS, "--config", "pool.config"], nodes=2, options=options)
+    assert (done.returncode, without_salloc(done.stderr)) == (0, [])
+    assert done.stdout.splitlines()[-1] == str(["0"] * 4 + ["1"] * 4)
+    ends = [e for e in read_log(root / "simulation_log") if e["eventtype"] == "IPS_TASK_END"]
+    workers = {event["worker"] for event in ends if "worker" in event}
+    assert sorted(worker[-4:] for worker in workers) == ["-0-0", "-0-1", "-1-0", "-1-1"]
+
+
 # What goes wrong, and what is said then
 
 

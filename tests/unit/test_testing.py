@@ -13,16 +13,22 @@ from typing import Any
 
 import pytest
 
-from ips_dask_cluster import _slurm_conf, _slurm_keeper, testing
-from ips_dask_cluster.testing import LocalSlurm, LocalSlurmError, missing_programs
+from ips_dask_cluster import testing
+from ips_dask_cluster.testing import (
+    LocalSlurm,
+    LocalSlurmError,
+    keeper,
+    missing_programs,
+    slurm_conf,
+)
 
-SETTINGS = _slurm_conf.Settings(
+SETTINGS = slurm_conf.Settings(
     directory=Path("/var/tmp/ips-slurm-1"),
     user="me",
     port=17000,
     nodes=(
-        _slurm_conf.Node("n1", cpus=2, memory=4000, gpus=2, port=17001),
-        _slurm_conf.Node("n2", cpus=4, memory=8000, gpus=0, port=17002),
+        slurm_conf.Node("n1", cpus=2, memory=4000, gpus=2, port=17001),
+        slurm_conf.Node("n2", cpus=4, memory=8000, gpus=0, port=17002),
     ),
     task_plugin="task/affinity",
 )
@@ -65,20 +71,20 @@ PartitionName=local Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def test_slurm_conf() -> None:
-    assert _slurm_conf.slurm_conf(SETTINGS) == SLURM_CONF
+    assert slurm_conf.slurm_conf(SETTINGS) == SLURM_CONF
 
 
 def test_gres_conf_has_only_nodes_with_gpus() -> None:
     gpus = "/var/tmp/ips-slurm-1/gpu/0,/var/tmp/ips-slurm-1/gpu/1"
-    assert _slurm_conf.gres_conf(SETTINGS) == f"NodeName=n1 Name=gpu File={gpus}\n"
+    assert slurm_conf.gres_conf(SETTINGS) == f"NodeName=n1 Name=gpu File={gpus}\n"
 
 
 def test_slurmd_argv() -> None:
     directory = Path("/d")
     plain = ["/sbin/slurmd", "-D", "-N", "n2"]
-    assert _slurm_conf.slurmd_argv("/sbin/slurmd", directory, "n2", False) == plain
+    assert slurm_conf.slurmd_argv("/sbin/slurmd", directory, "n2", False) == plain
     shared = [Path("/tmp/a b")]
-    private = _slurm_conf.slurmd_argv("/sbin/slurmd", directory, "n2", True, shared)
+    private = slurm_conf.slurmd_argv("/sbin/slurmd", directory, "n2", True, shared)
     mount = (
         "mkdir -p '/d/tmp/n2/a b' && mount --bind '/tmp/a b' '/d/tmp/n2/a b' && "
         'mount --rbind "$0" /tmp && exec "$@"'
@@ -88,7 +94,7 @@ def test_slurmd_argv() -> None:
 
 
 def test_munged_uses_nothing_of_the_machine() -> None:
-    program, foreground, force, *options = _slurm_conf.munged_argv("/m", Path("/d"))
+    program, foreground, force, *options = slurm_conf.munged_argv("/m", Path("/d"))
     assert (program, foreground, force) == ("/m", "--foreground", "--force")
     assert all(option.partition("=")[2].startswith("/d/") for option in options)
     assert len(options) == 5
@@ -96,7 +102,7 @@ def test_munged_uses_nothing_of_the_machine() -> None:
 
 @pytest.mark.parametrize(("cpus", "plugin"), [([2, 1], "task/affinity"), ([2, 3], "task/none")])
 def test_tasks_are_bound_only_where_the_machine_has_the_cpus(cpus: list[int], plugin: str) -> None:
-    assert _slurm_conf.task_plugin(cpus, 2) == plugin
+    assert slurm_conf.task_plugin(cpus, 2) == plugin
 
 
 @pytest.mark.parametrize(
@@ -133,7 +139,7 @@ def test_environment_keeps_nothing_of_an_outer_slurm(monkeypatch: pytest.MonkeyP
 
 def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(testing, "_DAEMON_PATH", (str(tmp_path),))
+    monkeypatch.setattr(local_slurm, "_DAEMON_PATH", (str(tmp_path),))
     (tmp_path / "srun").touch(0o755)
     missing = missing_programs()
     assert "munged" in missing
@@ -153,7 +159,7 @@ def test_all_is_what_is_documented() -> None:
 
 # The keeper: a program, tried with plain processes.
 
-KEEPER = [sys.executable, "-IS", _slurm_keeper.__file__]
+KEEPER = [sys.executable, "-IS", keeper.__file__]
 OURS = f"--owner={os.getpid()}"
 GONE = "--owner=-1"  # nobody's parent
 
@@ -175,7 +181,7 @@ class Nap:
 
     def pids(self) -> list[int]:
         wanted = self.command.replace(" ", "\0").encode() + b"\0"
-        found = _slurm_keeper._proc_files("cmdline")
+        found = keeper._proc_files("cmdline")
         return [pid for pid, command in found if command == wanted]
 
 
@@ -222,6 +228,6 @@ def test_sweeper_removes_clients_and_folder(nap: Nap, wait_until: Any, tmp_path:
 def test_keeper_needs_no_package_around_it(tmp_path: Path) -> None:
     """It runs from its file alone, also where the package cannot be imported."""
     copy = tmp_path / "keeper.py"
-    copy.write_bytes(Path(_slurm_keeper.__file__).read_bytes())
+    copy.write_bytes(Path(keeper.__file__).read_bytes())
     argv = [sys.executable, "-IS", str(copy), OURS, "true"]
     assert subprocess.run(argv, cwd="/", env={}, timeout=10).returncode == 0

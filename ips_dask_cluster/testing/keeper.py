@@ -24,6 +24,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+__all__ = ["KEEPER_VARIABLE", "keep", "kill_session", "remove", "sweep"]
+
 _PR_SET_CHILD_SUBREAPER = 36
 #: How often a keeper looks whether its owner still lives, in seconds. A look is one system call.
 _OWNER_POLL = 0.25

@@ -19,6 +19,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 
+__all__ = [
+    "Node",
+    "Settings",
+    "gres_conf",
+    "munge_socket",
+    "munged_argv",
+    "slurm_conf",
+    "slurmd_argv",
+    "task_plugin",
+    "write_folder",
+]
+
 #: Folders and their modes. Jobs of other users pass through all but the daemons' own.
 _FOLDERS = {
     "gpu": 0o755,

@@ -1,34 +1,29 @@
-"""A private, real Slurm of several nodes on this machine, for tests and for trying things out.
+"""`LocalSlurm`: munged, slurmctld and one slurmd a node, started privately on this machine.
 
-Responsible for: `LocalSlurm`, which starts munged, slurmctld and one slurmd a node on free ports
-with everything they write in one temporary folder, as root or as an ordinary user, and leaves
-nothing behind; and for ``python -m ips_dask_cluster.testing``, which runs a command beside it.
-Never touches the machine's own Slurm or munge.
+Everything they write is in one temporary folder, their ports are free ones, and nothing is left
+behind. The machine's own Slurm and munge are never touched. What the daemons read is made in
+``slurm_conf``; who watches over them is ``keeper``.
 
 Not responsible for: several hosts. All nodes share this machine's network, and its file systems
 except /tmp (see `LocalSlurm`, `private_tmp`).
-
-Only the standard library is used, so that it also serves projects that do not use Dask.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import pwd
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
-from ips_dask_cluster import _slurm_conf, _slurm_keeper
+from ips_dask_cluster.testing import keeper, slurm_conf
 
 __all__ = ["LocalSlurm", "LocalSlurmError", "missing_programs"]
 
@@ -38,8 +33,6 @@ _DAEMON_PATH = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 _INSTALL = "on Debian or Ubuntu: apt-get install slurmctld slurmd slurm-client munge"
 #: Variables that make Slurm commands do something else than they were told.
 _SLURM_VARIABLES = ("SLURM", "SALLOC_", "SBATCH_", "SRUN_", "SQUEUE_", "SINFO_", "SCANCEL_")
-#: Exit code of the command line when the failure is not the command's, as of env(1), timeout(1).
-_EXIT_OWN_FAILURE = 125
 _PORT_TAKEN = "Address already in use"
 _PORT_ATTEMPTS = 4
 _LOG_LINES = 20
@@ -158,7 +151,7 @@ class LocalSlurm:
         self.node_names = [f"n{number}" for number in range(1, nodes + 1)]
         self._nodes = tuple(
             map(
-                _slurm_conf.Node,
+                slurm_conf.Node,
                 self.node_names,
                 _per_node("cpus", cpus, nodes, 1),
                 _per_node("memory", memory, nodes, 1),
@@ -220,7 +213,7 @@ class LocalSlurm:
         self._check_machine()
         deadline = time.monotonic() + self._start_timeout
         self._owner = os.getpid()
-        self._environ_of_daemons = {**self.environ, _slurm_keeper.KEEPER_VARIABLE: "1"}
+        self._environ_of_daemons = {**self.environ, keeper.KEEPER_VARIABLE: "1"}
         self.directory.mkdir()
         try:
             self._sweeper = self._spawn_keeper(Path(os.devnull), f"--sweep={self.config_file}")
@@ -424,8 +417,8 @@ class LocalSlurm:
                 )
 
     def _start_daemons(self, deadline: float) -> None:
-        _slurm_conf.write_folder(self.directory, self._nodes)
-        munged = _slurm_conf.munged_argv(_program("munged"), self.directory)
+        slurm_conf.write_folder(self.directory, self._nodes)
+        munged = slurm_conf.munged_argv(_program("munged"), self.directory)
         self._start_daemon("munged", munged)
         self._await(deadline, self._munged_trouble)
         self._start_daemon("slurmctld", [_program("slurmctld"), "-D"])
@@ -434,7 +427,7 @@ class LocalSlurm:
         self._await(deadline, self._nodes_trouble)
 
     def _start_node(self, name: str) -> None:
-        argv = _slurm_conf.slurmd_argv(
+        argv = slurm_conf.slurmd_argv(
             _program("slurmd"), self.directory, name, self._private_tmp, self._shared
         )
         self._start_daemon(name, argv)
@@ -449,7 +442,7 @@ class LocalSlurm:
                 [
                     sys.executable,
                     "-IS",
-                    _slurm_keeper.__file__,
+                    keeper.__file__,
                     f"--owner={self._owner}",
                     *arguments,
                 ],
@@ -469,7 +462,7 @@ class LocalSlurm:
             self._sweeper.kill()
             self._sweeper.wait()
             self._sweeper = None
-        if not _slurm_keeper.remove(str(self.config_file)):
+        if not keeper.remove(str(self.config_file)):
             raise LocalSlurmError(
                 f"could not end every process of this Slurm, or not remove {self.directory};"
                 f" look for processes with SLURM_CONF={self.config_file}"
@@ -478,14 +471,14 @@ class LocalSlurm:
     def _stop_daemons(self, names: Iterable[str]) -> None:
         """End these daemons and their descendants, all at the same time."""
         keepers = [self._keepers.pop(name) for name in names]
-        for keeper in keepers:
-            keeper.terminate()
-        for keeper in keepers:
+        for process in keepers:
+            process.terminate()
+        for process in keepers:
             try:
-                keeper.wait(_KEEPER_DEADLINE)
+                process.wait(_KEEPER_DEADLINE)
             except subprocess.TimeoutExpired:
-                keeper.kill()
-                keeper.wait()
+                process.kill()
+                process.wait()
 
     def _await(self, deadline: float, trouble: Callable[[], str]) -> None:
         """Wait until `trouble` answers nothing; see that no daemon ends meanwhile."""
@@ -504,7 +497,7 @@ class LocalSlurm:
             time.sleep(_POLL)
 
     def _munged_trouble(self) -> str:
-        path = _slurm_conf.munge_socket(self.directory)
+        path = slurm_conf.munge_socket(self.directory)
         return "" if path.exists() else f"munged has not made its socket, {path}"
 
     def _nodes_trouble(self) -> str:
@@ -557,7 +550,7 @@ class LocalSlurm:
         """Kill a command's session, cancel the jobs it made, return its output so far."""
         process.kill()
         # Not the process group: salloc gives its command a group of its own.
-        _slurm_keeper.kill_session(process.pid)
+        keeper.kill_session(process.pid)
         with contextlib.suppress(LocalSlurmError):
             # Slurm keeps the session that a job was requested from.
             self._cancel(lambda: self._jobs_of_session(process.pid))
@@ -578,76 +571,3 @@ def _text(output: str | bytes | None) -> str:
 
 
 # The command line.
-
-
-def _main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m ips_dask_cluster.testing",
-        description="Run a command beside a private Slurm, and exit with its exit code.",
-    )
-    parser.add_argument("--nodes", type=int, default=4, help="how many (default 4)")
-    parser.add_argument("--cpus", type=_integers, default=2, metavar="N[,N...]")
-    parser.add_argument("--memory", type=_integers, default=4000, metavar="MB[,MB...]")
-    parser.add_argument("--gpus", type=_integers, default=0, metavar="N[,N...]")
-    parser.add_argument("--private-tmp", action="store_true", help="a /tmp per node (needs root)")
-    parser.add_argument(
-        "--shared",
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="a folder below a private /tmp that all nodes see; may be repeated",
-    )
-    parser.add_argument("--start-timeout", type=float, default=30.0, metavar="SECONDS")
-    parser.add_argument("command", nargs="*", help="after --; default: an interactive shell")
-    options = parser.parse_args(arguments)
-    command = options.command or [os.environ.get("SHELL", "/bin/sh")]
-    try:
-        with LocalSlurm(
-            options.nodes,
-            options.cpus,
-            options.memory,
-            options.gpus,
-            options.private_tmp,
-            shared=options.shared,
-            start_timeout=options.start_timeout,
-        ) as slurm:
-            return _run_beside(slurm, command)
-    except (LocalSlurmError, ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return _EXIT_OWN_FAILURE
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-
-
-def _integers(text: str) -> int | list[int]:
-    values = [int(item) for item in text.split(",")]
-    return values[0] if len(values) == 1 else values
-
-
-def _run_beside(slurm: LocalSlurm, command: Sequence[str]) -> int:
-    """Run the command at this terminal; its exit code as a shell would give it."""
-    process: subprocess.Popen[bytes] | None = None
-    early: list[int] = []
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        if process is None:
-            early.append(number)
-        else:
-            process.send_signal(number)
-
-    def leave_to_command(number: int, frame: FrameType | None) -> None:
-        """The terminal sends Ctrl-C to both; only the command decides what it means."""
-
-    # Handlers, not SIG_IGN, which the command would inherit.
-    signal.signal(signal.SIGTERM, forward)
-    signal.signal(signal.SIGHUP, forward)
-    signal.signal(signal.SIGINT, leave_to_command)
-    process = subprocess.Popen(command, env=slurm.environ)
-    for number in early:
-        process.send_signal(number)
-    code = process.wait()
-    return code if code >= 0 else 128 - code
-
-
-if __name__ == "__main__":
-    sys.exit(_main())

@@ -1,0 +1,481 @@
+"""Simulation and platform files: what they say, and every complaint about them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ips_core.config import (
+    ComponentConfig,
+    PlatformConfig,
+    SimulationConfig,
+    read_platform,
+    read_simulation,
+)
+from ips_core.errors import ConfigError
+
+SIMULATION = """\
+SIM_NAME = sim
+SIM_ROOT = $PWD/sim
+LOG_FILE = $SIM_ROOT/sim.log
+LOG_LEVEL = INFO
+
+[PORTS]
+   NAMES = DRIVER WORKER
+   [[DRIVER]]
+      IMPLEMENTATION = Driver
+   [[WORKER]]
+      IMPLEMENTATION = Worker
+
+[Driver]
+   CLASS = DRIVER
+   SUB_CLASS =
+   NAME = MyDriver
+   SCRIPT = driver.py
+
+[Worker]
+   CLASS = WORKERS
+   SUB_CLASS = FAST
+   NAME = MyWorker
+   MODULE = my.worker
+   KEY = value
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The launch directory, with a driver in it; the shell's PWD is stale."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PWD", "/elsewhere")
+    Path("driver.py").touch()
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _launched(here: Path) -> None:
+    """Every test runs there."""
+
+
+def changed(**lines: str) -> str:
+    """The simulation with other values for keys, each in every place it is."""
+    text = SIMULATION
+    for key, value in lines.items():
+        text, count = re.subn(rf"(?m)^( *{key} =).*$", lambda m, v=value: f"{m[1]} {v}", text)
+        assert count, key
+    return text
+
+
+def without(*keys: str) -> str:
+    """The simulation without the first line that sets each key."""
+    text = SIMULATION
+    for key in keys:
+        text, count = re.subn(rf"(?m)^ *{key} =.*\n", "", text, count=1)
+        assert count, key
+    return text
+
+
+def read(text: str, platform: PlatformConfig | None = None, file: str = "a.config") -> Any:
+    Path(file).parent.mkdir(exist_ok=True)
+    Path(file).write_text(text)
+    return read_simulation(file, platform or PlatformConfig())
+
+
+def problems(call: Callable[[], object], file: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        call()
+    where, found = caught.value.args
+    assert where == file
+    assert str(caught.value) == "\n".join(f"{file}: {problem}" for problem in found)
+    return list(found)
+
+
+def complaints(text: str) -> list[str]:
+    return problems(lambda: read(text), "a.config")
+
+
+# A good simulation file.
+
+
+def test_whole_simulation_file(here: Path) -> None:
+    driver = {"CLASS": "DRIVER", "SUB_CLASS": "", "NAME": "MyDriver", "SCRIPT": "driver.py"}
+    worker = {
+        "CLASS": "WORKERS",
+        "SUB_CLASS": "FAST",
+        "NAME": "MyWorker",
+        "MODULE": "my.worker",
+        "KEY": "value",
+    }
+    ports = {"DRIVER": "Driver", "WORKER": "Worker"}
+    found = read(SIMULATION)
+    assert found == SimulationConfig(
+        file=str(here / "a.config"),
+        name="sim",
+        root=str(here / "sim"),
+        log_file=str(here / "sim" / "sim.log"),
+        log_level="INFO",
+        ports=ports,
+        components={
+            "Driver": ComponentConfig(
+                "Driver",
+                "DRIVER",
+                "",
+                "MyDriver",
+                str(here / "driver.py"),
+                "",
+                {"INPUT_DIR": str(here), **driver},
+            ),
+            "Worker": ComponentConfig(
+                "Worker",
+                "WORKERS",
+                "FAST",
+                "MyWorker",
+                "",
+                "my.worker",
+                {"INPUT_DIR": str(here), **worker},
+            ),
+        },
+        values={
+            "SIM_NAME": "sim",
+            "SIM_ROOT": f"{here}/sim",
+            "LOG_FILE": f"{here}/sim/sim.log",
+            "LOG_LEVEL": "INFO",
+            "PORTS": {
+                "NAMES": "DRIVER WORKER",
+                **{port: {"IMPLEMENTATION": section} for port, section in ports.items()},
+            },
+            "Driver": driver,
+            "Worker": worker,
+        },
+        environment=found.environment,
+    )
+
+
+def test_directories_are_named_after_class_and_number() -> None:
+    components = read(SIMULATION).components
+    assert components["Driver"].full_id(1) == "DRIVER__MyDriver_1"
+    assert components["Worker"].full_id(2) == "WORKERS_FAST_MyWorker_2"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("plain text", "plain text"),
+        ("a, b, c", ["a", "b", "c"]),
+        ("a,", ["a"]),
+        ('"a, b"', "a, b"),
+        ('"a, b", c', ["a, b", "c"]),
+        ("'say \"x\"'", 'say "x"'),
+        ("", ""),
+        ("value   # comment", "value"),
+        ("$SIM_NAME/x", "sim/x"),
+        ("${SIM_NAME}s, $$5", ["sims", "$5"]),
+        ("3", "3"),
+    ],
+)
+def test_values_are_texts_and_lists_of_texts(text: str, value: Any) -> None:
+    found = read(changed(KEY=text))
+    assert found.components["Worker"].values["KEY"] == found.values["Worker"]["KEY"] == value
+
+
+def test_subsections_are_plain_dicts() -> None:
+    text = SIMULATION + "   [[sub]]\n   A = $KEY\n      [[[deeper]]]\n      B = 1, 2\n"
+    sub = read(text).components["Worker"].values["sub"]
+    assert sub == {"A": "value", "deeper": {"B": ["1", "2"]}}
+    assert (type(sub), type(sub["deeper"])) == (dict, dict)
+
+
+def test_names_are_looked_up_in_file_then_environment_then_platform(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("IN_FILE", "IN_ENVIRONMENT"):
+        monkeypatch.setenv(name, "environment")
+    values = dict.fromkeys(("IN_FILE", "IN_ENVIRONMENT", "IN_PLATFORM"), "platform")
+    text = "IN_FILE = file\n" + changed(KEY="$IN_FILE, $IN_ENVIRONMENT, $IN_PLATFORM, $PWD, $CORES")
+    found = read(text, PlatformConfig(values=values | {"CORES": 4}))
+    assert found.values["Worker"]["KEY"] == ["file", "environment", "platform", str(here), "4"]
+
+
+def test_environment_and_platform_are_no_values_of_the_file(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IN_ENVIRONMENT", "x")
+    found = read(SIMULATION, PlatformConfig(values={"HOST": "y"}))
+    assert not {"IN_ENVIRONMENT", "HOST", "PWD"} & set(found.values)
+    assert (found.environment["IN_ENVIRONMENT"], found.environment["PWD"]) == ("x", str(here))
+
+
+@pytest.mark.parametrize("value", ["() { :; }", "a$b", "{x}"])
+def test_odd_variables_of_the_shell_are_ignored(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("ODD", value)
+    assert "ODD" not in read(SIMULATION).environment
+
+
+def test_script_is_found_in_the_launch_directory_first(here: Path) -> None:
+    (here / "configs").mkdir()
+    for script in ("driver.py", "configs/driver.py"):
+        (here / script).touch()
+    found = read(SIMULATION, file="configs/a.config")
+    assert found.components["Driver"].script == str(here / "driver.py")
+
+
+def test_script_is_found_beside_the_simulation_file(here: Path) -> None:
+    (here / "configs").mkdir()
+    (here / "driver.py").rename(here / "configs" / "driver.py")
+    component = read(SIMULATION, file="configs/a.config").components["Driver"]
+    assert component.script == str(here / "configs" / "driver.py")
+    assert component.values["INPUT_DIR"] == str(here / "configs")
+
+
+def test_components_inherit_directories_but_not_other_keys() -> None:
+    top = "INPUT_DIR = /in\nIPS_ROOT = /ips\nBIN_DIR = /bin\nBIN_PATH = /path\nOTHER = x\n"
+    components = read(top + SIMULATION + "   BIN_PATH = /own\n").components
+    inherited = {"INPUT_DIR": "/in", "IPS_ROOT": "/ips", "BIN_DIR": "/bin", "BIN_PATH": "/path"}
+    assert components["Driver"].values.items() >= inherited.items()
+    assert components["Worker"].values.items() >= (inherited | {"BIN_PATH": "/own"}).items()
+    assert "OTHER" not in components["Driver"].values
+
+
+@pytest.mark.parametrize("names", ["DRIVER WORKER", "DRIVER, WORKER", '"DRIVER  WORKER"'])
+def test_names_of_ports_are_separated_by_blanks_or_commas(names: str) -> None:
+    assert list(read(changed(NAMES=names)).ports) == ["DRIVER", "WORKER"]
+
+
+def test_port_without_a_component_is_left_out() -> None:
+    text = SIMULATION.replace("IMPLEMENTATION = Worker", "IMPLEMENTATION =")
+    assert read(text).ports == {"DRIVER": "Driver"}
+
+
+def test_missing_level_is_warning() -> None:
+    assert read(without("LOG_LEVEL")).log_level == "WARNING"
+
+
+# Complaints about a simulation file.
+
+EMPTY_DRIVER = "[PORTS] [[DRIVER]] IMPLEMENTATION is empty: nothing would run"
+NO_DRIVER = "[PORTS] NAMES has no DRIVER: nothing would run"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (without("SIM_NAME"), ["SIM_NAME is missing"]),
+        (without("LOG_FILE"), ["LOG_FILE is missing"]),
+        (changed(SIM_NAME=""), ["SIM_NAME is empty"]),
+        (changed(LOG_FILE=""), ["LOG_FILE is empty"]),
+        (
+            changed(LOG_LEVEL="LOUD"),
+            ["LOG_LEVEL = LOUD: expected a level of Python's logging, such as INFO"],
+        ),
+        (
+            changed(KEY="x\n   LOG_LEVEL = LOUD"),
+            ["[Worker] LOG_LEVEL = LOUD: expected a level of Python's logging, such as INFO"],
+        ),
+        (
+            changed(KEY="x\n   PROCS_PER_NODE = two"),
+            ["[Worker] PROCS_PER_NODE = two: expected a whole number"],
+        ),
+        (
+            changed(SIM_NAME="a/b"),
+            ["SIM_NAME = a/b: files are named after it, so it cannot have a /"],
+        ),
+        (changed(NAMES="WORKER"), [NO_DRIVER]),
+        (changed(NAMES=""), [NO_DRIVER]),
+        (
+            changed(NAMES="DRIVER WORKER INIT"),
+            [
+                "[PORTS] port INIT has no IMPLEMENTATION: add [[INIT]] with "
+                "IMPLEMENTATION = the section of a component"
+            ],
+        ),
+        (SIMULATION.replace("IMPLEMENTATION = Driver", "IMPLEMENTATION ="), [EMPTY_DRIVER]),
+        (
+            SIMULATION.replace("[Worker]", "[Other]"),
+            ["[PORTS] names the component Worker, but there is no section [Worker]"],
+        ),
+        (SIMULATION.partition("[PORTS]")[0], ["section [PORTS] is missing"]),
+        (without("CLASS"), ["[Driver] CLASS is missing"]),
+        (without("NAME", "CLASS"), ["[Driver] CLASS is missing", "[Driver] NAME is missing"]),
+        (without("MODULE"), ["[Worker] needs a SCRIPT (a Python file) or a MODULE"]),
+        (
+            changed(SCRIPT="/no/driver.py"),
+            ["[Driver] SCRIPT = /no/driver.py: there is no such file"],
+        ),
+        (SIMULATION + "   KEY = again\n", ["Duplicate keyword name at line 25."]),
+        (
+            SIMULATION + "[Bad\n",
+            [
+                "Invalid line ('[Bad') (matched as neither section nor keyword) at line 25.",
+            ],
+        ),
+    ],
+)
+def test_problem_is_named(text: str, expected: list[str]) -> None:
+    assert complaints(text) == expected
+
+
+def test_all_problems_are_reported_at_once(here: Path) -> None:
+    (here / "driver.py").unlink()
+    text = changed(LOG_LEVEL="LOUD", SIM_NAME="", NAMES="DRIVER WORKER INIT", MODULE="")
+    assert complaints(text) == [
+        "SIM_NAME is empty",
+        "LOG_LEVEL = LOUD: expected a level of Python's logging, such as INFO",
+        "[PORTS] port INIT has no IMPLEMENTATION: add [[INIT]] with "
+        "IMPLEMENTATION = the section of a component",
+        f"[Driver] SCRIPT = {here}/driver.py: there is no such file",
+        "[Worker] needs a SCRIPT (a Python file) or a MODULE",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (changed(KEY="$NOPE"), [("[Worker] KEY", "NOPE")]),
+        (changed(KEY="a, $NOPE/x"), [("[Worker] KEY", "NOPE")]),
+        ("TOP = $NOPE/x\n" + SIMULATION, [("TOP", "NOPE")]),
+        (changed(LOG_FILE="$NOPE/x"), [("LOG_FILE", "NOPE")]),
+        (changed(LOG_LEVEL="$NOPE", SIM_NAME=""), [("LOG_LEVEL", "NOPE")]),
+        (
+            SIMULATION.replace("IMPLEMENTATION = Worker", "IMPLEMENTATION = $NOPE"),
+            [("[WORKER] IMPLEMENTATION", "NOPE")],
+        ),
+        (
+            changed(KEY="$NOPE\n   OTHER = a, $NADA"),
+            [("[Worker] KEY", "NOPE"), ("[Worker] OTHER", "NADA")],
+        ),
+        (changed(KEY="$KEY"), [("[Worker] KEY", "loop")]),
+        ("LIST = a, b\n" + changed(KEY="$LIST"), [("[Worker] KEY", "a list")]),
+    ],
+    ids=[
+        *("component", "in a list", "top level", "needed", "beside an empty key", "port"),
+        *("two of a section", "loop", "list"),
+    ],
+)
+def test_name_that_cannot_be_replaced_is_the_only_complaint(
+    text: str, expected: list[tuple[str, str]]
+) -> None:
+    found = complaints(text)
+    assert len(found) == len(expected)
+    for problem, (where, what) in zip(found, expected, strict=True):
+        assert problem.startswith(where)
+        assert what in problem
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("SIM_NAME", "SIM_ROOT", "LOG_FILE", "LOG_LEVEL", "IMPLEMENTATION"),
+        *("CLASS", "SUB_CLASS", "NAME", "SCRIPT", "MODULE"),
+    ],
+)
+def test_list_where_one_value_belongs_is_a_problem_that_names_the_key(key: str) -> None:
+    """An unquoted comma in a name or a path."""
+    assert any(key in problem for problem in complaints(changed(**{key: "a, b"})))
+
+
+def test_section_where_one_value_belongs_is_a_problem_that_names_the_key() -> None:
+    text = without("SCRIPT").replace("[Worker]", "[[SCRIPT]]\n[Worker]")
+    assert any("[Driver] SCRIPT" in problem for problem in complaints(text))
+
+
+def test_section_behind_two_ports_is_complained_about_once() -> None:
+    text = without("CLASS").replace("IMPLEMENTATION = Worker", "IMPLEMENTATION = Driver")
+    assert complaints(text) == ["[Driver] CLASS is missing"]
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("missing.config", "there is no such file"),
+        ("folder", "this is a directory"),
+        ("latin1.config", "UTF-8"),
+    ],
+)
+@pytest.mark.parametrize(
+    "reader", [read_platform, lambda file: read_simulation(file, PlatformConfig())]
+)
+def test_file_that_cannot_be_read_is_named(
+    reader: Callable[[str], object], file: str, words: str
+) -> None:
+    Path("folder").mkdir()
+    Path("latin1.config").write_bytes(b"SIM_NAME = \xff\n")
+    (problem,) = problems(lambda: reader(file), file)
+    assert words in problem
+
+
+# The platform file.
+
+PLATFORM = """\
+HOST = perlmutter
+MPIRUN = srun
+NODES = 4
+CORES_PER_NODE = 64
+PROCS_PER_NODE =
+NODE_ALLOCATION_MODE = exclusive
+EXTRA = $HOST, b
+"""
+
+
+def platform(text: str) -> PlatformConfig:
+    Path("platform.conf").write_text(text)
+    return read_platform("platform.conf")
+
+
+def test_whole_platform_file() -> None:
+    found = platform(PLATFORM)
+    assert found == PlatformConfig(
+        "platform.conf",
+        "srun",
+        {
+            "HOST": "perlmutter",
+            "MPIRUN": "srun",
+            "NODES": 4,
+            "CORES_PER_NODE": 64,
+            "PROCS_PER_NODE": 0,
+            "NODE_ALLOCATION_MODE": "exclusive",
+            "EXTRA": ["perlmutter", "b"],
+        },
+    )
+    assert [found.number(key) for key in ("NODES", "PROCS_PER_NODE", "GPUS_PER_NODE")] == [4, 0, 0]
+
+
+def test_no_platform_file_is_an_empty_one() -> None:
+    assert read_platform(None) == PlatformConfig("", None, {})
+
+
+def test_empty_launcher_is_none() -> None:
+    assert platform("MPIRUN =\n").mpirun is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("NODES = many\n", ["NODES = many: expected a whole number"]),
+        ("NODES = 1.5\n", ["NODES = 1.5: expected a whole number"]),
+        ("MPIRUN = ssh\n", ["MPIRUN = ssh: expected one of eval, srun, mpirun, mpiexec"]),
+        ("HOST = $NOPE\n", ['HOST: missing option "NOPE" in interpolation.']),
+        (
+            "NODES = x\nMPIRUN = ssh\nSOCKETS_PER_NODE = y\n",
+            [
+                "NODES = x: expected a whole number",
+                "SOCKETS_PER_NODE = y: expected a whole number",
+                "MPIRUN = ssh: expected one of eval, srun, mpirun, mpiexec",
+            ],
+        ),
+        ("HOST = a\nHOST = b\n", ["Duplicate keyword name at line 2."]),
+    ],
+)
+def test_problem_of_a_platform_file_is_named(text: str, expected: list[str]) -> None:
+    assert problems(lambda: platform(text), "platform.conf") == expected
+
+
+@pytest.mark.parametrize("text", ["NODES = 1, 2\n", "[NODES]\nA = 1\n"], ids=["list", "section"])
+def test_number_that_is_a_list_or_a_section_is_a_problem(text: str) -> None:
+    (problem,) = problems(lambda: platform(text), "platform.conf")
+    assert problem.startswith("NODES")
+    assert problem.endswith("expected a whole number")
