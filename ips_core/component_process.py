@@ -27,6 +27,7 @@ from ips_core.compat import install_ipsframework_alias
 from ips_core.component import Component
 from ips_core.config import ComponentConfig
 from ips_core.errors import ConfigError, describe
+from ips_core.link import FrameworkLink
 from ips_core.messages import (
     Broadcast,
     Channel,
@@ -66,7 +67,8 @@ class ComponentProcess:
         self._start = start
         self._inbox: queue.SimpleQueue[Invoke | Terminate] = queue.SimpleQueue()
         self._busy = False
-        self._services = ServicesProxy(start, channel)
+        self._link = FrameworkLink(start, channel)
+        self._services = ServicesProxy(start, self._link)
         self._component: Component | None = None
 
     def run(self) -> None:
@@ -87,14 +89,14 @@ class ComponentProcess:
             while True:
                 message = self._channel.receive()
                 if isinstance(message, Reply):
-                    self._services.deliver(message)
+                    self._link.deliver(message)
                 elif isinstance(message, Broadcast):
                     self._services.hear(message)
                 else:
                     self._inbox.put(message)
                     if isinstance(message, Terminate):
                         self._stop_method()
-        self._services.hang_up()
+        self._link.hang_up()
         # Nobody is left who would end this process if it cannot leave in order
         killer = threading.Timer(_LEAVE_SECONDS, os._exit, (1,))
         killer.daemon = True

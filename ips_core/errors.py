@@ -120,11 +120,12 @@ class TaskError(IPSError):
     def __str__(self) -> str:
         return f"task {self.args[0]} failed: {self.args[1]}"
 
+    def __repr__(self) -> str:
+        return f"TaskError({self.args[0]!r}, {self.args[1]!r})"  # its traceback is in the log file
+
 
 def describe(error: BaseException) -> str:
     """Return an exception as one would read it: its type is said where it is not ours."""
-    if isinstance(error, IPSError):
+    if isinstance(error, IPSError) or (type(error) is Exception and str(error)):
         return str(error)
-    if type(error) is Exception:
-        return str(error)
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -21,7 +21,7 @@ from ips_core import staging
 from ips_core.calls import Call, CallTable
 from ips_core.config import PlatformConfig, SimulationConfig, read_platform, read_simulation
 from ips_core.dask_cluster import read_allocation
-from ips_core.errors import ComponentError, ConfigError
+from ips_core.errors import ComponentError, ConfigError, describe
 from ips_core.events import call_target, framework_event, span_id, trace
 from ips_core.interruption import interruptions
 from ips_core.messages import (
@@ -141,6 +141,9 @@ class Framework:
                 self.simulation.failure = str(error)
             except _Interrupted:
                 self.simulation.failure = f"interrupted by {self._interrupted}"
+            except BaseException as error:
+                self.simulation.failure = describe(error)
+                raise
             finally:
                 self._finish()
         return not self.simulation.failure
@@ -235,9 +238,12 @@ class Framework:
         """Start a component's process; return the call of its constructor."""
         config = self.config
         call = self._calls.open(component_id, "constructor")
+        component = config.components.get(section)
+        name = component.full_id(component_id.number) if component else component_id.class_name
         start = Start(
             call_id=call.call_id,
             component_id=component_id,
+            name=name,
             section=section,
             simulation=config,
             platform=self.platform.values,
@@ -248,9 +254,7 @@ class Framework:
             run_id=self.simulation.run_id,
             start_time=self.started,
         )
-        component = config.components.get(section)
-        name = component.full_id(component_id.number) if component else component_id.class_name
-        self._handles[component_id] = ComponentHandle(start, name)
+        self._handles[component_id] = ComponentHandle(start)
         return call
 
     # -- the simulation ----------------------------------------------------------------------

@@ -87,6 +87,8 @@ class Start:
         Under which the end of the constructor is reported.
     component_id : ComponentID
         Who it is.
+    name : str
+        How messages and events call it, ``CLASS_SUBCLASS_NAME_number``.
     section : str
         Its section in the simulation file.
     simulation : ips_core.config.SimulationConfig
@@ -107,6 +109,7 @@ class Start:
 
     call_id: int
     component_id: ComponentID
+    name: str
     section: str
     simulation: Any
     platform: dict[str, Any]

@@ -31,13 +31,11 @@ class ComponentHandle:
     ----------
     start : Start
         Who it is; sent to the process at once.
-    name : str
-        How messages call it, ``CLASS_SUBCLASS_NAME_number``.
     """
 
-    def __init__(self, start: Start, name: str) -> None:
+    def __init__(self, start: Start) -> None:
         self.component_id: ComponentID = start.component_id
-        self.name = name
+        self.name = start.name
         self.alive = True
         ours, theirs = socket.socketpair()
         try:

@@ -38,7 +38,7 @@ class Runner:
         self.host = os.environ.get("IPS_DASK_NODE") or socket.gethostname()
         self._processes: dict[subprocess.Popen[bytes], str] = {}
         self._lock = threading.Lock()
-        self._cancelled: set[str] = set()
+        self._cancelled: set[str | None] = set()
 
     def run(
         self, task: dict[str, Any], started: Callable[[dict[str, Any]], None]
@@ -70,10 +70,13 @@ class Runner:
             "worker": self.worker,
             "start_time": time.time(),
         }
-        started(dict(record))
         begin = time.monotonic()
         try:
-            outcome = self._binary(task) if "argv" in task else _call(task)
+            if self._is_cancelled(task["pool"]):
+                outcome = {"status": "cancelled", "exit_status": 1, "error": "cancelled"}
+            else:
+                started(dict(record))
+                outcome = self._binary(task) if "argv" in task else _call(task)
         except (OSError, ValueError) as error:
             # not on this node: the binary, the directory or the log file; or no argument at all
             status = 127 if isinstance(error, FileNotFoundError) else 126
@@ -82,13 +85,13 @@ class Runner:
         return record | {"value": None, "error": "", "traceback": ""} | outcome
 
     def cancel(self, pool: str | None = None) -> None:
-        """End the processes of a pool's tasks, or of all: TERM, a grace, then KILL.
+        """End the processes of a pool's tasks, or of all, for good: TERM, a grace, then KILL.
 
-        Their tasks get the status ``cancelled``; tasks of the pool that start later run.
+        Their tasks get the status ``cancelled``, and so do tasks of the pool that are yet to come.
         """
         with self._lock:
-            doomed = [p for p, of in self._processes.items() if pool is None or of == pool]
-            self._cancelled.update(str(process.pid) for process in doomed)
+            self._cancelled.add(pool)
+            doomed = [p for p, of in self._processes.items() if self._is_cancelled(of)]
         for process in doomed:
             _signal_group(process, signal.SIGTERM)
         deadline = time.monotonic() + _TERMINATION_GRACE
@@ -97,6 +100,9 @@ class Runner:
                 process.wait(max(0.0, deadline - time.monotonic()))
             # the group may outlive its leader
             _signal_group(process, signal.SIGKILL)
+
+    def _is_cancelled(self, pool: str) -> bool:
+        return pool in self._cancelled or None in self._cancelled
 
     def _binary(self, task: dict[str, Any]) -> dict[str, Any]:
         with _output_files(task) as (stdout, stderr):
@@ -112,6 +118,9 @@ class Runner:
             )
             with self._lock:
                 self._processes[process] = task["pool"]
+                late = self._is_cancelled(task["pool"])
+            if late:  # cancelled while it was being started
+                _signal_group(process, signal.SIGKILL)
             try:
                 code = process.wait(task["timeout"])
                 status = "finished" if code == 0 else "failed"
@@ -122,9 +131,8 @@ class Runner:
             finally:
                 with self._lock:
                     del self._processes[process]
-            if str(process.pid) in self._cancelled:
-                self._cancelled.discard(str(process.pid))
-                status = "cancelled"
+        if status == "failed" and self._is_cancelled(task["pool"]):
+            status = "cancelled"
         error = "" if status == "finished" else _explain(status, code, task)
         return {"status": status, "exit_status": code, "error": error}
 

@@ -219,10 +219,11 @@ def _marked_processes(mark: str) -> list[tuple[int, str]]:
 def _temporary_files() -> set[str]:
     """Names in the temporary folder that are ours or Dask's.
 
-    Dask makes ``dask-scratch-space`` once and never removes it; only what is in it counts.
+    Dask makes ``dask-scratch-space`` and locks in it once and never removes them; only what else is
+    in it counts.
     """
     folder = Path(tempfile.gettempdir())
     ours = set(folder.glob("ips*")) | set(folder.glob("dask-*"))
     scratch = {path for path in ours if path.name.startswith("dask-scratch-space")}
-    inside = {path for top in scratch for path in top.glob("*")}
+    inside = {path for top in scratch for path in top.glob("*") if path.suffix != ".lock"}
     return {str(path) for path in (ours - scratch) | inside}

@@ -7,17 +7,18 @@ errors mean that a worker or the cluster was lost.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
 
-from ips_core.errors import DaskClusterError, TaskError
+from ips_core.errors import DaskClusterError, TaskError, describe
 from ips_core.pools.task import Task
 
 __all__ = ["START_TOPIC", "DaskRun", "PoolReport", "runner_plugin"]
@@ -61,8 +62,10 @@ def runner_plugin() -> Any:
         async def setup(self, worker: Any) -> None:
             import sys
 
-            # what a task prints is seen while it runs
+            # What a callable prints is seen while it runs, and so are its warnings: as for
+            # programs, stderr joins stdout. Dask's own logging keeps the worker's.
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+            sys.stderr = sys.stdout
             self.runner = runner_class(str(worker.name))
             # every task takes slots, so that tasks of several slots can never overbook a node
             await worker.set_resources(slot=worker.state.nthreads)
@@ -137,12 +140,13 @@ class PoolReport:
     ended : callable
         ``ended(task, record)``.
     finished : callable
-        ``finished(error)`` once, when all have ended and plugins are torn down.
+        ``finished(trouble)`` once, when all have ended and plugins are torn down; trouble is a
+        sentence about the run itself, or empty.
     """
 
     started: Callable[[Task, dict[str, Any]], None]
     ended: Callable[[Task, dict[str, Any]], None]
-    finished: Callable[[], None] = field(default=lambda: None)
+    finished: Callable[[str], None]
 
 
 class DaskRun:
@@ -186,6 +190,10 @@ class DaskRun:
         self._running: dict[str, _Attempt] = {}
         self._lost = ""
         self._stub = _make_stub()
+        self._cluster_lost = False
+        # Waited for instead of the thread: after a join that a signal has interrupted, Python takes
+        # the thread for ended (bpo-45274)
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"ips-pool-{pool}", daemon=True)
 
     def start(self) -> None:
@@ -197,12 +205,17 @@ class DaskRun:
             Whatever the plugin's ``setup`` raised on a worker.
         """
         if self._plugin is not None:
-            self._client.register_plugin(self._plugin, name=self._pool)
+            try:
+                self._client.register_plugin(self._plugin, name=self._pool)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self._client.unregister_worker_plugin(self._pool)
+                raise
         self._thread.start()
 
     def results(self) -> dict[str, Any]:
         """Wait until all tasks have ended; return exit codes and values by name, as added."""
-        self._thread.join()
+        self._ended.wait()
         if self._error is not None:
             raise self._error
         return {task.name: self._results[task.name] for task in self._tasks}
@@ -210,7 +223,7 @@ class DaskRun:
     def cancel(self) -> None:
         """End what runs; start nothing more; wait until that is so."""
         self._news.put(_News("cancel"))
-        self._thread.join()
+        self._ended.wait()
 
     def lose_cluster(self, reason: str) -> None:
         """Tell the run that its cluster is lost."""
@@ -236,13 +249,16 @@ class DaskRun:
             self._end()
 
     def _end(self) -> None:
+        trouble = ""
         try:
-            if self._plugin is not None and not self._lost:
+            if self._plugin is not None and not self._cluster_lost:
                 self._client.unregister_worker_plugin(self._pool)
-        except BaseException as error:
-            self._error = self._error or error
+        except BaseException as error:  # costs no result
+            trouble = f"tearing down the worker plugin failed: {describe(error)}"
+        try:
+            self._report.finished(trouble)
         finally:
-            self._report.finished()
+            self._ended.set()
 
     def _fill(self, waiting: Iterator[_Attempt]) -> None:
         while len(self._in_flight) < self._window:
@@ -286,7 +302,7 @@ class DaskRun:
 
     def _end_attempt(self, attempt: _Attempt, future: Any) -> None:
         if future.status == "finished":
-            self._finish(attempt, cloudpickle.loads(future.result()))
+            self._finish(attempt, self._read(attempt, future))
             return
         error = future.exception() if future.status == "error" else None
         if type(error).__name__ == "KilledWorker" and attempt.number <= _RETRIES_OF_LOST_WORKERS:
@@ -297,9 +313,17 @@ class DaskRun:
         text = f"{type(error).__name__}: {error}" if error else f"Dask says: {future.status}"
         self._finish(attempt, self._failed(attempt, text))
 
+    def _read(self, attempt: _Attempt, future: Any) -> dict[str, Any]:
+        try:
+            return cloudpickle.loads(future.result())
+        except Exception as error:
+            text = f"its result cannot be read here: {type(error).__name__}: {error}"
+            return self._failed(attempt, text)
+
     def _stop(self, reason: str, cancel: bool) -> None:
         """End all that is in flight; what was not started yet ends with the same reason."""
         self._lost = reason
+        self._cluster_lost = not cancel
         if cancel:
             self._client.run(_make_canceller(), self._pool, on_error="ignore")
             self._client.cancel(list(self._in_flight), force=True)
@@ -332,9 +356,11 @@ class DaskRun:
             self._report.started(attempt.task, record)
 
     def _finish(self, attempt: _Attempt, record: dict[str, Any]) -> None:
-        # The start may have been announced already; the result is authoritative
-        self._launch(attempt, record)
-        self._report.ended(attempt.task, record)
+        never_ran = attempt.begun is None and bool(self._lost) and not record["worker"]
+        if not never_ran:
+            # The start may have been announced already; the result is authoritative
+            self._launch(attempt, record)
+            self._report.ended(attempt.task, record)
         self._running.pop(attempt.task.name, None)
         self._results[attempt.task.name] = _result(attempt.task, record)
 

@@ -106,8 +106,7 @@ class ClusterKeeper(Component):
         def lose(reason: str) -> None:
             if request in self._kept:
                 self._kept[request].lost = reason
-            with contextlib.suppress(OSError):
-                self.services.broadcast("cluster-lost", (request, reason))
+            self.services.link.broadcast("cluster-lost", (request, reason))
 
         cluster = start_cluster(request, self.services.get_run_directory(), lose)
         client = cluster.get_client()
@@ -116,13 +115,13 @@ class ClusterKeeper(Component):
         reached = ClusterAddress(request, cluster.scheduler_address, cluster.security, slots)
         self._task_count += 1
         step = next(step for step in cluster.steps.all if step.role == "worker")
-        # the script is an argument, and far too long for a log line
-        target = shlex.join(word for word in step.argv if "\n" not in word)
+        # the script itself is an argument, and far too long for a log line
+        target = shlex.join("worker.sh" if "\n" in word else word for word in step.argv)
         kept = _Kept(cluster, reached, self._task_count, code, target, begin)
-        self.services.emit_for(
-            code,
+        self.services.link.emit(
             "IPS_LAUNCH_TASK",
             f"task_id = {kept.task_id} , Tag = None , nproc = {request.nodes} , Target = {target}",
+            code=code,
             task_name="dask-worker",
             start_time=begin,
         )
@@ -133,10 +132,10 @@ class ClusterKeeper(Component):
         kept.cluster.close()
         now = time.time()
         elapsed = now - kept.begin
-        self.services.emit_for(
-            kept.code,
+        self.services.link.emit(
             "IPS_TASK_END",
             f"task_id = {kept.task_id}  elapsed time = {elapsed:.2f} S",
+            code=kept.code,
             ok=not kept.lost,
             trace=trace(
                 kept.target,

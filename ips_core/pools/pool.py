@@ -96,8 +96,10 @@ class TaskPool:
         """
         if self.run is None:
             raise TaskPoolError(f"No more active tasks in task pool {self.name}")
-        run, self.run = self.run, None
-        return run.results()
+        try:
+            return self.run.results()
+        finally:
+            self.run = None
 
     def terminate_tasks(self) -> None:
         """End what runs and forget what is queued."""

@@ -56,8 +56,8 @@ class CallServices(ServicesBase):
         begin = time.time()
         target, operation = call_target(component_id, method_name, args, keywords)
         payload = pack((args, keywords))
-        self._emit("IPS_CALL_BEGIN", f"Target = {target}:{operation}", at=begin)
-        call_id = self._ask("call", component_id, method_name, payload, operation)
+        self.link.emit("IPS_CALL_BEGIN", f"Target = {target}:{operation}", at=begin)
+        call_id = self.link.ask("call", component_id, method_name, payload, operation)
         span = span_id(target, operation, call_id)
         self._calls[call_id] = _Call(target, operation, span, begin)
         return call_id
@@ -104,7 +104,7 @@ class CallServices(ServicesBase):
         if call_id not in self._calls:
             raise KeyError(f"no call {call_id} to wait for")
         try:
-            value = self._ask("wait_call", call_id, block)
+            value = self.link.ask("wait_call", call_id, block)
         except IPSError as error:
             self._end_call(call_id, str(error))
             raise
@@ -117,7 +117,7 @@ class CallServices(ServicesBase):
         call = self._calls.pop(call_id)
         now = time.time()
         comment = f"Target = {call.target}:{call.operation}"
-        self._emit(
+        self.link.emit(
             "IPS_CALL_END",
             f'Error: "{failed}" {comment}' if failed else comment,
             at=now,

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from ips_core.dask_cluster import ClusterRequest, shifter_arguments
-from ips_core.errors import DaskClusterError, IPSError, TaskPoolError
-from ips_core.events import span_id, trace
-from ips_core.messages import Broadcast, pack, unpack
-from ips_core.pools import Task, TaskPool
+from ips_core.errors import TaskPoolError, describe
+from ips_core.messages import Broadcast
+from ips_core.pools.dask_backend import DaskBackend
+from ips_core.pools.pool import TaskPool
+from ips_core.pools.pool_events import PoolEvents
 from ips_core.services.base import ServicesBase
 
 __all__ = ["PoolServices"]
@@ -30,27 +26,14 @@ class _NoTasks:
         pass
 
 
-@dataclass(frozen=True)
-class _Active:
-    """A run that has not ended yet.
-
-    One waits for ``ended``, not for the run's thread: after a join that a signal has interrupted,
-    Python takes the thread for ended (bpo-45274).
-    """
-
-    request: ClusterRequest
-    run: Any
-    ended: threading.Event = field(default_factory=threading.Event)
-
-
 class PoolServices(ServicesBase):
     """Task pools."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.task_pools: dict[str, TaskPool] = {}
-        self._clients: dict[ClusterRequest, Any] = {}
-        self._runs: dict[str, _Active] = {}
+        self._events = PoolEvents(self.link, self.logger, lambda: self.span)
+        self._dask = DaskBackend(self._start, self.link, self.logger, self._events)
 
     def create_task_pool(self, task_pool_name: str) -> None:
         """Create an empty pool.
@@ -167,169 +150,29 @@ class PoolServices(ServicesBase):
             raise TaskPoolError(
                 f"pool {pool.name} is running: call get_finished_tasks before the next submit_tasks"
             )
-        request = self._request(
-            pool, dask_nodes or 1, dask_ppw, use_shifter, shifter_args, dask_worker_per_gpu
+        request = self._dask.request(
+            pool.name, dask_nodes or 1, dask_ppw, use_shifter, shifter_args, dask_worker_per_gpu
         )
         tasks = pool.take_tasks(in_container=use_shifter)
         begin = time.time()
-        self._emit("IPS_TASK_POOL_BEGIN", f"task_pool = {pool.name} ", at=begin)
+        self._events.pool_began(pool.name, begin)
         if not tasks:
             pool.run = _NoTasks()
-            self._end_pool(pool.name, begin)
+            self._events.pool_ended(pool.name, begin)
             return 0
         try:
-            self._start_run(pool, request, tasks, dask_worker_plugin, begin)
+            pool.run = self._dask.start(pool.name, tasks, request, dask_worker_plugin, begin)
         except BaseException as error:
             pool.queued_tasks = {task.name: task for task in tasks} | pool.queued_tasks
-            self._end_pool(pool.name, begin, ok=False)
-            if isinstance(error, IPSError):
-                raise DaskClusterError(str(error)) from None
+            self._events.pool_ended(pool.name, begin, trouble=describe(error))
             raise
         return len(tasks)
-
-    def _request(
-        self,
-        pool: TaskPool,
-        nodes: int,
-        threads: int | None,
-        use_shifter: bool,
-        shifter_args: str | Sequence[str] | None,
-        per_gpu: bool,
-    ) -> ClusterRequest:
-        resources = self._start.resources
-        if nodes > resources.nodes:
-            if not resources.flexible:
-                raise TaskPoolError(
-                    f"pool {pool.name}: dask_nodes = {nodes}, but there are only {resources.nodes}"
-                )
-            self.logger.warning(
-                "pool %s: dask_nodes = %s on a single machine: one worker is used", pool.name, nodes
-            )
-            nodes = 1
-        shifter = None
-        if use_shifter:
-            if shutil.which("shifter") is None:
-                raise TaskPoolError(
-                    f"pool {pool.name}: use_shifter=True, but shifter is not on PATH"
-                )
-            shifter = shifter_arguments(shifter_args)
-        own = self.sim_conf.get(self._start.section, {}).get("PROCS_PER_NODE")
-        default = int(own or self._start.platform.get("PROCS_PER_NODE") or 0)
-        return ClusterRequest(nodes, threads, default or None, resources.launcher, shifter, per_gpu)
-
-    def _start_run(
-        self, pool: TaskPool, request: ClusterRequest, tasks: list[Task], plugin: Any, begin: float
-    ) -> None:
-        asked = self._post("keeper", "acquire", pack(((request, self.full_comp_id), {})))
-        # While the cluster starts: what this process needs to use it
-        import distributed  # noqa: F401
-
-        from ips_core.pools.dask_run import DaskRun, PoolReport
-
-        reached = unpack(self._answer(asked))
-        try:
-            client = self._client(reached)
-            report = PoolReport(
-                self._task_started,
-                self._task_ended,
-                lambda: self._run_finished(pool.name, request, begin),
-            )
-            # On a shared cluster: not the pool of that name of another component, or an earlier one
-            name = f"{self.full_comp_id} {pool.name} {begin}"
-            run = DaskRun(name, tasks, client, reached.slots, report, plugin)
-            self._runs[pool.name] = _Active(request, run)
-            run.start()
-        except BaseException:
-            self._runs.pop(pool.name, None)
-            self._ask("keeper", "release", pack(((request,), {})))
-            raise
-        pool.run = run
-
-    def _client(self, reached: Any) -> Any:
-        """Return the client for a cluster; one serves all pools of the component."""
-        from distributed import Client
-
-        from ips_core.pools.dask_run import START_TOPIC
-
-        client = self._clients.get(reached.request)
-        if client is not None and client.scheduler.address == reached.address:
-            return client
-        if client is not None:
-            client.close()
-        client = Client(
-            reached.address, security=reached.security, set_as_default=False, timeout=60
-        )
-        client.subscribe_topic(START_TOPIC, self._hear_start)
-        self._clients[reached.request] = client
-        return client
-
-    def _hear_start(self, event: tuple[float, dict[str, Any]]) -> None:
-        for active in list(self._runs.values()):
-            active.run.hear_start(event[1]["record"])
 
     def hear(self, news: Broadcast) -> None:
         """Take news for every component: a cluster is lost."""
         super().hear(news)
         if news.topic == "cluster-lost":
-            request, reason = news.body
-            for active in list(self._runs.values()):
-                if active.request == request:
-                    active.run.lose_cluster(reason)
-
-    # -- what a run reports, in its thread ---------------------------------------------------
-
-    def _task_started(self, task: Task, record: dict[str, Any]) -> None:
-        self._emit(
-            "IPS_LAUNCH_DASK_TASK",
-            f"task_name = {task.name}, Target = {task.target}",
-            at=record["start_time"],
-            task_name=task.name,
-            start_time=record["start_time"],
-            host=record["host"],
-            worker=record["worker"],
-        )
-
-    def _task_ended(self, task: Task, record: dict[str, Any]) -> None:
-        begin, elapsed = record["start_time"], record["elapsed_time"]
-        how = "timed-out after" if record["status"] == "timed-out" else "elapsed time ="
-        if record["error"]:
-            why = record["traceback"].rstrip() or record["error"]
-            self.logger.error("task %s: %s", task.name, why)
-        self._emit(
-            "IPS_TASK_END",
-            f"task_name = {task.name}, {how} {elapsed:.2f}s",
-            at=begin + elapsed,
-            ok=record["status"] == "finished",
-            trace=trace(
-                record["worker"],
-                task.target,
-                span=span_id(task.target, task.name, begin),
-                begin=begin,
-                end=begin + elapsed,
-                parent=self.span,
-            ),
-            task_name=task.name,
-            exit_status=record["exit_status"],
-            start_time=begin,
-            elapsed_time=elapsed,
-            host=record["host"],
-            worker=record["worker"],
-            **({"error": record["error"]} if record["error"] else {}),
-        )
-
-    def _run_finished(self, pool_name: str, request: ClusterRequest, begin: float) -> None:
-        active = self._runs.pop(pool_name)
-        self._end_pool(pool_name, begin)
-        with contextlib.suppress(IPSError):  # the simulation is ending
-            self._ask("keeper", "release", pack(((request,), {})))
-        active.ended.set()
-
-    def _end_pool(self, pool_name: str, begin: float, ok: bool = True) -> None:
-        elapsed = time.time() - begin
-        comment = f"task_pool = {pool_name}  elapsed time = {elapsed:.2f} S"
-        self._emit("IPS_TASK_POOL_END", comment, ok=ok, elapsed_time=elapsed)
-
-    # -- afterwards --------------------------------------------------------------------------
+            self._dask.lose_cluster(*news.body)
 
     def get_finished_tasks(self, task_pool_name: str) -> dict[str, Any]:
         """Wait until the submitted tasks of a pool have ended.
@@ -348,11 +191,7 @@ class PoolServices(ServicesBase):
         TaskPoolError
             Nothing was submitted since the last call.
         """
-        pool = self._pool(task_pool_name)
-        active = self._runs.get(task_pool_name)
-        if active is not None:
-            active.ended.wait()
-        return pool.get_finished_tasks()
+        return self._pool(task_pool_name).get_finished_tasks()
 
     def remove_task_pool(self, task_pool_name: str) -> None:
         """Remove a pool; what still runs of it is ended.
@@ -373,9 +212,5 @@ class PoolServices(ServicesBase):
 
     def cleanup(self) -> None:
         """End what still runs, and leave the clusters."""
-        for active in list(self._runs.values()):
-            active.run.cancel()
-            active.ended.wait()
-        for client in self._clients.values():
-            client.close(timeout=2)
+        self._dask.close()
         super().cleanup()

@@ -32,7 +32,9 @@ WORKER = ComponentID("sim", "Worker", 2)
 EXAMPLES = [
     WORKER,
     messages.Failure("why", "Traceback"),
-    messages.Start(1, WORKER, "W", None, {"NODES": 1}, None, {"P": WORKER}, "/l", "/w", "run", 1.5),
+    messages.Start(
+        1, WORKER, "A__W_2", "W", None, {"NODES": 1}, None, {"P": WORKER}, "/l", "/w", "run", 1.5
+    ),
     messages.Invoke(1, "step", b"payload", "span"),
     messages.Reply(1, "value", messages.Failure("why")),
     messages.Terminate(True),

@@ -124,7 +124,10 @@ class Mute:
         LOOP,
         Mute(),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Mute) else None,
+    ids=[
+        *("set", "bytes", "path", "complex", "line ends", "surrogate", "nan", "infinity"),
+        *("key that is no text", "loop", "mute"),
+    ],
 )
 def test_odd_value_costs_no_line(log: SimulationLog, value: Any) -> None:
     log.write({"before": 1})

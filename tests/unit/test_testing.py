@@ -18,6 +18,7 @@ from ips_dask_cluster.testing import (
     LocalSlurm,
     LocalSlurmError,
     keeper,
+    local_slurm,
     missing_programs,
     slurm_conf,
 )

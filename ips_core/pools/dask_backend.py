@@ -1,0 +1,181 @@
+"""Runs a component's pools on the Dask clusters of the keeper.
+
+It decides which cluster a pool asks for, holds the component's connections to clusters, and knows
+which runs are under way. How the tasks of a run are worked off is in ``dask_run``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ips_core.dask_cluster import ClusterRequest, shifter_arguments
+from ips_core.errors import DaskClusterError, IPSError, TaskPoolError
+from ips_core.link import FrameworkLink
+from ips_core.messages import Start, pack, unpack
+from ips_core.pools.pool_events import PoolEvents
+from ips_core.pools.task import Task
+
+if TYPE_CHECKING:
+    from ips_core.pools.dask_run import DaskRun
+
+__all__ = ["DaskBackend"]
+
+
+class DaskBackend:
+    """What a component's process has to do with Dask.
+
+    Parameters
+    ----------
+    start : Start
+        Who the component is, and what the simulation may use.
+    link : FrameworkLink
+        To the framework, and through it to the keeper.
+    logger : logging.Logger
+        For what is worth a warning.
+    events : PoolEvents
+        Hears of starts and ends.
+    """
+
+    def __init__(
+        self, start: Start, link: FrameworkLink, logger: logging.Logger, events: PoolEvents
+    ) -> None:
+        self._start = start
+        self._link = link
+        self._logger = logger
+        self._events = events
+        self._clients: dict[ClusterRequest, Any] = {}
+        self._runs: dict[str, tuple[ClusterRequest, DaskRun]] = {}
+
+    def request(
+        self,
+        pool: str,
+        nodes: int,
+        threads: int | None,
+        use_shifter: bool,
+        shifter_args: str | Sequence[str] | None,
+        per_gpu: bool,
+    ) -> ClusterRequest:
+        """Return what a pool needs; parameters as for ``ServicesProxy.submit_tasks``.
+
+        Raises
+        ------
+        TaskPoolError
+            The simulation does not have it.
+        """
+        resources = self._start.resources
+        if nodes > resources.nodes:
+            if not resources.flexible:
+                raise TaskPoolError(
+                    f"pool {pool}: dask_nodes = {nodes}, but there are only {resources.nodes}"
+                )
+            self._logger.warning(
+                "pool %s: dask_nodes = %s on a single machine: one worker is used", pool, nodes
+            )
+            nodes = 1
+        shifter = None
+        if use_shifter:
+            if shutil.which("shifter") is None:
+                raise TaskPoolError(f"pool {pool}: use_shifter=True, but shifter is not on PATH")
+            shifter = shifter_arguments(shifter_args)
+        own = self._start.simulation.values.get(self._start.section, {}).get("PROCS_PER_NODE")
+        cores = int(own or self._start.platform.get("PROCS_PER_NODE") or 0)
+        return ClusterRequest(nodes, threads, cores or None, resources.launcher, shifter, per_gpu)
+
+    def start(
+        self, pool: str, tasks: list[Task], request: ClusterRequest, plugin: Any, begin: float
+    ) -> DaskRun:
+        """Start working off tasks, on a cluster that is started if there is none like it.
+
+        Parameters
+        ----------
+        pool : str
+            Name of the pool.
+        tasks : list of Task
+            What to run.
+        request : ClusterRequest
+            As :meth:`request` returned it.
+        plugin : WorkerPlugin or None
+            Lives on the workers as long as the run.
+        begin : float
+            When the pool was submitted.
+
+        Raises
+        ------
+        DaskClusterError
+            The cluster could not start.
+        """
+        asked = self._link.post("keeper", "acquire", pack(((request, self._start.name), {})))
+        # While the cluster starts: what this process needs to use it
+        import distributed  # noqa: F401
+
+        from ips_core.pools.dask_run import DaskRun, PoolReport
+
+        try:
+            reached = unpack(self._link.answer(asked))
+        except IPSError as error:
+            raise DaskClusterError(str(error)) from None
+        # On a shared cluster: not the pool of that name of another component, or an earlier one
+        name = f"{self._start.name} {pool} {begin}"
+        try:
+            report = PoolReport(
+                self._events.task_started,
+                self._events.task_ended,
+                lambda trouble: self._finished(name, pool, begin, trouble),
+            )
+            client = self._client(reached)
+            run = DaskRun(name, tasks, client, reached.slots, report, plugin)
+            self._runs[name] = (request, run)
+            run.start()
+        except BaseException:
+            self._runs.pop(name, None)
+            self._release(request)
+            raise
+        return run
+
+    def _client(self, reached: Any) -> Any:
+        """Return the client for a cluster; one serves all pools of the component."""
+        from distributed import Client
+
+        from ips_core.pools.dask_run import START_TOPIC
+
+        client = self._clients.get(reached.request)
+        if client is not None and client.scheduler.address == reached.address:
+            return client
+        if client is not None:
+            client.close()
+        client = Client(
+            reached.address, security=reached.security, set_as_default=False, timeout=60
+        )
+        client.subscribe_topic(START_TOPIC, self._hear_start)
+        self._clients[reached.request] = client
+        return client
+
+    def _hear_start(self, event: tuple[float, dict[str, Any]]) -> None:
+        for _, run in list(self._runs.values()):
+            run.hear_start(event[1]["record"])
+
+    def _finished(self, name: str, pool: str, begin: float, trouble: str) -> None:
+        request, _ = self._runs.pop(name)
+        self._events.pool_ended(pool, begin, trouble)
+        self._release(request)
+
+    def _release(self, request: ClusterRequest) -> None:
+        with contextlib.suppress(IPSError):  # the simulation is ending
+            self._link.ask("keeper", "release", pack(((request,), {})))
+
+    def lose_cluster(self, request: ClusterRequest, reason: str) -> None:
+        """Tell the runs on a cluster that it is lost."""
+        for used, run in list(self._runs.values()):
+            if used == request:
+                run.lose_cluster(reason)
+
+    def close(self) -> None:
+        """End the runs that are under way, and leave the clusters."""
+        for _, run in list(self._runs.values()):
+            run.cancel()
+        for client in self._clients.values():
+            client.close(timeout=2)
