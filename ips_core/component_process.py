@@ -166,7 +166,7 @@ class ComponentProcess:
         except BaseException:
             self._services.exception("terminate failed")
         finally:
-            self._services.cleanup()
+            self._services.cleanup(ok)
 
 
 def _failure(error: BaseException) -> Failure:

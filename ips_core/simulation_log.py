@@ -91,6 +91,11 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     path : str or pathlib.Path
         A ``.json`` file of ``simulation_log/``, or that folder: its newest log then.
 
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file, or no log in the folder.
+
     Examples
     --------
     >>> import pandas  # doctest: +SKIP
@@ -98,7 +103,10 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(path)
     if path.is_dir():
-        path = max(path.glob("*.json"), key=lambda file: file.stat().st_mtime)
+        logs = list(path.glob("*.json"))
+        if not logs:
+            raise FileNotFoundError(f"there is no simulation log in {path}")
+        path = max(logs, key=lambda file: file.stat().st_mtime)
     # a last line without its end is just being written
     lines = path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
     return [json.loads(line) for line in lines]

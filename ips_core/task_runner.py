@@ -39,6 +39,7 @@ class Runner:
         self._processes: dict[subprocess.Popen[bytes], str] = {}
         self._lock = threading.Lock()
         self._cancelled: set[str | None] = set()
+        self._running: list[dict[str, Any]] = []
 
     def run(
         self, task: dict[str, Any], started: Callable[[dict[str, Any]], None]
@@ -71,6 +72,7 @@ class Runner:
             "start_time": time.time(),
         }
         begin = time.monotonic()
+        self._running.append(record)
         try:
             if self._is_cancelled(task["pool"]):
                 outcome = {"status": "cancelled", "exit_status": 1, "error": "cancelled"}
@@ -81,14 +83,22 @@ class Runner:
             # not on this node: the binary, the directory or the log file; or no argument at all
             status = 127 if isinstance(error, FileNotFoundError) else 126
             outcome = {"status": "failed", "exit_status": status, "error": str(error)}
+        finally:
+            self._running.remove(record)
         record["elapsed_time"] = time.monotonic() - begin
         return record | {"value": None, "error": "", "traceback": ""} | outcome
 
-    def cancel(self, pool: str | None = None) -> None:
+    def cancel(self, pool: str | None = None) -> list[dict[str, Any]]:
         """End the processes of a pool's tasks, or of all, for good: TERM, a grace, then KILL.
 
         Their tasks get the status ``cancelled``, and so do tasks of the pool that are yet to come.
+
+        Returns
+        -------
+        list of dict
+            The first part of the records of the pool's tasks that were running, callables too.
         """
+        running = [dict(record) for record in self._running if pool in (None, record["pool"])]
         with self._lock:
             self._cancelled.add(pool)
             doomed = [p for p, of in self._processes.items() if self._is_cancelled(of)]
@@ -100,6 +110,7 @@ class Runner:
                 process.wait(max(0.0, deadline - time.monotonic()))
             # the group may outlive its leader
             _signal_group(process, signal.SIGKILL)
+        return running
 
     def _is_cancelled(self, pool: str) -> bool:
         return pool in self._cancelled or None in self._cancelled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,16 @@ class Configured:
     def __call__(self, name: str) -> Any:
         value = self.keywords.get(name)
         return dask.config.get(f"{self.section}.{name}") if value is None else value
+
+    def words(self, name: str) -> tuple[str, ...]:
+        """Return a setting that is a list of words; a string is split as a shell would."""
+        value = self(name)
+        return tuple(shlex.split(value) if isinstance(value, str) else map(str, value))
+
+    def lines(self, name: str) -> tuple[str, ...]:
+        """Return a setting that is a list of lines; a string may hold several."""
+        value = self(name)
+        return tuple(value.splitlines() if isinstance(value, str) else value)
 
 
 @dataclass(frozen=True)
@@ -166,7 +177,7 @@ def step_settings(
         worker_arguments=(
             *_worker_arguments(configured, interface, protocol),
             *tls["worker"],
-            *map(str, configured("worker-extra-args")),
+            *configured.words("worker-extra-args"),
         ),
         scheduler_arguments=(*tls["scheduler"], *_scheduler_arguments(scheduler_options, bokeh)),
         processes=processes,
@@ -176,13 +187,13 @@ def step_settings(
         container=container,
         environment=dict(environment),
         scheduler_environment=dict(scheduler_environment),
-        prologue=tuple(configured("job-script-prologue")),
+        prologue=configured.lines("job-script-prologue"),
         local_directory=configured("local-directory"),
         restarts=configured("restarts"),
         start_timeout=float(configured("start-timeout")),
         close_timeout=float(configured("close-timeout")),
-        srun_extra_args=tuple(configured("srun-extra-args")),
-        srun_args_skip=tuple(configured("srun-args-skip")),
+        srun_extra_args=configured.words("srun-extra-args"),
+        srun_args_skip=configured.words("srun-args-skip"),
         template_directory=Path(templates).expanduser() if templates else None,
         # else a notebook or a capture: print to the log
         inherit_stdout=sys.stdout is sys.__stdout__,

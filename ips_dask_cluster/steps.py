@@ -47,6 +47,7 @@ class Steps:
         self._round: asyncio.Future[None] | None = None
         self._watchers: set[asyncio.Task[None]] = set()
         self._address: str | None = None
+        self._count = 0
         self._closing = False
 
     # -- placing ---------------------------------------------------------------------------
@@ -163,7 +164,7 @@ class Steps:
         return [dict(group) for _, group in groupby(sorted(placed.items(), key=size), key=size)]
 
     async def _start(self, role: str, nodes: list[Node], script: str) -> Step:
-        number = len(self.all)
+        number, self._count = self._count, self._count + 1
         argv = self.command(role, nodes, script, number)
         names = [node.name for node in nodes]
         log = self.settings.log_directory / f"{self.settings.name}-{role}-{number}.step.log"

@@ -5,6 +5,10 @@
 # quoted for the shell. The scheduler's address goes to standard output, one line that begins with
 # "ips-dask-scheduler"; the end of standard input means that the driver closed or died.
 node=$${1:-$${SLURMD_NODENAME:-$$HOSTNAME}}
+# TMPDIR may be that of the login node, and not be here
+for temporary in "$${SLURM_TMPDIR-}" "$${TMPDIR-}" /tmp; do
+    [ -n "$$temporary" ] && [ -w "$$temporary" ] && break
+done
 say() { printf 'ips-dask: node %s %s\n' "$$node" "$$*" >&2; }
 [ -e $witness ] || { say "cannot see the directory" $run_directory; exit 66; }
 [ -d $log_directory ] || { say "cannot see the directory" $log_directory; exit 66; }
@@ -24,7 +28,9 @@ sys.modules[announce.__name__] = announce
 sys.exit(main(args=sys.argv[1:]))
 '
 log=$log_directory/scheduler.log
-IPS_DASK_MARK=$name $container $python -c "$$boot" \
+scratch=$$(mktemp -d "$$temporary/ips-dask-XXXXXXXX") || exit 73
+trap 'rm -rf "$$scratch"' EXIT
+IPS_DASK_MARK=$name DASK_TEMPORARY_DIRECTORY=$$scratch $container $python -c "$$boot" \
     --port 0 --preload ips_dask_announce $arguments 3<&- 2>>"$$log" &
 pid=$$!
 
@@ -41,7 +47,7 @@ leave() {
 trap leave TERM
 
 (
-    trap - TERM
+    trap - TERM EXIT
     while read -r _ <&3; do :; done
     kill -TERM $$$$
 ) &

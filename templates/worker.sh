@@ -7,6 +7,10 @@
 # Standard input is a pipe from the driver: first the scheduler's address, then "stop WORKER"
 # lines; its end means that the driver closed or died, and everything here leaves with it.
 node=$${1:-$${SLURMD_NODENAME:-$$HOSTNAME}}
+# TMPDIR may be that of the login node, and not be here
+for temporary in "$${SLURM_TMPDIR-}" "$${TMPDIR-}" /tmp; do
+    [ -n "$$temporary" ] && [ -w "$$temporary" ] && break
+done
 say() { printf 'ips-dask: node %s %s\n' "$$node" "$$*" >&2; }
 
 worker=
@@ -21,7 +25,7 @@ exec 3<&0 </dev/null
 # Several workers on a node: this script again for each, all of which hear what we hear.
 part=$${2-}
 if [ $processes -gt 1 ] && [ -z "$$part" ]; then
-    pipes=$$(mktemp -d "$${TMPDIR:-/tmp}/ips-dask-XXXXXXXX") || exit 73
+    pipes=$$(mktemp -d "$$temporary/ips-dask-XXXXXXXX") || exit 73
     trap 'rm -rf "$$pipes"' EXIT
     for ((part = 0; part < $processes; part++)); do
         mkfifo "$$pipes/$$part"
@@ -64,7 +68,7 @@ fi
 scratch=$local_directory
 own_scratch=
 if [ -z "$$scratch" ]; then
-    scratch=$$(mktemp -d "$${SLURM_TMPDIR:-$${TMPDIR:-/tmp}}/ips-dask-XXXXXXXX") || exit 73
+    scratch=$$(mktemp -d "$$temporary/ips-dask-XXXXXXXX") || exit 73
     own_scratch=$$scratch
 fi
 

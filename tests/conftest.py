@@ -31,6 +31,18 @@ _GRACE = 5.0
 _JOB_GRACE = 12.0
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_folder() -> Iterator[None]:
+    """What others do in the machine's temporary folder is no business of these tests."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ips-tests-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", None)  # else it is the one that was asked for first
+        yield
+
+
 # Without Slurm.
 
 

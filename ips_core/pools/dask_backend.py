@@ -173,9 +173,11 @@ class DaskBackend:
             if used == request:
                 run.lose_cluster(reason)
 
-    def close(self) -> None:
-        """End the runs that are under way, and leave the clusters."""
-        for _, run in list(self._runs.values()):
+    def close(self) -> int:
+        """End the runs that are under way, leave the clusters and return how many they were."""
+        running = list(self._runs.values())
+        for _, run in running:
             run.cancel()
         for client in self._clients.values():
             client.close(timeout=2)
+        return len(running)

@@ -106,8 +106,8 @@ def _make_stub() -> _ByValue:
 
 
 def _make_canceller() -> _ByValue:
-    def cancel(pool: str, dask_worker: Any = None) -> None:
-        dask_worker.plugins["ips-task-runner"].runner.cancel(pool)
+    def cancel(pool: str, dask_worker: Any = None) -> list[dict[str, Any]]:
+        return dask_worker.plugins["ips-task-runner"].runner.cancel(pool)
 
     return _ByValue(cancel)
 
@@ -325,7 +325,9 @@ class DaskRun:
         self._lost = reason
         self._cluster_lost = not cancel
         if cancel:
-            self._client.run(_make_canceller(), self._pool, on_error="ignore")
+            answers = self._client.run(_make_canceller(), self._pool, on_error="ignore")
+            for begun in (record for answer in answers.values() for record in answer):
+                self._take(_News("started", begun))  # if that was not heard yet
             self._client.cancel(list(self._in_flight), force=True)
         for future in list(self._in_flight):
             attempt = self._in_flight.pop(future)

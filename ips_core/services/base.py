@@ -52,6 +52,6 @@ class ServicesBase:
     def hear(self, news: Broadcast) -> None:
         """Take news for every component (called by the reader)."""
 
-    def cleanup(self) -> None:
-        """Give back what the component still holds."""
+    def cleanup(self, ok: bool) -> None:
+        """Give back what the component still holds; ``ok`` tells how the simulation went."""
         logging.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -210,7 +211,14 @@ class PoolServices(ServicesBase):
             raise KeyError(f"no task pool {name}")
         return self.task_pools[name]
 
-    def cleanup(self) -> None:
+    def cleanup(self, ok: bool) -> None:
         """End what still runs, and leave the clusters."""
-        self._dask.close()
-        super().cleanup()
+        running = self._dask.close()
+        if running and ok:  # nobody asked for it, nobody would know
+            message = (
+                f"{self.full_comp_id}: the simulation ended while {running} task pool(s) were "
+                "running; their tasks were cancelled (get_finished_tasks waits for them)"
+            )
+            self.logger.warning(message)
+            print(f"ips.py: {message}", file=sys.stderr)
+        super().cleanup(ok)

@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import fields
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,7 @@ WORKER = ComponentID("sim", "Worker", 2)
 EXAMPLES = [
     WORKER,
     messages.Failure("why", "Traceback"),
-    messages.Start(
-        1, WORKER, "A__W_2", "W", None, {"NODES": 1}, None, {"P": WORKER}, "/l", "/w", "run", 1.5
-    ),
+    messages.Start(*(f"the {field.name}" for field in fields(messages.Start))),
     messages.Invoke(1, "step", b"payload", "span"),
     messages.Reply(1, "value", messages.Failure("why")),
     messages.Terminate(True),

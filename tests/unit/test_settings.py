@@ -219,3 +219,17 @@ def test_prints_of_tasks_reach_a_terminal_but_no_capture(
 ) -> None:
     monkeypatch.setattr(sys, "stdout", sys.__stdout__ if own else object())
     assert make(tmp_path).inherit_stdout is own
+
+
+def test_lists_may_be_written_as_strings() -> None:
+    configured = Configured(
+        "slurm-allocation",
+        {
+            "srun_extra_args": "--qos=fast --comment='two words'",
+            "worker_extra_args": ["--lifetime", 60],
+            "job_script_prologue": "module load x\nexport A=1",
+        },
+    )
+    assert configured.words("srun-extra-args") == ("--qos=fast", "--comment=two words")
+    assert configured.words("worker-extra-args") == ("--lifetime", "60")
+    assert configured.lines("job-script-prologue") == ("module load x", "export A=1")

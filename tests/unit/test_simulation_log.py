@@ -172,3 +172,8 @@ def test_folder_gives_its_newest_log(tmp_path: Path) -> None:
         path.write_text(json.dumps({"log": name}) + "\n")
         os.utime(path, (1000 - age, 1000 - age))
     assert read_log(str(tmp_path)) == [{"log": "a.json"}]
+
+
+def test_folder_without_a_log_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"no simulation log in {tmp_path}"):
+        read_log(tmp_path)
