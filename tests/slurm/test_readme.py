@@ -62,16 +62,17 @@ def test_the_driver(scan):
     assert next(scan.glob("work/*/date.log")).read_text().count("UTC") == 1
 
 
-def test_the_sbatch_script_on_four_nodes(slurm, scan):
+def test_the_sbatch_script_on_four_nodes(slurm, scan, wait_until):
     driver = Path("driver.py")
     driver.write_text(driver.read_text().replace("dask_nodes=1", "dask_nodes=4"))
     Path("batch.sh").write_text(block("bash", "#SBATCH"))
     Path(".venv/bin").mkdir(parents=True)
     Path(".venv/bin/activate").write_text(f"PATH={Path(sys.executable).parent}:$PATH\n")
-    done = slurm.run(["sbatch", "--wait", "--output=batch.log", "batch.sh"], timeout=90)
+    slurm.run(["sbatch", "--output=batch.log", "batch.sh"])
+    wait_until(lambda: not slurm.jobs(), 90, "the job has ended")
     log = Path("batch.log").read_text()
-    assert done.returncode == 0, log
     assert log.splitlines()[0].startswith("Starting IPS ")
     assert "'code_5': 11.18" in log
-    alloc = read_log(scan / "simulation_log")[1]
-    assert alloc["comment"] == "Nodes = 4   PPN = 2"
+    events = read_log(scan / "simulation_log")
+    assert events[1]["comment"] == "Nodes = 4   PPN = 2"
+    assert events[-1]["ok"]
