@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any
 
@@ -199,6 +200,13 @@ def _load_class(config: ComponentConfig) -> type[Component]:
     )
 
 
+class _ScriptLoader(SourceFileLoader):
+    """Leaves no ``__pycache__`` beside the user's files."""
+
+    def set_data(self, path: Any, data: Any, *, _mode: int = 0o666) -> None:
+        pass
+
+
 def _load_script(path: str) -> ModuleType:
     """Load a SCRIPT by its path.
 
@@ -207,13 +215,13 @@ def _load_script(path: str) -> ModuleType:
     """
     stem = os.path.splitext(os.path.basename(path))[0]
     name = f"ips_script_{stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python file (its name must end in .py)")
+    loader = _ScriptLoader(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     cloudpickle.register_pickle_by_value(module)
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
     return module
 
 
