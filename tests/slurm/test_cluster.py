@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -263,6 +264,18 @@ def test_srun_missing_inside_an_allocation_is_told(job_id, monkeypatch):
         patch.setenv("PATH", "/nowhere")
         with pytest.raises(SlurmCommandError, match="scontrol is not on PATH although"):
             SlurmAllocationCluster()
+
+
+def test_srun_alone_missing_is_told(job_id, monkeypatch, shared_tmp_path):
+    (shared_tmp_path / "bin").mkdir()
+    (shared_tmp_path / "bin" / "scontrol").symlink_to(shutil.which("scontrol"))
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(shared_tmp_path / "bin"))
+        with pytest.raises(
+            ClusterError, match="^srun is not on PATH: load the site's slurm module"
+        ):
+            SlurmAllocationCluster()
+    assert os.listdir() == ["bin"]
 
 
 # Other allocations
