@@ -115,6 +115,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
     """
 
     job_cls = SrunNode
+    status: Any  # distributed's Status; its base classes set it
 
     def __init__(
         self,
@@ -179,11 +180,19 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
                 processes=self._processes,
             )
         except BaseException:
-            self._remove_run_directory(keep=bool(self._failure))
-            if not asynchronous and hasattr(self, "_loop_runner"):
-                self._loop_runner.stop()
-            self.status = Status.closed
+            self._abandon(asynchronous)
             raise
+
+    def _abandon(self, asynchronous: bool) -> None:
+        """End what a constructor that failed, or was interrupted, has started."""
+        if not asynchronous and hasattr(self, "_loop_runner"):
+            if hasattr(self, "steps") and self.status != Status.closed:  # Ctrl-C in a notebook
+                with contextlib.suppress(Exception):
+                    seconds = 3 * float(self._configured("close-timeout"))
+                    self.sync(self._close, callback_timeout=seconds)
+            self._loop_runner.stop()
+        self._remove_run_directory(keep=self._failure is not None)
+        self.status = Status.closed
 
     def _workers_per_node(self) -> int:
         if not self._configured("worker-per-gpu"):

@@ -109,8 +109,11 @@ class ClusterKeeper(Component):
             self.services.link.broadcast("cluster-lost", (request, reason))
 
         cluster = start_cluster(request, self.services.get_run_directory(), lose)
-        client = cluster.get_client()
-        client.register_plugin(runner_plugin())
+        try:
+            cluster.get_client().register_plugin(runner_plugin())
+        except BaseException:
+            cluster.close()
+            raise
         slots = sum(worker["nthreads"] for worker in cluster.scheduler_info["workers"].values())
         reached = ClusterAddress(request, cluster.scheduler_address, cluster.security, slots)
         self._task_count += 1

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -272,10 +273,24 @@ def test_srun_alone_missing_is_told(job_id, monkeypatch, shared_tmp_path):
     with monkeypatch.context() as patch:
         patch.setenv("PATH", str(shared_tmp_path / "bin"))
         with pytest.raises(
-            ClusterError, match="^srun is not on PATH: load the site's slurm module"
+            ClusterError, match=r"^srun is not on PATH: load the site's slurm module"
         ):
             SlurmAllocationCluster()
     assert os.listdir() == ["bin"]
+
+
+def test_ctrl_c_during_the_start_leaves_nothing(slurm, job_id, wait_until):
+    def interrupt() -> None:
+        wait_until(lambda: len(live_steps(slurm)) == 2, 20, "both steps are there")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as pool:
+        interrupted = pool.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            SlurmAllocationCluster(scheduler_options=NO_DASHBOARD)
+        interrupted.result()
+    wait_until(lambda: not live_steps(slurm), 10, "no step is left")
+    assert os.listdir() == []
 
 
 # Other allocations
