@@ -2,6 +2,7 @@
 # make example-scan   24 Grad-Shafranov equilibria with FreeGS, as a table and a picture
 # make test           the whole suite, on a real Slurm of four nodes on this machine
 # make check          lint, types and unit tests, in under a minute
+# make docs           the pages of docs/ as HTML, in docs/_build
 #
 # SLURM=no leaves out the tests that need Slurm.
 PYTHON ?= python3
@@ -9,7 +10,7 @@ SLURM ?= yes
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: example example-scan test check slurm clean
+.PHONY: example example-scan test check docs slurm clean
 .DELETE_ON_ERROR:
 
 example: .venv/installed
@@ -30,6 +31,10 @@ check: .venv/installed-test
 	$(BIN)/codespell
 	$(BIN)/python -m pytest tests/unit --quiet
 
+docs: .venv/installed-docs
+	$(BIN)/sphinx-build -W --keep-going --quiet docs docs/_build
+	@echo "docs/_build/index.html"
+
 # Slurm's own packages, for the tests' private Slurm; no service of theirs is used
 slurm:
 	@tools/slurm-packages $(SLURM) $(BIN)/python
@@ -47,6 +52,10 @@ slurm:
 
 .venv/installed-scan: .venv/bin/python setup.cfg pyproject.toml
 	$(INSTALL) --editable '.[scan]'
+	@touch $@
+
+.venv/installed-docs: .venv/bin/python setup.cfg pyproject.toml
+	$(INSTALL) --editable '.[docs]'
 	@touch $@
 
 clean:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+from dask.utils import parse_timedelta
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 from distributed.utils import Log, Logs
@@ -276,7 +277,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
 
     async def _wait_for_workers(self, n_workers: int = 0, timeout: Any = None) -> None:
         loop = asyncio.get_running_loop()
-        seconds = float(timeout or self.steps.settings.start_timeout)
+        seconds = parse_timedelta(timeout or self.steps.settings.start_timeout, default="s")
         deadline = loop.time() + seconds
         while True:
             arrived = {info["name"] for info in self.scheduler_info["workers"].values()}
@@ -296,15 +297,15 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         tails = "\n".join(filter(None, (step.tail() for step in self.steps.all)))
         raise ClusterStartError(len(arrived), n_workers, seconds, missing, tails)
 
-    def wait_for_workers(self, n_workers: int | None = None, timeout: float | None = None) -> Any:
+    def wait_for_workers(self, n_workers: int | None = None, timeout: Any = None) -> Any:
         """Wait until workers are connected.
 
         Parameters
         ----------
         n_workers : int, optional
             How many. Default: all that the cluster has been scaled to.
-        timeout : float, optional
-            Seconds. Default: ``start_timeout``.
+        timeout : float or str, optional
+            Seconds, or a text such as ``"2 min"``. Default: ``start_timeout``.
 
         Raises
         ------

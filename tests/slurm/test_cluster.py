@@ -19,6 +19,7 @@ from distributed import Client
 
 from ips_dask_cluster import (
     ClusterError,
+    ClusterStartError,
     NotEnoughNodesError,
     Shifter,
     SlurmAllocationCluster,
@@ -215,6 +216,14 @@ def test_containers_wrap_scheduler_and_workers_only(job_id, shared_tmp_path, mon
         cluster.wait_for_workers()
     words = f"--image=docker:me/code:1 --volume=/data:/in out --module=gpu {sys.executable}"
     assert sorted(record.read_text().splitlines()) == [f"n{n} {words}" for n in (1, 1, 2)]
+
+
+def test_workers_that_do_not_come_are_counted_and_their_nodes_named(job_id):
+    late = {"job_script_prologue": ["[ $SLURMD_NODENAME = n1 ] || sleep 5"]}
+    with SlurmAllocationCluster(2, scheduler_options=NO_DASHBOARD, **late) as cluster:
+        with pytest.raises(ClusterStartError, match=r"^1 of 2 workers .* 2 s; none yet from n2"):
+            cluster.wait_for_workers(2, timeout="2 s")
+        cluster.wait_for_workers(2)
 
 
 # What goes wrong, and what is said then
