@@ -396,8 +396,8 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         async def leave(dask_worker: Any = None) -> None:
             import asyncio
 
-            reason = "the cluster closes"
-            coroutine = dask_worker.close(executor_wait=False, reason=reason)
+            idle = not dask_worker.state.executing
+            coroutine = dask_worker.close(executor_wait=idle, reason="the cluster closes")
             dask_worker.leaving = asyncio.ensure_future(coroutine)  # not before this has answered
 
         await self._run_on(list(self.scheduler_info["workers"]), leave)

@@ -179,8 +179,8 @@ class Simulation:
         self.config.write_text(text.replace(old, new))
         return self
 
-    def start(self, *arguments: str, config: str = "") -> Running:
-        """Start it as ``python -m ips_core``, from its folder."""
+    def start(self, *arguments: str, config: str = "", **variables: str) -> Running:
+        """Start it as ``python -m ips_core``, from its folder, with environment variables."""
         command = [sys.executable, "-m", "ips_core", "--config", config or self.config.name]
         environment = {
             name: value
@@ -190,7 +190,7 @@ class Simulation:
         process = subprocess.Popen(
             [*command, *arguments],
             cwd=self.folder,
-            env=environment,
+            env=environment | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -199,10 +199,10 @@ class Simulation:
         self._started.append(Running(process, self))
         return self._started[-1]
 
-    def run(self, *arguments: str, config: str = "") -> Outcome:
+    def run(self, *arguments: str, config: str = "", **variables: str) -> Outcome:
         """Run it to its end."""
         __tracebackhide__ = True
-        return self.start(*arguments, config=config).finish()
+        return self.start(*arguments, config=config, **variables).finish()
 
     def events(self) -> list[dict[str, Any]]:
         """What is in the simulation log by now."""
