@@ -102,14 +102,7 @@ class Runner:
         with self._lock:
             self._cancelled.add(pool)
             doomed = [p for p, of in self._processes.items() if self._is_cancelled(of)]
-        for process in doomed:
-            _signal_group(process, signal.SIGTERM)
-        deadline = time.monotonic() + _TERMINATION_GRACE
-        for process in doomed:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
-            # the group may outlive its leader
-            _signal_group(process, signal.SIGKILL)
+        _terminate(doomed)
         return running
 
     def _is_cancelled(self, pool: str) -> bool:
@@ -131,7 +124,7 @@ class Runner:
                 self._processes[process] = task["pool"]
                 late = self._is_cancelled(task["pool"])
             if late:  # cancelled while it was being started
-                _signal_group(process, signal.SIGKILL)
+                _terminate([process])
             try:
                 code = process.wait(task["timeout"])
                 status = "finished" if code == 0 else "failed"
@@ -177,6 +170,18 @@ def _say(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}"
     except Exception:  # not even that
         return type(error).__name__
+
+
+def _terminate(processes: list[subprocess.Popen[bytes]]) -> None:
+    """End processes and what they started: TERM, a grace, then KILL."""
+    for process in processes:
+        _signal_group(process, signal.SIGTERM)
+    deadline = time.monotonic() + _TERMINATION_GRACE
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        # the group may outlive its leader
+        _signal_group(process, signal.SIGKILL)
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
