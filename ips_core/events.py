@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["call_target", "component_event", "framework_event", "span_id", "trace"]
+__all__ = [
+    "call_target",
+    "component_event",
+    "framework_event",
+    "simulation_fields",
+    "span_id",
+    "trace",
+]
 
 
 def _clock(at: float) -> str:
@@ -78,10 +85,26 @@ def component_event(
     return event | {"state": "Running", "comment": comment} | fields
 
 
+def simulation_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what IPS_START tells of a simulation, from its file's top level."""
+    named = {
+        "outputprefix": "OUTPUT_PREFIX",
+        "tag": "TAG",
+        "tokamak": "TOKAMAK_ID",
+        "shotno": "SHOT_NUMBER",
+        "sim_runid": "RUN_ID",
+    }
+    comment = values.get("RUN_COMMENT") or values.get("SIMULATION_DESCRIPTION")
+    found = {field: values[key] for field, key in named.items() if values.get(key)}
+    return {"rcomment": comment or "SWIM simulation run", **found}
+
+
 def span_id(target: str, operation: str = "", call_id: object = "") -> str:
     """Return the id of a span of a trace (16 hexadecimal digits, as Zipkin wants them)."""
     text = f"{target}:{operation}:{call_id}" if operation else target
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:16]
+    return hashlib.md5(text.encode(errors="surrogateescape"), usedforsecurity=False).hexdigest()[
+        :16
+    ]
 
 
 def trace(

@@ -22,7 +22,7 @@ from ips_core.calls import Call, CallTable
 from ips_core.config import PlatformConfig, SimulationConfig, read_platform, read_simulation
 from ips_core.dask_cluster import read_allocation
 from ips_core.errors import ComponentError, ConfigError, describe
-from ips_core.events import call_target, framework_event, span_id, trace
+from ips_core.events import call_target, framework_event, simulation_fields, span_id, trace
 from ips_core.interruption import interruptions
 from ips_core.messages import (
     Broadcast,
@@ -177,17 +177,6 @@ class Framework:
         run_id = f"{config.name}_{host}_{user}_{stamp}"
         log = SimulationLog(Path(config.root) / "simulation_log", run_id, config.name)
         self.simulation = _Simulation(config, run_id, log)
-        optional = {
-            field_: values[key]
-            for field_, key in (
-                ("outputprefix", "OUTPUT_PREFIX"),
-                ("tag", "TAG"),
-                ("tokamak", "TOKAMAK_ID"),
-                ("shotno", "SHOT_NUMBER"),
-                ("sim_runid", "RUN_ID"),
-            )
-            if values.get(key)
-        }
         self._log(
             "IPS_START",
             "Starting IPS Simulation",
@@ -196,13 +185,10 @@ class Framework:
             host=host,
             simname=config.name,
             user=user,
-            rcomment=values.get("RUN_COMMENT")
-            or values.get("SIMULATION_DESCRIPTION")
-            or "SWIM simulation run",
             startat=stamp,
             ips_version=ips_core_version(),
             parent_portal_runid=None,
-            **optional,
+            **simulation_fields(values),
         )
         resources = self.resources
         comment = f"Nodes = {resources.nodes}   PPN = {resources.cores_per_node}"
@@ -328,7 +314,10 @@ class Framework:
                 message = handle.channel.receive()
             except (EOFError, OSError):
                 handle.alive = False
-                self._calls.end_all_of(handle.component_id, handle.how_it_ended())
+                how = handle.how_it_ended()
+                self._calls.end_all_of(handle.component_id, how)
+                if handle.component_id == self._keeper:  # its clusters end with it
+                    self._broadcast(Broadcast("keeper-lost", f"the keeper of the clusters: {how}"))
             else:
                 self._handle(handle, message)
 
@@ -338,9 +327,7 @@ class Framework:
         elif isinstance(message, Returned):
             self._calls.end(message)
         elif isinstance(message, Broadcast):
-            for handle in self._handles.values():
-                if handle.alive:
-                    handle.send(message)
+            self._broadcast(message)
         elif isinstance(message, Request):
             services = {
                 "call": self._serve_call,
@@ -348,6 +335,11 @@ class Framework:
                 "keeper": self._serve_keeper,
             }
             services[message.service](sender, message)
+
+    def _broadcast(self, news: Broadcast) -> None:
+        for handle in self._handles.values():
+            if handle.alive:
+                handle.send(news)
 
     def _serve_call(self, sender: ComponentHandle, request: Request) -> None:
         component_id, method, payload, operation = request.arguments
@@ -366,6 +358,9 @@ class Framework:
             sender.send(Reply(request.request_id, failure=failure))
         elif call.outcome is None and not block:
             sender.send(Reply(request.request_id))
+        elif call.outcome is None and call.target == sender.component_id:
+            failure = Failure(f"{sender.name} waits for its own {call.method}, which cannot begin")
+            sender.send(Reply(request.request_id, failure=failure))
         else:
             self._reply_when_ended(sender, request, call)
 

@@ -150,7 +150,9 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         self._configured = configured = Configured(config_name, settings)
         self._failure: StepError | None = None
         self._failure_callback = on_failure
-        self.allocation = allocation or _find_allocation(launcher, nodes or n_workers)
+        self.allocation = allocation or _find_allocation(
+            launcher, nodes or n_workers, configured("cores")
+        )
         self._processes = self._workers_per_node()
         if nodes is None and n_workers is not None:
             nodes = math.ceil(n_workers / self._processes)
@@ -212,7 +214,13 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
     def _make_run_directory(self, name: str) -> Path:
         parent = self._configured("shared-temp-directory") or os.getcwd()
         directory = Path(os.path.expandvars(parent)).expanduser().absolute() / f".{name}"
-        directory.mkdir(mode=0o700, parents=True)
+        try:
+            directory.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise ClusterError(
+                f"the run directory {directory} cannot be made: {error.strerror}; choose another "
+                "shared_temp_directory, or another name"
+            ) from None
         return directory
 
     def _get_worker_security(self, security: Any) -> None:
@@ -342,7 +350,12 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         ------
         NotEnoughNodesError
             The allocation has fewer nodes.
+        ValueError
+            A number is no whole number of 0 or more.
         """
+        for number in (n or 0, jobs):
+            if not isinstance(number, int) or number < 0:
+                raise ValueError(f"scale: a whole number of 0 or more is needed, not {number!r}")
         self._check_fits(max(math.ceil((n or 0) / self._processes), jobs))
         return super().scale(n, jobs=jobs, memory=memory, cores=cores)
 
@@ -414,6 +427,15 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             on_error="ignore",
         )
 
+    def __repr__(self) -> str:
+        workers = self.scheduler_info.get("workers", {}).values()
+        threads = sum(info["nthreads"] for info in workers)
+        used, held = len(self.worker_spec), len(self.allocation.nodes)
+        return (
+            f"{type(self).__name__}({self.name!r}, {self.scheduler_address!r}, "
+            f"on {self.allocation}, nodes={used}/{held}, workers={len(workers)}, threads={threads})"
+        )
+
     # -- what one may look at ----------------------------------------------------------------
 
     def job_script(self) -> str:
@@ -475,7 +497,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             key.unlink(missing_ok=True)
 
 
-def _find_allocation(launcher: str | None, nodes: int | None) -> Allocation:
+def _find_allocation(launcher: str | None, nodes: int | None, cores: int | None) -> Allocation:
     if launcher not in (None, "srun", "local"):
         raise ValueError(f'launcher={launcher!r}: expected "srun" or "local"')
     if launcher == "srun" or (launcher is None and "SLURM_JOB_ID" in os.environ):
@@ -489,6 +511,6 @@ def _find_allocation(launcher: str | None, nodes: int | None) -> Allocation:
             "no Slurm allocation (SLURM_JOB_ID is not set): %d worker(s) with %d thread(s) each "
             "on this machine",
             len(found.nodes),
-            found.nodes[0].cpus,
+            cores or found.nodes[0].cpus,
         )
     return found

@@ -44,6 +44,10 @@ _SYMPTOMS: tuple[tuple[str, str], ...] = (
     ),
     (r"DUE TO TIME LIMIT", "the allocation reached its time limit"),
     (
+        r"(?:STEP|JOB) \S+ ON \S+ CANCELLED",
+        "Slurm cancelled it: the allocation was given back or revoked, or somebody used scancel",
+    ),
+    (
         r"No module named '?(\w+)'?",
         r"the Python of the nodes has no module '\1'; install dask and distributed there, or pass "
         "python= (or container=) with one that has them",

@@ -44,10 +44,12 @@ class NotEnoughNodesError(ClusterError):
     def __str__(self) -> str:
         wanted, free, held, where = self.args
         in_use = "" if free == held else f", of which {held - free} already run a worker"
-        return (
-            f"{wanted} node(s) asked for, but {where} has {held}{in_use}; "
+        remedy = (
             "ask for fewer, or for a larger allocation (salloc -N)"
+            if where.startswith("Slurm")
+            else "nodes= of the constructor says how many there are without Slurm"
         )
+        return f"{wanted} node(s) asked for, but {where} has {held}{in_use}; {remedy}"
 
 
 class SlurmCommandError(ClusterError):

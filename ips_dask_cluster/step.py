@@ -75,7 +75,10 @@ class Step:
                     # Ctrl-C in a terminal or a notebook is for the driver, not for srun
                     start_new_session=True,
                 )
-            except FileNotFoundError:
+            except OSError as error:
+                if not isinstance(error, FileNotFoundError):
+                    message = f"{self.argv[0]} cannot be started: {error.strerror}"
+                    raise ClusterError(message) from None
                 raise ClusterError(
                     f"{self.argv[0]} is not on PATH: load the site's slurm module, or pass "
                     'launcher="local" to stay on this machine'

@@ -16,6 +16,7 @@ exec 3<&0 </dev/null
 
 $prologue
 $environment
+set +e +o pipefail
 set -u  # not before: a prologue may activate an environment whose scripts do not stand it
 
 boot='
@@ -27,7 +28,7 @@ announce.dask_setup = lambda scheduler: print("ips-dask-scheduler", scheduler.ad
 sys.modules[announce.__name__] = announce
 sys.exit(main(args=sys.argv[1:]))
 '
-log=$log_directory/scheduler.log
+log=$log_directory/$name.log
 scratch=$$(mktemp -d "$$temporary/ips-dask-XXXXXXXX") || exit 73
 trap 'rm -rf "$$scratch"' EXIT
 IPS_DASK_MARK=$name DASK_TEMPORARY_DIRECTORY=$$scratch $container $python -c "$$boot" \

@@ -47,6 +47,7 @@ mark=$$worker@$$0                                # $$0 is the step: a later one 
 
 $prologue
 $environment
+set +e +o pipefail
 set -u  # not before: a prologue may activate an environment whose scripts do not stand it
 export IPS_DASK_NODE="$$node" SLURM_OVERLAP=1
 # Tasks inherit this environment: variables of the step would mislead an srun or an MPI in them.

@@ -47,8 +47,9 @@ class DaskBackend:
         self._link = link
         self._logger = logger
         self._events = events
-        self._clients: dict[ClusterRequest, Any] = {}
-        self._runs: dict[str, tuple[ClusterRequest, DaskRun]] = {}
+        self._clients: dict[str, Any] = {}  # by the scheduler's address
+        self._runs: dict[str, tuple[str, ClusterRequest, DaskRun]] = {}
+        self._lost: dict[str, str] = {}  # why, by the scheduler's address
 
     def request(
         self,
@@ -72,9 +73,9 @@ class DaskBackend:
                 raise TaskPoolError(
                     f"pool {pool}: dask_nodes = {nodes}, but there are only {resources.nodes}"
                 )
-            self._logger.warning(
-                "pool %s: dask_nodes = %s on a single machine: one worker is used", pool, nodes
-            )
+            message = f"pool {pool}: dask_nodes = {nodes} on a single machine: one worker is used"
+            self._logger.warning(message)
+            print(f"{message} (--nodes {nodes} makes {nodes} of it)")
             nodes = 1
         shifter = None
         if use_shifter:
@@ -119,7 +120,7 @@ class DaskBackend:
         except IPSError as error:
             raise DaskClusterError(str(error)) from None
         # On a shared cluster: not the pool of that name of another component, or an earlier one
-        name = f"{self._start.name} {pool} {begin}"
+        name = ascii(f"{self._start.name} {pool} {begin}")
         try:
             report = PoolReport(
                 self._events.task_started,
@@ -128,8 +129,10 @@ class DaskBackend:
             )
             client = self._client(reached)
             run = DaskRun(name, tasks, client, reached.slots, report, plugin)
-            self._runs[name] = (request, run)
+            self._runs[name] = (reached.address, request, run)
             run.start()
+            if reached.address in self._lost:  # while this was on its way
+                run.lose_cluster(self._lost[reached.address])
         except BaseException:
             self._runs.pop(name, None)
             self._release(request)
@@ -142,24 +145,23 @@ class DaskBackend:
 
         from ips_core.pools.dask_run import START_TOPIC
 
-        client = self._clients.get(reached.request)
-        if client is not None and client.scheduler.address == reached.address:
-            return client
+        client = self._clients.get(reached.address)
         if client is not None:
-            client.close()
+            return client
         client = Client(
             reached.address, security=reached.security, set_as_default=False, timeout=60
         )
         client.subscribe_topic(START_TOPIC, self._hear_start)
-        self._clients[reached.request] = client
+        self._clients[reached.address] = client
         return client
 
     def _hear_start(self, event: tuple[float, dict[str, Any]]) -> None:
-        for _, run in list(self._runs.values()):
-            run.hear_start(event[1]["record"])
+        record = unpack(event[1]["record"])
+        for _, _, run in list(self._runs.values()):
+            run.hear_start(record)
 
     def _finished(self, name: str, pool: str, begin: float, trouble: str) -> None:
-        request, _ = self._runs.pop(name)
+        _, request, _ = self._runs.pop(name)
         self._events.pool_ended(pool, begin, trouble)
         self._release(request)
 
@@ -167,16 +169,22 @@ class DaskBackend:
         with contextlib.suppress(IPSError):  # the simulation is ending
             self._link.ask("keeper", "release", pack(((request,), {})))
 
-    def lose_cluster(self, request: ClusterRequest, reason: str) -> None:
-        """Tell the runs on a cluster that it is lost."""
-        for used, run in list(self._runs.values()):
-            if used == request:
+    def lose_cluster(self, address: str, reason: str) -> None:
+        """Tell the runs on a cluster that it is lost, also one that is about to begin."""
+        self._lost[address] = reason
+        for used, _, run in list(self._runs.values()):
+            if used == address:
                 run.lose_cluster(reason)
+
+    def lose_all(self, reason: str) -> None:
+        """Tell every run that its cluster is lost."""
+        for address in list(self._clients):
+            self.lose_cluster(address, reason)
 
     def close(self) -> int:
         """End the runs that are under way, leave the clusters and return how many they were."""
         running = list(self._runs.values())
-        for _, run in running:
+        for _, _, run in running:
             run.cancel()
         for client in self._clients.values():
             client.close(timeout=2)

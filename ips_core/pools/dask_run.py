@@ -18,7 +18,7 @@ from typing import Any
 
 import cloudpickle
 
-from ips_core.errors import DaskClusterError, TaskError, describe
+from ips_core.errors import TaskError, describe
 from ips_core.pools.task import Task
 
 __all__ = ["START_TOPIC", "DaskRun", "PoolReport", "runner_plugin"]
@@ -26,6 +26,7 @@ __all__ = ["START_TOPIC", "DaskRun", "PoolReport", "runner_plugin"]
 START_TOPIC = "ips-task-start"
 _RUNNER = "ips-task-runner"
 _RETRIES_OF_LOST_WORKERS = 2
+_CANCEL_SECONDS = 10
 _WINDOW = 2  # Dask tasks in flight for each thread of the cluster
 
 
@@ -87,8 +88,8 @@ def _make_stub() -> _ByValue:
         runner = worker.plugins["ips-task-runner"].runner
         record = runner.run(
             cloudpickle.loads(payload),
-            # nested: distributed puts a "worker" of its own into the event
-            lambda begun: worker.log_event("ips-task-start", {"record": begun}),
+            # pickled: an odd name would break the worker's connection, which knows only UTF-8
+            lambda begun: worker.log_event("ips-task-start", {"record": cloudpickle.dumps(begun)}),
         )
         try:
             return cloudpickle.dumps(record)
@@ -213,6 +214,10 @@ class DaskRun:
                 raise
         self._thread.start()
 
+    def ended(self) -> bool:
+        """Tell whether all tasks have ended."""
+        return self._ended.is_set()
+
     def results(self) -> dict[str, Any]:
         """Wait until all tasks have ended; return exit codes and values by name, as added."""
         self._ended.wait()
@@ -249,7 +254,7 @@ class DaskRun:
             self._end()
 
     def _end(self) -> None:
-        trouble = ""
+        trouble = self._lost
         try:
             if self._plugin is not None and not self._cluster_lost:
                 self._client.unregister_worker_plugin(self._pool)
@@ -275,12 +280,13 @@ class DaskRun:
             payload = cloudpickle.dumps(attempt.task.payload(self._pool))
         except Exception as error:
             text = f"it cannot be sent to a worker: {type(error).__name__}: {error}"
-            self._finish(attempt, self._failed(attempt, text))
+            self._finish(attempt, self._failed(attempt, text) | {"status": "failed"})
             return
         future = self._client.submit(
             self._stub,
             payload,
-            key=f"{attempt.task.name}-{uuid.uuid4().hex}",
+            # any bytes may be in a name that comes from a file
+            key=f"{attempt.task.name.encode('ascii', 'replace').decode()}-{uuid.uuid4().hex}",
             pure=False,
             resources={"slot": 1},
         )
@@ -310,32 +316,51 @@ class DaskRun:
                 self._report.ended(attempt.task, self._failed(attempt, "its worker was lost"))
             self._submit(_Attempt(attempt.task, attempt.number + 1))
             return
-        text = f"{type(error).__name__}: {error}" if error else f"Dask says: {future.status}"
-        self._finish(attempt, self._failed(attempt, text))
+        if error is None:  # the scheduler is gone; the keeper's reason is on its way
+            lost = "its worker was lost before its result had left it"
+            gone = self._lost or f"the cluster is lost (Dask says: {future.status})"
+            self._finish(attempt, self._failed(attempt, lost if future.status == "lost" else gone))
+            return
+        self._finish(attempt, self._failed(attempt, f"{type(error).__name__}: {error}"))
 
     def _read(self, attempt: _Attempt, future: Any) -> dict[str, Any]:
         try:
             return cloudpickle.loads(future.result())
         except Exception as error:
             text = f"its result cannot be read here: {type(error).__name__}: {error}"
-            return self._failed(attempt, text)
+            return self._failed(attempt, text) | {"status": "failed"}
 
     def _stop(self, reason: str, cancel: bool) -> None:
         """End all that is in flight; what was not started yet ends with the same reason."""
         self._lost = reason
         self._cluster_lost = not cancel
         if cancel:
-            answers = self._client.run(_make_canceller(), self._pool, on_error="ignore")
-            for begun in (record for answer in answers.values() for record in answer):
+            for begun in self._cancel_on_workers():
                 self._take(_News("started", begun))  # if that was not heard yet
             self._client.cancel(list(self._in_flight), force=True)
         for future in list(self._in_flight):
             attempt = self._in_flight.pop(future)
-            status = "cancelled" if cancel else "lost"
-            self._finish(attempt, self._failed(attempt, reason) | {"status": status})
+            status = {"status": "cancelled"} if cancel else {}
+            self._finish(attempt, self._failed(attempt, reason) | status)
+
+    def _cancel_on_workers(self) -> list[dict[str, Any]]:
+        """End what runs on the workers; return the first part of its records.
+
+        A worker that does not answer is not waited for: it is ended with its cluster.
+        """
+        with contextlib.suppress(Exception):
+            answers = self._client.sync(
+                self._client._run,
+                _make_canceller(),
+                self._pool,
+                on_error="ignore",
+                callback_timeout=_CANCEL_SECONDS,
+            )
+            return [record for answer in answers.values() for record in answer]
+        return []
 
     def _failed(self, attempt: _Attempt, reason: str) -> dict[str, Any]:
-        """Return the record of a task whose end no worker tells."""
+        """Return the record of a task whose end no worker tells: it is lost."""
         now = time.time()
         begun = attempt.begun or {"host": "", "worker": "", "start_time": now}
         return {
@@ -345,7 +370,7 @@ class DaskRun:
             "worker": begun["worker"],
             "start_time": begun["start_time"],
             "elapsed_time": now - begun["start_time"],
-            "status": "failed",
+            "status": "lost",
             "exit_status": 1,
             "value": None,
             "error": reason,
@@ -358,7 +383,8 @@ class DaskRun:
             self._report.started(attempt.task, record)
 
     def _finish(self, attempt: _Attempt, record: dict[str, Any]) -> None:
-        never_ran = attempt.begun is None and bool(self._lost) and not record["worker"]
+        unheard = attempt.begun is None and not record["worker"]
+        never_ran = unheard and (bool(self._lost) or record["status"] == "lost")
         if not never_ran:
             # The start may have been announced already; the result is authoritative
             self._launch(attempt, record)
@@ -369,8 +395,8 @@ class DaskRun:
 
 def _result(task: Task, record: dict[str, Any]) -> Any:
     """Return what ``get_finished_tasks`` says: a return value, an exit code, or an error."""
-    if record["status"] in ("lost",):
-        return TaskError(task.name, str(DaskClusterError(record["error"])))
+    if record["status"] == "lost":  # not even a program's exit code is known
+        return TaskError(task.name, record["error"])
     if task.function is None:
         return record["exit_status"]
     if record["status"] == "finished":

@@ -106,7 +106,7 @@ class ClusterKeeper(Component):
         def lose(reason: str) -> None:
             if request in self._kept:
                 self._kept[request].lost = reason
-            self.services.link.broadcast("cluster-lost", (request, reason))
+            self.services.link.broadcast("cluster-lost", (cluster.scheduler_address, reason))
 
         cluster = start_cluster(request, self.services.get_run_directory(), lose)
         try:
@@ -121,6 +121,7 @@ class ClusterKeeper(Component):
         # the script itself is an argument, and far too long for a log line
         target = shlex.join("worker.sh" if "\n" in word else word for word in step.argv)
         kept = _Kept(cluster, reached, self._task_count, code, target, begin)
+        kept.lost = str(cluster.failure or "")  # since it was started
         self.services.link.emit(
             "IPS_LAUNCH_TASK",
             f"task_id = {kept.task_id} , Tag = None , nproc = {request.nodes} , Target = {target}",

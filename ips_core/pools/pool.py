@@ -15,6 +15,10 @@ __all__ = ["Run", "TaskPool"]
 class Run(Protocol):
     """A submission that is being worked off."""
 
+    def ended(self) -> bool:
+        """Tell whether all tasks have ended."""
+        ...
+
     def results(self) -> dict[str, Any]:
         """Wait until all tasks have ended; return exit codes and values by task name."""
         ...
@@ -96,10 +100,12 @@ class TaskPool:
         """
         if self.run is None:
             raise TaskPoolError(f"No more active tasks in task pool {self.name}")
+        run = self.run
         try:
-            return self.run.results()
+            return run.results()
         finally:
-            self.run = None
+            if run.ended():  # else the wait was interrupted
+                self.run = None
 
     def terminate_tasks(self) -> None:
         """End what runs and forget what is queued."""

@@ -42,7 +42,9 @@ class ServicesBase:
         level = own.get("LOG_LEVEL") if isinstance(own, dict) else None
         logger.setLevel(level or simulation.log_level)
         # Appending, one write a line: lines of several components never mix
-        handler = logging.FileHandler(simulation.log_file, mode="a", encoding="utf-8")
+        handler = logging.FileHandler(
+            simulation.log_file, mode="a", encoding="utf-8", errors="backslashreplace"
+        )
         handler.setFormatter(
             logging.Formatter(f"%(asctime)s {self.full_comp_id:15} %(levelname)-8s %(message)s")
         )

@@ -73,8 +73,14 @@ class CallServices(ServicesBase):
         Raises
         ------
         IPSError
-            The method raised, or its component died; the message names it.
+            The method raised, or its component died; the message names it. Or the component is
+            the caller itself.
         """
+        if component_id == self.component_id:
+            raise IPSError(
+                f"{self.full_comp_id} cannot wait for its own {method_name}, which would begin only "
+                "after this call; call the method directly"
+            )
         return self.wait_call(self.call_nonblocking(component_id, method_name, *args, **keywords))
 
     def wait_call(self, call_id: int, block: bool = True) -> Any:

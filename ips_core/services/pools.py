@@ -20,6 +20,9 @@ __all__ = ["PoolServices"]
 class _NoTasks:
     """The run of an empty pool: no cluster is started for it."""
 
+    def ended(self) -> bool:
+        return True
+
     def results(self) -> dict[str, Any]:
         return {}
 
@@ -170,10 +173,12 @@ class PoolServices(ServicesBase):
         return len(tasks)
 
     def hear(self, news: Broadcast) -> None:
-        """Take news for every component: a cluster is lost."""
+        """Take news for every component: a cluster is lost, or all are."""
         super().hear(news)
         if news.topic == "cluster-lost":
             self._dask.lose_cluster(*news.body)
+        elif news.topic == "keeper-lost":
+            self._dask.lose_all(news.body)
 
     def get_finished_tasks(self, task_pool_name: str) -> dict[str, Any]:
         """Wait until the submitted tasks of a pool have ended.

@@ -106,3 +106,68 @@ def test_a_driver_that_does_not_wait_is_told_what_became_of_its_tasks(simulation
         "ips.py: DRIVER__Driver_1: the simulation ended while 1 task pool(s) were"
     )
     assert "get_finished_tasks" in said
+
+
+def test_pools_end_when_the_keeper_of_the_clusters_dies(simulation: Any) -> None:
+    outcome = simulation.write(
+        """
+        services.create_task_pool("pool")
+        for number in range(6):
+            services.add_task("pool", f"t{number}", 1, cwd, "sh", "-c", "touch begun; sleep 300")
+        services.submit_tasks("pool", use_dask=True, dask_ppw=2)
+        while not os.path.exists("begun"):
+            time.sleep(0.02)
+        for process in os.listdir("/proc"):
+            if process.isdigit():
+                try:
+                    with open(f"/proc/{process}/stat") as file:
+                        parent = int(file.read().rpartition(")")[2].split()[1])
+                    with open(f"/proc/{process}/cmdline") as file:
+                        ours = "component_process" in file.read()
+                except OSError:
+                    continue
+                if ours and parent == os.getppid() and int(process) != os.getpid():
+                    os.kill(int(process), signal.SIGKILL)
+        results = services.get_finished_tasks("pool")
+        print(sorted(results), {type(value).__name__ for value in results.values()})
+        print(results["t5"])
+        """
+    ).run()
+    names, reason = outcome.stdout.splitlines()[1:]
+    assert names == "['t0', 't1', 't2', 't3', 't4', 't5'] {'TaskError'}"
+    assert "the keeper of the clusters: its process was killed by signal 9" in reason
+    launched = [event["task_name"] for event in outcome.of_type("IPS_LAUNCH_DASK_TASK")]
+    assert set(launched) <= {"t0", "t1", "t2", "t3"}
+
+
+def test_odd_calls_and_names_are_told(simulation: Any) -> None:
+    outcome = simulation.write(
+        """
+        try:
+            services.call(self.component_id, "step", 0.0)
+        except Exception as error:
+            print(error)
+        services.create_task_pool("pool")
+        odd = os.fsdecode(b"caf\\xe9.dat")
+        services.add_task("pool", odd, 1, cwd, "touch", odd)
+        services.add_task("pool", "fine", 1, cwd, "true")
+        services.submit_tasks("pool", use_dask=True)
+
+        def alarm(number, frame):
+            raise InterruptedError
+
+        signal.signal(signal.SIGALRM, alarm)
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+        try:
+            services.get_finished_tasks("pool")
+        except InterruptedError:
+            pass
+        print(list(services.get_finished_tasks("pool").values()), os.path.exists(odd))
+        """
+    ).run()
+    assert outcome.stderr == ""
+    called, results = outcome.stdout.splitlines()[1:]
+    assert called.startswith(
+        "DRIVER__Driver_1 cannot wait for its own step, which would begin only"
+    )
+    assert results == "[0, 0] True"

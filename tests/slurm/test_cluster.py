@@ -161,6 +161,26 @@ def test_a_killed_worker_comes_back_under_its_name_and_its_binary_is_gone(cluste
     assert cluster.failure is None
 
 
+def test_a_prologue_may_be_strict(job_id, wait_until):
+    with SlurmAllocationCluster(
+        1, job_script_prologue="set -euo pipefail", scheduler_options=NO_DASHBOARD
+    ) as cluster:
+        cluster.wait_for_workers()
+        with cluster.get_client() as client:
+            ((address, pid),) = client.run(os.getpid).items()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(
+            lambda: {*cluster.scheduler_info["workers"]} - {address}, 30, "the worker is back"
+        )
+
+
+def test_numbers_that_make_no_sense_are_refused(cluster):
+    for number in (-1, 2.5, "2"):
+        with pytest.raises(ValueError, match=r"^scale: a whole number of 0 or more"):
+            cluster.scale(number)
+    assert len(cluster.plan) == 4
+
+
 def test_a_run_directory_with_blanks_and_quotes(job_id, shared_tmp_path):
     folder = shared_tmp_path / """a b'c"d"""
     folder.mkdir()

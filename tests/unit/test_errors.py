@@ -26,7 +26,7 @@ CLUSTER_EXAMPLES: dict[str, list[tuple[tuple[object, ...], str]]] = {
         (
             (2, 1, 4, "this machine"),
             "2 node(s) asked for, but this machine has 4, of which 3 already run a worker; "
-            "ask for fewer, or for a larger allocation (salloc -N)",
+            "nodes= of the constructor says how many there are without Slurm",
         ),
     ],
     "SlurmCommandError": [

@@ -19,6 +19,9 @@ class FakeRun:
 
     cancelled = False
 
+    def ended(self) -> bool:
+        return True
+
     def results(self) -> dict[str, Any]:
         return {"t2": 0, "t1": 3}
 
