@@ -78,8 +78,8 @@ class CallServices(ServicesBase):
         """
         if component_id == self.component_id:
             raise IPSError(
-                f"{self.full_comp_id} cannot wait for its own {method_name}, which would begin only "
-                "after this call; call the method directly"
+                f"{self.full_comp_id} cannot wait for its own {method_name}, which would begin "
+                "only after this call; call the method directly"
             )
         return self.wait_call(self.call_nonblocking(component_id, method_name, *args, **keywords))
 
