@@ -148,7 +148,7 @@ def test_odd_calls_and_names_are_told(simulation: Any) -> None:
         except Exception as error:
             print(error)
         services.create_task_pool("pool")
-        odd = os.fsdecode(b"caf\\xe9.dat")
+        odd = os.fsdecode(b"odd\\xe9.dat")
         services.add_task("pool", odd, 1, cwd, "touch", odd)
         services.add_task("pool", "fine", 1, cwd, "true")
         services.submit_tasks("pool", use_dask=True)
