@@ -27,6 +27,7 @@ START_TOPIC = "ips-task-start"
 _RUNNER = "ips-task-runner"
 _RETRIES_OF_LOST_WORKERS = 2
 _CANCEL_SECONDS = 10
+_FAILED = {"status": "failed", "exit_status": 1}
 _WINDOW = 2  # Dask tasks in flight for each thread of the cluster
 
 
@@ -280,7 +281,7 @@ class DaskRun:
             payload = cloudpickle.dumps(attempt.task.payload(self._pool))
         except Exception as error:
             text = f"it cannot be sent to a worker: {type(error).__name__}: {error}"
-            self._finish(attempt, self._failed(attempt, text) | {"status": "failed"})
+            self._finish(attempt, self._failed(attempt, text) | _FAILED)
             return
         future = self._client.submit(
             self._stub,
@@ -328,7 +329,7 @@ class DaskRun:
             return cloudpickle.loads(future.result())
         except Exception as error:
             text = f"its result cannot be read here: {type(error).__name__}: {error}"
-            return self._failed(attempt, text) | {"status": "failed"}
+            return self._failed(attempt, text) | _FAILED
 
     def _stop(self, reason: str, cancel: bool) -> None:
         """End all that is in flight; what was not started yet ends with the same reason."""
@@ -371,7 +372,7 @@ class DaskRun:
             "start_time": begun["start_time"],
             "elapsed_time": now - begun["start_time"],
             "status": "lost",
-            "exit_status": 1,
+            "exit_status": None,
             "value": None,
             "error": reason,
             "traceback": "",
