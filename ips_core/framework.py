@@ -168,10 +168,8 @@ class Framework:
 
     def _begin(self) -> None:
         config, now = self.config, datetime.fromtimestamp(self.started)
-        values = config.values | {
-            "USER": config.values.get("USER") or config.environment.get("USER")
-        }
-        user = values["USER"] or "user"
+        values = config.values
+        user = values.get("USER") or config.environment.get("USER") or "user"
         host = values.get("HOST") or self.platform.values.get("HOST") or os.uname().nodename
         stamp = now.isoformat(timespec="milliseconds")
         run_id = f"{config.name}_{host}_{user}_{stamp}"

@@ -442,7 +442,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         """Return what runs: the commands and scripts of the scheduler and the worker step."""
         nodes = list(self.allocation.nodes)
         placed = self.steps.placed or {self._new_worker_name(i): n for i, n in enumerate(nodes)}
-        group = self.steps._groups(placed)[0]
+        group = self.steps.groups(placed)[0]
         parts = []
         for role, script, on in (
             ("scheduler", self.steps.scheduler_script(), nodes[:1]),

@@ -75,14 +75,14 @@ class Step:
                     # Ctrl-C in a terminal or a notebook is for the driver, not for srun
                     start_new_session=True,
                 )
-            except OSError as error:
-                if not isinstance(error, FileNotFoundError):
-                    message = f"{self.argv[0]} cannot be started: {error.strerror}"
-                    raise ClusterError(message) from None
+            except FileNotFoundError:
                 raise ClusterError(
                     f"{self.argv[0]} is not on PATH: load the site's slurm module, or pass "
                     'launcher="local" to stay on this machine'
                 ) from None
+            except OSError as error:
+                message = f"{self.argv[0]} cannot be started: {error.strerror}"
+                raise ClusterError(message) from None
 
     async def send(self, line: str) -> None:
         """Send a line to the scripts of all nodes of the step."""

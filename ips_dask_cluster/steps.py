@@ -148,13 +148,14 @@ class Steps:
     async def start_workers(self, workers: Sequence[str]) -> None:
         """Start the workers: one step for all nodes of one size, or a local process for each."""
         placed = self.place(workers)
-        for group in self._groups(placed):
+        for group in self.groups(placed):
             step = await self._start("worker", list(group.values()), self.worker_script(group))
             self._step_of.update(dict.fromkeys(group, step))
             if self._address is not None:
                 await step.send(self._address)
 
-    def _groups(self, placed: dict[str, Node]) -> list[dict[str, Node]]:
+    def groups(self, placed: dict[str, Node]) -> list[dict[str, Node]]:
+        """Return the workers that share a step: on nodes of one size, or one each without Slurm."""
         if self.allocation.job_id is None:
             return [{worker: node} for worker, node in placed.items()]
 

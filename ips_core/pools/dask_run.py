@@ -24,7 +24,6 @@ from ips_core.pools.task import Task
 __all__ = ["START_TOPIC", "DaskRun", "PoolReport", "runner_plugin"]
 
 START_TOPIC = "ips-task-start"
-_RUNNER = "ips-task-runner"
 _RETRIES_OF_LOST_WORKERS = 2
 _CANCEL_SECONDS = 10
 _FAILED = {"status": "failed", "exit_status": 1}
@@ -190,7 +189,7 @@ class DaskRun:
         self._error: BaseException | None = None
         self._in_flight: dict[Any, _Attempt] = {}
         self._running: dict[str, _Attempt] = {}
-        self._lost = ""
+        self._stopped = ""
         self._stub = _make_stub()
         self._cluster_lost = False
         # Waited for instead of the thread: after a join that a signal has interrupted, Python takes
@@ -255,7 +254,7 @@ class DaskRun:
             self._end()
 
     def _end(self) -> None:
-        trouble = self._lost
+        trouble = self._stopped
         try:
             if self._plugin is not None and not self._cluster_lost:
                 self._client.unregister_worker_plugin(self._pool)
@@ -271,8 +270,8 @@ class DaskRun:
             attempt = next(waiting, None)
             if attempt is None:
                 return
-            if self._lost:
-                self._finish(attempt, self._failed(attempt, self._lost))
+            if self._stopped:
+                self._finish(attempt, self._failed(attempt, self._stopped))
             else:
                 self._submit(attempt)
 
@@ -304,7 +303,7 @@ class DaskRun:
             attempt = self._in_flight.pop(news.body, None)
             if attempt is not None:
                 self._end_attempt(attempt, news.body)
-        elif not self._lost:
+        elif not self._stopped:
             self._stop("cancelled" if news.kind == "cancel" else news.body, news.kind == "cancel")
 
     def _end_attempt(self, attempt: _Attempt, future: Any) -> None:
@@ -319,7 +318,7 @@ class DaskRun:
             return
         if error is None:  # the scheduler is gone; the keeper's reason is on its way
             lost = "its worker was lost before its result had left it"
-            gone = self._lost or f"the cluster is lost (Dask says: {future.status})"
+            gone = self._stopped or f"the cluster is lost (Dask says: {future.status})"
             self._finish(attempt, self._failed(attempt, lost if future.status == "lost" else gone))
             return
         self._finish(attempt, self._failed(attempt, f"{type(error).__name__}: {error}"))
@@ -333,7 +332,7 @@ class DaskRun:
 
     def _stop(self, reason: str, cancel: bool) -> None:
         """End all that is in flight; what was not started yet ends with the same reason."""
-        self._lost = reason
+        self._stopped = reason
         self._cluster_lost = not cancel
         if cancel:
             for begun in self._cancel_on_workers():
@@ -384,9 +383,8 @@ class DaskRun:
             self._report.started(attempt.task, record)
 
     def _finish(self, attempt: _Attempt, record: dict[str, Any]) -> None:
-        unheard = attempt.begun is None and not record["worker"]
-        never_ran = unheard and (bool(self._lost) or record["status"] == "lost")
-        if not never_ran:
+        ran = attempt.begun is not None or bool(record["worker"])
+        if ran or record["status"] == "failed":
             # The start may have been announced already; the result is authoritative
             self._launch(attempt, record)
             self._report.ended(attempt.task, record)

@@ -127,7 +127,9 @@ def make_task(
             f"task {name}: nproc = {nproc}, but tasks of a Dask pool have one process; "
             "use launch_task for a program that is parallel itself"
         )
-    ours = set(_KEYWORDS) - _parameters(binary)
+    signature = _signature(binary)
+    # a callable's own parameter of such a name is its own
+    ours = set(_KEYWORDS) - set(signature.parameters if signature else ())
     task_keywords = {key: value for key, value in keywords.items() if key in ours}
     others = {key: value for key, value in keywords.items() if key not in ours}
     logfile, errfile = task_keywords.get("logfile"), task_keywords.get("errfile")
@@ -143,7 +145,8 @@ def make_task(
     }
     working_dir = os.path.abspath(working_dir)
     if callable(binary):
-        _check_arguments(name, binary, args, others)
+        if signature is not None:
+            _check_arguments(name, binary, signature, args, others)
         return Task(name, working_dir, (), binary, tuple(args), others, **common)
     if not isinstance(binary, (str, os.PathLike)):
         raise TaskPoolError(
@@ -169,21 +172,21 @@ def _checked(name: str, key: str, value: Any, convert: Callable[[Any], Any], wha
         raise TaskPoolError(message) from None
 
 
-def _parameters(function: object) -> set[str]:
-    """Return the names of a callable's parameters; none for a program."""
+def _signature(function: Any) -> inspect.Signature | None:
+    """Return a callable's signature; None for a program, or a builtin without one."""
     try:
-        return set(inspect.signature(function).parameters)  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # no callable, or a builtin without a signature
-        return set()
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
 
 
 def _check_arguments(
-    name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    name: str,
+    function: Callable[..., Any],
+    signature: inspect.Signature,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
 ) -> None:
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # a builtin without a signature
-        return
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
