@@ -43,6 +43,37 @@ def own_temporary_folder() -> Iterator[None]:
         yield
 
 
+_POOL_CONFIG = """
+SIM_NAME = pool
+SIM_ROOT = {root}
+LOG_FILE = $SIM_ROOT/pool.log
+[PORTS]
+NAMES = DRIVER
+[[DRIVER]]
+IMPLEMENTATION = POOL
+[POOL]
+CLASS = DRIVER
+SUB_CLASS = TEST
+NAME = Pool
+SCRIPT = pool.py
+"""
+
+_POOL_SCRIPT = """
+from ipsframework import Component
+
+
+class Pool(Component):
+    def step(self, timestamp=0.0, **keywords):
+        self.services.create_task_pool("pool")
+        for number in range({tasks}):
+            self.services.add_task(
+                "pool", f"task{{number}}", 1, self.services.get_working_dir(), "sleep", "{seconds}"
+            )
+        self.services.submit_tasks("pool", use_dask=True, dask_nodes=4, dask_ppw={ppw})
+        print(self.services.get_finished_tasks("pool"))
+"""
+
+
 # Without Slurm.
 
 
@@ -138,6 +169,19 @@ def _wait_until(fn: Callable[[], T], timeout: float, message: str) -> T:
 def wait_until() -> WaitUntil:
     """``wait_until(fn, timeout, message)``: the first true answer of `fn`, else fail."""
     return _wait_until
+
+
+@pytest.fixture
+def pool_simulation(shared_tmp_path, monkeypatch):
+    """``pool_simulation(tasks=, seconds=, ppw=, root=)``: write one where all nodes see it."""
+    monkeypatch.chdir(shared_tmp_path)
+
+    def write(tasks=16, seconds=0.5, ppw=None, root="$PWD/pool") -> Path:
+        Path("pool.config").write_text(_POOL_CONFIG.format(root=root))
+        Path("pool.py").write_text(_POOL_SCRIPT.format(tasks=tasks, seconds=seconds, ppw=ppw))
+        return shared_tmp_path / "pool"
+
+    return write
 
 
 @pytest.fixture

@@ -38,45 +38,13 @@ workers = cluster.scheduler_info["workers"]
 client.gather([client.submit(run_binary, workers=[address], pure=False) for address in workers])
 """
 
-CONFIG = """
-SIM_NAME = pool
-SIM_ROOT = $PWD/pool
-LOG_FILE = $SIM_ROOT/pool.log
-[PORTS]
-NAMES = DRIVER
-[[DRIVER]]
-IMPLEMENTATION = POOL
-[POOL]
-CLASS = DRIVER
-SUB_CLASS =
-NAME = Pool
-SCRIPT = pool.py
-"""
-
-COMPONENT = """
-from ipsframework import Component
-
-
-class Pool(Component):
-    def step(self, timestamp=0.0, **keywords):
-        self.services.create_task_pool("pool")
-        for number in range(4):
-            self.services.add_task(
-                "pool", f"task{number}", 1, self.services.get_working_dir(), "sleep", "321"
-            )
-        self.services.submit_tasks("pool", use_dask=True, dask_nodes=4, dask_ppw=1)
-        self.services.get_finished_tasks("pool")
-"""
-
 
 @pytest.mark.parametrize("kind", ["cluster", "simulation"])
 def test_nothing_is_left_when_the_driver_is_killed(
-    kind, slurm, shared_tmp_path, monkeypatch, wait_until, processes_with
+    kind, slurm, pool_simulation, wait_until, processes_with
 ):
-    monkeypatch.chdir(shared_tmp_path)
+    pool_simulation(tasks=4, seconds=321, ppw=1)
     Path("driver.py").write_text(NOTEBOOK)
-    Path("pool.config").write_text(CONFIG)
-    Path("pool.py").write_text(COMPONENT)
     module = [sys.executable, "-m", "ips_core", "--config", "pool.config"]
     driver = [sys.executable, "driver.py"] if kind == "cluster" else module
     mark = f"IPS_TEST_MARK={os.environ['IPS_TEST_MARK']}"

@@ -11,55 +11,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
 from ips_core import read_log
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 IPS = (sys.executable, "-m", "ips_core")
-
-CONFIG = """
-SIM_NAME = pool
-SIM_ROOT = {root}
-LOG_FILE = $SIM_ROOT/pool.log
-[PORTS]
-NAMES = DRIVER
-[[DRIVER]]
-IMPLEMENTATION = POOL
-[POOL]
-CLASS = DRIVER
-SUB_CLASS = TEST
-NAME = Pool
-SCRIPT = pool.py
-"""
-
-SCRIPT = """
-from ipsframework import Component
-
-
-class Pool(Component):
-    def step(self, timestamp=0.0, **keywords):
-        self.services.create_task_pool("pool")
-        for number in range({tasks}):
-            self.services.add_task(
-                "pool", f"task{{number}}", 1, self.services.get_working_dir(), "sleep", "{seconds}"
-            )
-        self.services.submit_tasks("pool", use_dask=True, dask_nodes=4, dask_ppw={ppw})
-        print(self.services.get_finished_tasks("pool"))
-"""
-
-
-@pytest.fixture
-def simulation(shared_tmp_path, monkeypatch):
-    """``simulation(tasks=, seconds=, ppw=, root=)``: write one in a directory all nodes see."""
-    monkeypatch.chdir(shared_tmp_path)
-
-    def write(tasks=16, seconds=0.5, ppw=None, root="$PWD/pool") -> Path:
-        Path("pool.config").write_text(CONFIG.format(root=root))
-        Path("pool.py").write_text(SCRIPT.format(tasks=tasks, seconds=seconds, ppw=ppw))
-        return shared_tmp_path / "pool"
-
-    return write
 
 
 def without_salloc(stderr: str) -> list[str]:
@@ -91,8 +46,8 @@ def test_the_documented_command(slurm, shared_tmp_path):
     assert lines[5:] == ["exit_status = {'binary': 0, 'function': 0, 'method': 0}"]
 
 
-def test_sixteen_tasks_use_four_nodes_and_leave_nothing(slurm, simulation, shared_tmp_path):
-    root = simulation()
+def test_sixteen_tasks_use_four_nodes_and_leave_nothing(slurm, pool_simulation, shared_tmp_path):
+    root = pool_simulation()
     done = slurm.salloc([*IPS, "--config", "pool.config"], nodes=4)
     on_nodes = read_log(root / "simulation_log")
     assert (done.returncode, without_salloc(done.stderr)) == (0, [])
@@ -114,9 +69,9 @@ def test_sixteen_tasks_use_four_nodes_and_leave_nothing(slurm, simulation, share
     ]
 
 
-def test_a_killed_worker_costs_no_result(slurm, simulation, wait_until, processes_with):
+def test_a_killed_worker_costs_no_result(slurm, pool_simulation, wait_until, processes_with):
     """Its binaries are gone within a second, and every task has a status in the end."""
-    root = simulation(tasks=8, seconds=3)
+    root = pool_simulation(tasks=8, seconds=3)
     salloc = ThreadPoolExecutor(1).submit(
         slurm.salloc, [*IPS, "--config", "pool.config"], nodes=4, timeout=100
     )
@@ -172,8 +127,8 @@ class Pool(Component):
 """
 
 
-def test_a_worker_for_each_gpu(gpu_slurm, simulation):
-    root = simulation()
+def test_a_worker_for_each_gpu(gpu_slurm, pool_simulation):
+    root = pool_simulation()
     Path("pool.py").write_text(DEVICES)
     options = ("--exclusive", "--gpus-per-node=2")
     done = gpu_slurm.salloc([*IPS, "--config", "pool.config"], nodes=2, options=options)
@@ -197,8 +152,8 @@ def failed_run(slurm, *arguments: str, **options) -> list[str]:
     return without_salloc(done.stderr)
 
 
-def test_a_worker_step_that_cannot_start_quotes_srun(slurm, simulation):
-    root = simulation(ppw=64)
+def test_a_worker_step_that_cannot_start_quotes_srun(slurm, pool_simulation):
+    root = pool_simulation(ppw=64)
     said = failed_run(slurm)
     assert re.match(
         r"ips.py: component DRIVER_TEST_Pool_1 failed in step: the worker step on", said[0]
@@ -209,14 +164,14 @@ def test_a_worker_step_that_cannot_start_quotes_srun(slurm, simulation):
     assert (last["eventtype"], last["ok"]) == ("IPS_END", False)
 
 
-def test_a_run_directory_that_a_node_cannot_see_is_named(slurm, simulation, tmp_path):
-    simulation(root=tmp_path / "root")
+def test_a_run_directory_that_a_node_cannot_see_is_named(slurm, pool_simulation, tmp_path):
+    pool_simulation(root=tmp_path / "root")
     said = " ".join(failed_run(slurm))
     assert re.search(rf"node n\d cannot see the directory {tmp_path}/root/", said)
 
 
-def test_more_nodes_than_the_allocation_has(slurm, simulation):
-    simulation()
+def test_more_nodes_than_the_allocation_has(slurm, pool_simulation):
+    pool_simulation()
     done = slurm.salloc([*IPS, "--config", "pool.config"], nodes=2)
     assert done.returncode == 1
     assert without_salloc(done.stderr)[0] == (
@@ -225,15 +180,15 @@ def test_more_nodes_than_the_allocation_has(slurm, simulation):
     )
 
 
-def test_srun_missing_inside_an_allocation(slurm, simulation):
-    simulation()
+def test_srun_missing_inside_an_allocation(slurm, pool_simulation):
+    pool_simulation()
     said = failed_run(slurm, "env", "PATH=/nowhere", *IPS, "--config", "pool.config")
     assert "scontrol is not on PATH although this is a Slurm job" in said[0]
     assert len(said) == 1
 
 
-def test_a_component_that_raises_leaves_no_step(slurm, simulation):
-    root = simulation()
+def test_a_component_that_raises_leaves_no_step(slurm, pool_simulation):
+    root = pool_simulation()
     Path("pool.py").write_text(
         Path("pool.py").read_text() + "        raise ValueError('as asked')\n"
     )
