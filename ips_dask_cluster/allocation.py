@@ -8,6 +8,7 @@ Sizes never come from the machine the driver runs on, which may be a login node.
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 import re
 import subprocess
@@ -20,14 +21,21 @@ __all__ = [
     "Allocation",
     "Node",
     "expand_hostlist",
+    "find",
     "from_environment",
+    "from_job_details",
     "local",
+    "nodes_of_steps",
+    "portions_of_gpus",
     "read",
+    "selected",
     "unheld",
     "with_job_details",
 ]
 
-_SCONTROL_SECONDS = 30
+logger = logging.getLogger("ips_dask_cluster")
+
+_SLURM_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,12 @@ class Allocation:
                 return node
         raise KeyError(name)
 
+    def time_left(self) -> float | None:
+        """Return the seconds until the allocation ends, None when it has no known end."""
+        if self.end_time is None:
+            return None
+        return (self.end_time - datetime.datetime.now()).total_seconds()
+
 
 def expand_hostlist(hostlist: str) -> list[str]:
     """Return the names in one of Slurm's node lists, such as ``"n[1-3,07],login1"``.
@@ -111,6 +125,72 @@ def _expand_name(part: str) -> Iterator[str]:
         for number in range(int(first), int(last or first) + 1):
             for rest in _expand_name(tail):
                 yield f"{head}{number:0{len(first)}d}{rest}"
+
+
+def selected(allocation: Allocation, nodelist: str | Sequence[str]) -> Allocation:
+    """Return the allocation reduced to some of its nodes, in the order of the list.
+
+    Parameters
+    ----------
+    allocation : Allocation
+        What there is.
+    nodelist : str or sequence of str
+        One of Slurm's node lists, such as ``"n[1-3]"``, or names.
+
+    Raises
+    ------
+    ClusterError
+        The allocation lacks one of them, or the list does not parse, names none, or names one
+        twice.
+    """
+    wanted = _nodelist(nodelist) if isinstance(nodelist, str) else [str(name) for name in nodelist]
+    names = [node.name for node in allocation.nodes]
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise ClusterError(
+            f"nodelist: {allocation} has no node {', '.join(missing)}; its nodes are "
+            f"{_shortened(names)}"
+        )
+    if not wanted or len(set(wanted)) < len(wanted):
+        what = "names a node twice" if wanted else "names no node"
+        raise ClusterError(f"nodelist={nodelist!r} {what}; leave it out for all nodes")
+    return replace(allocation, nodes=tuple(allocation.node(name) for name in wanted))
+
+
+def portions_of_gpus(allocation: Allocation, size: int) -> int:
+    """Return into how many portions of some GPUs those of each node can be shared out.
+
+    Raises
+    ------
+    ClusterError
+        Nodes hold different numbers of GPUs, or none, or a number that does not divide.
+    """
+    gpus = {node.gpus for node in allocation.nodes}
+    if len(gpus) > 1 or gpus == {0}:
+        held = ", ".join(f"{node.name}: {node.gpus}" for node in allocation.nodes[:8])
+        raise ClusterError(
+            f"worker_per_gpu: {allocation} must hold the same number of GPUs, at least one, on "
+            f"each node, but it has {held}; see salloc --gpus-per-node"
+        )
+    (held_each,) = gpus
+    if held_each % size:
+        raise ClusterError(
+            f"gpus_per_worker={size}: the {held_each} GPUs of a node of {allocation} cannot be "
+            f"shared out {size} by {size}"
+        )
+    return held_each // size
+
+
+def _nodelist(text: str) -> list[str]:
+    try:
+        return expand_hostlist(text)
+    except ValueError:
+        raise ClusterError(f"nodelist={text!r} is not of the form n[1-4],n7") from None
+
+
+def _shortened(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _expand_counts(counts: str) -> list[int]:
@@ -152,10 +232,7 @@ def from_environment(environ: Mapping[str, str]) -> Allocation:
         A variable is missing, does not parse, or belongs to a heterogeneous job.
     """
     if _number(environ, "SLURM_HET_SIZE") > 1:
-        raise ClusterError(
-            "this is a heterogeneous Slurm job (SLURM_HET_SIZE > 1), which is not supported: "
-            "use an allocation with one component"
-        )
+        raise _heterogeneous()
     try:
         job_id = environ["SLURM_JOB_ID"]
         nodelist = environ["SLURM_JOB_NODELIST"]
@@ -183,7 +260,53 @@ def from_environment(environ: Mapping[str, str]) -> Allocation:
         Node(name, count, (per_node or per_cpu * count) * 2**20)
         for name, count in zip(names, cpus, strict=True)
     )
-    return Allocation(job_id, tuple(nodes))
+    end = _number(environ, "SLURM_JOB_END_TIME")  # since Slurm 23.02 (its RELEASE_NOTES)
+    end_time = datetime.datetime.fromtimestamp(end) if end else None
+    return Allocation(job_id, tuple(nodes), end_time)
+
+
+_DETAILS = re.compile(r"^\s*Nodes=(\S+) CPU_IDs=(\S+) Mem=(\d+)(.*)$", re.MULTILINE)
+
+
+def from_job_details(job_id: str, details: str) -> Allocation:
+    """Return the allocation of any running job, from Slurm's description alone.
+
+    Parameters
+    ----------
+    job_id : str
+        The job.
+    details : str
+        Output of ``scontrol show job --details JOBID``.
+
+    Raises
+    ------
+    ClusterError
+        The job does not run, or is a heterogeneous one.
+    """
+    state = re.search(r"\bJobState=(\S+)", details)
+    if state is None or state[1] != "RUNNING":
+        what = "has not started yet" if state and state[1] == "PENDING" else "does not run"
+        raise ClusterError(
+            f"job_id={job_id!r}: the job {what} (its state is {state[1] if state else 'unknown'}); "
+            "see squeue --me for those that do"
+        )
+    if re.search(r"\bHetJobId=", details):
+        raise _heterogeneous()
+    found = []
+    for match in _DETAILS.finditer(details):
+        cpus = len(expand_hostlist(f"[{match[2]}]"))
+        found += [Node(name, cpus) for name in expand_hostlist(match[1])]
+    order = re.search(r"^\s*NodeList=(\S+)", details, re.MULTILINE)
+    names = expand_hostlist(order[1]) if order else [node.name for node in found]
+    found.sort(key=lambda node: names.index(node.name))
+    return with_job_details(Allocation(job_id, tuple(found)), details)
+
+
+def _heterogeneous() -> ClusterError:
+    return ClusterError(
+        "this is a heterogeneous Slurm job (SLURM_HET_SIZE > 1), which is not supported: "
+        "use an allocation with one component"
+    )
 
 
 def with_job_details(allocation: Allocation, details: str) -> Allocation:
@@ -200,10 +323,10 @@ def with_job_details(allocation: Allocation, details: str) -> Allocation:
         GRES=...`` lines, ``EndTime`` and ``OverSubscribe`` are read.
     """
     found = {}
-    for match in re.finditer(r"^\s*Nodes=(\S+) CPU_IDs=\S+ Mem=(\d+)(.*)$", details, re.MULTILINE):
-        gpus = sum(int(count) for count in re.findall(r"gpu(?::[^:,(]+)?:(\d+)", match[3]))
+    for match in _DETAILS.finditer(details):
+        gpus = sum(int(count) for count in re.findall(r"gpu(?::[^:,(]+)?:(\d+)", match[4]))
         for name in expand_hostlist(match[1]):
-            found[name] = (int(match[2]) * 2**20, gpus)
+            found[name] = (int(match[3]) * 2**20, gpus)
     nodes = tuple(
         replace(node, memory=found[node.name][0] or node.memory, gpus=found[node.name][1])
         if node.name in found
@@ -215,30 +338,51 @@ def with_job_details(allocation: Allocation, details: str) -> Allocation:
     return replace(
         allocation,
         nodes=nodes,
-        end_time=datetime.datetime.fromisoformat(end[1]) if end else None,
+        end_time=datetime.datetime.fromisoformat(end[1]) if end else allocation.end_time,
         shared=bool(share and share[1] != "NO"),
     )
 
 
-def read(environ: Mapping[str, str] | None = None) -> Allocation:
-    """Return the allocation of this job, asking Slurm once for what the environment lacks.
+def read(environ: Mapping[str, str] | None = None, job_id: str | int | None = None) -> Allocation:
+    """Return the allocation of a job, asking Slurm once for what the environment lacks.
 
     Parameters
     ----------
     environ : mapping of str to str, optional
         Default: the environment of this process.
+    job_id : str or int, optional
+        Any running job of the user's. Default: the job of the environment.
 
     Raises
     ------
     ClusterError
-        The environment is not that of a Slurm job.
+        The environment is not that of a Slurm job, or the job does not run.
     SlurmCommandError
         ``scontrol`` is missing, or does not know the job.
     """
     environ = os.environ if environ is None else environ
+    if job_id is not None and str(job_id) != environ.get("SLURM_JOB_ID"):
+        details = _ask(["scontrol", "show", "job", "--details", str(job_id)], environ)
+        return from_job_details(str(job_id), details)
     allocation = from_environment(environ)
-    details = _scontrol(["show", "job", "--details", str(allocation.job_id)], environ)
+    details = _ask(["scontrol", "show", "job", "--details", str(allocation.job_id)], environ)
     return with_job_details(allocation, details)
+
+
+def nodes_of_steps(job_id: str) -> dict[str, list[str]]:
+    """Return the nodes of each step that runs in a job, by the step's name.
+
+    Raises
+    ------
+    SlurmCommandError
+        ``squeue`` is missing, or refuses to answer.
+    """
+    options = [f"--jobs={job_id}", "--steps", "--noheader", "--format=%N %j"]
+    steps: dict[str, list[str]] = {}
+    for line in _ask(["squeue", *options], os.environ).splitlines():
+        nodes, _, name = line.partition(" ")
+        steps.setdefault(name, []).extend(expand_hostlist(nodes))
+    return steps
 
 
 def unheld(allocation: Allocation, environ: Mapping[str, str] | None = None) -> list[str]:
@@ -251,7 +395,7 @@ def unheld(allocation: Allocation, environ: Mapping[str, str] | None = None) -> 
         return []
     names = ",".join(node.name for node in allocation.nodes)
     environ = os.environ if environ is None else environ
-    shown = _scontrol(["show", "node", "--oneliner", names], environ)
+    shown = _ask(["scontrol", "show", "node", "--oneliner", names], environ)
     total = sum(int(count) for count in re.findall(r"\bCPUTot=(\d+)", shown))
     held = sum(node.cpus for node in allocation.nodes)
     if held >= total:
@@ -262,32 +406,73 @@ def unheld(allocation: Allocation, environ: Mapping[str, str] | None = None) -> 
     ]
 
 
-def _scontrol(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
-    command = "scontrol " + " ".join(arguments)
+def _ask(argv: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Return what one of Slurm's programs prints."""
+    command = " ".join(argv)
     try:
         done = subprocess.run(
-            ["scontrol", *arguments],
+            argv,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_SCONTROL_SECONDS,
+            timeout=_SLURM_SECONDS,
             env=dict(environ),
         )
     except FileNotFoundError:
         raise SlurmCommandError(
             command,
-            "scontrol is not on PATH although this is a Slurm job",
+            f"{argv[0]} is not on PATH although this is a Slurm job",
             "load the site's slurm module; inside a container, run the driver outside of it",
         ) from None
     except subprocess.TimeoutExpired:
         raise SlurmCommandError(
             command,
-            f"no answer within {_SCONTROL_SECONDS} s",
+            f"no answer within {_SLURM_SECONDS} s",
             "the Slurm controller is down or overloaded; try again",
         ) from None
     if done.returncode != 0:
         raise SlurmCommandError(command, done.stderr.strip() or f"exit code {done.returncode}")
     return done.stdout
+
+
+def find(
+    launcher: str | None, job_id: str | int | None, nodes: int | None, cores: int | None
+) -> Allocation:
+    """Return the allocation to use: a Slurm job's, or this machine where there is none.
+
+    What is worth knowing about it, such as CPUs that the job does not hold, is logged.
+
+    Parameters
+    ----------
+    launcher : {"srun", "local"} or None
+        Where to look; None: a Slurm job if there is one.
+    job_id : str, int or None
+        A job to use from outside.
+    nodes, cores : int or None
+        How many "nodes" this machine is to be, and threads of each.
+    """
+    if launcher not in (None, "srun", "local"):
+        raise ValueError(f'launcher={launcher!r}: expected "srun" or "local"')
+    if launcher == "local" and job_id is not None:
+        raise ValueError(f'launcher="local" starts nothing in a job, such as job_id={job_id!r}')
+    if (
+        launcher == "srun"
+        or job_id is not None
+        or (launcher is None and "SLURM_JOB_ID" in os.environ)
+    ):
+        found = read(job_id=job_id)
+        for line in unheld(found):
+            logger.warning("%s", line)
+        return found
+    found = local(nodes or 1)
+    if launcher is None:
+        logger.warning(
+            "no Slurm allocation (SLURM_JOB_ID is not set): %d worker(s) with %d thread(s) each "
+            "on this machine",
+            len(found.nodes),
+            cores or found.nodes[0].cpus,
+        )
+    return found
 
 
 def local(nodes: int = 1, cpus: int | None = None) -> Allocation:

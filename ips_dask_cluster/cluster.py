@@ -11,26 +11,37 @@ import contextlib
 import logging
 import math
 import os
-import shlex
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import cloudpickle
-from dask.utils import parse_timedelta
+from dask.utils import parse_bytes, parse_timedelta
+from distributed.comm import get_address_host
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
-from distributed.utils import Log, Logs
+from distributed.utils import Log, Logs, NoOpAwaitable
 
 from ips_dask_cluster import allocation as allocations
+from ips_dask_cluster import draining
+from ips_dask_cluster.adaptive import NodeAdaptive
 from ips_dask_cluster.allocation import Allocation
+from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.containers import Container
-from ips_dask_cluster.errors import ClusterError, ClusterStartError, NotEnoughNodesError, StepError
+from ips_dask_cluster.dashboard import dashboard_link
+from ips_dask_cluster.errors import ClusterError, ClusterStartError, StepError
 from ips_dask_cluster.jobqueue import JobQueueCluster
+from ips_dask_cluster.losses import Loss, LossWatch
 from ips_dask_cluster.nodes import SrunNode, SrunScheduler
-from ips_dask_cluster.settings import Configured, StepSettings, step_settings
+from ips_dask_cluster.reports import TOPIC, Reports
+from ips_dask_cluster.settings import (
+    Configured,
+    StepSettings,
+    make_run_directory,
+    step_settings,
+)
+from ips_dask_cluster.signals import exit_in_order_on
+from ips_dask_cluster.step import Step
 from ips_dask_cluster.steps import Steps
 
 __all__ = ["SlurmAllocationCluster"]
@@ -51,15 +62,23 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
     n_workers : int, optional
         Workers to start; whole nodes are filled. Default: as many as ``nodes`` take.
     nodes : int, optional
-        Nodes to use. Default: all of the allocation; one on a machine without Slurm.
+        Nodes to use. Default: all that no other cluster of the allocation has; one on a machine
+        without Slurm.
+    nodelist : str or sequence of str, optional
+        Which nodes it may use, such as ``"n[1-3]"``. Default: every node of the allocation.
+    job_id : str or int, optional
+        A running job of yours, to use its nodes from outside, such as from a login node. Default:
+        the job this process runs in.
     cores : int, optional
         Threads of all workers of a node. Default: the CPUs that the allocation holds of it.
     memory : str or int, optional
         Memory of all workers of a node, such as ``"64 GiB"``. Default: what the allocation holds.
-    processes : int, optional
-        Workers on a node. Default: 1.
+    processes, workers_per_node : int, optional
+        Workers on a node, two names for one thing. Default: 1.
     worker_per_gpu : bool, optional
         One worker for each GPU of a node, which sees only that one. Default: False.
+    gpus_per_worker : int, optional
+        As ``worker_per_gpu``, with this many GPUs for each worker.
     container : Container, optional
         What scheduler and workers run in, such as ``Shifter(image="docker:me/code:1")``.
     launcher : {"srun", "local"}, optional
@@ -77,8 +96,11 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
     log_directory : str or Path, optional
         Where scheduler and workers write their logs, seen by every node. Default: the run
         directory.
-    python, worker_extra_args, job_script_prologue, local_directory, interface, protocol, \
-    death_timeout, nanny, scheduler_options, silence_logs, name, asynchronous, loop, config_name
+    interface, worker_interface : str, optional
+        Network interface of scheduler and workers, such as ``"hsn0"``, and of the workers if
+        theirs is another one. Default: the one that the node's own name belongs to.
+    python, worker_extra_args, job_script_prologue, local_directory, protocol, death_timeout, \
+    nanny, scheduler_options, silence_logs, name, asynchronous, loop, config_name
         As for ``dask_jobqueue.SLURMCluster``.
     restarts : int, optional
         How often a worker that died is started again on its node. Default: 3.
@@ -91,14 +113,26 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
     start_timeout, close_timeout : float, optional
         Seconds until the scheduler and the workers must be there (120), and seconds that they
         get to end by themselves (10).
+    walltime_margin : float or str, optional
+        Seconds, or a text such as ``"5 minutes"``, before the allocation's end at which
+        ``on_walltime`` is called and a warning logged. Default: 2 minutes.
+    close_on_signals : sequence of str, optional
+        Signals that end the program in order, the cluster closed, unless it handles them itself;
+        see :mod:`ips_dask_cluster.signals`. Default: ``["SIGTERM"]``.
+    on_loss : callable, optional
+        Called with a ``Loss``, in the cluster's own thread, when a worker or a node is lost.
     on_failure : callable, optional
-        Called with a ``StepError``, in the cluster's own thread, when a step ends that should
-        not have.
+        Called with a ``StepError``, in the cluster's own thread, when nothing is left to go on
+        with: the scheduler or the last node is lost.
+    on_walltime : callable, optional
+        Called with the seconds that are left, in the cluster's own thread, at the margin.
 
     Raises
     ------
     NotEnoughNodesError
-        ``n_workers`` is more than the allocation has nodes.
+        ``n_workers`` or ``nodes`` is more than the allocation has free nodes.
+    ClusterError
+        What is asked for makes no sense in this allocation, or on this machine.
     SlurmCommandError
         Slurm's programs are missing or refuse to answer.
     StepError
@@ -123,44 +157,56 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         n_workers: int | None = None,
         *,
         nodes: int | None = None,
-        cores: int | None = None,
-        memory: str | int | None = None,
-        processes: int | None = None,
-        worker_per_gpu: bool | None = None,
+        nodelist: str | Sequence[str] | None = None,
+        job_id: str | int | None = None,
+        workers_per_node: int | None = None,
         container: Container | None = None,
-        launcher: str | None = None,
         allocation: Allocation | None = None,
         env: Mapping[str, str] | None = None,
         scheduler_env: Mapping[str, str] | None = None,
-        security: Any = None,
         scheduler_options: Mapping[str, Any] | None = None,
         interface: str | None = None,
         protocol: str | None = None,
-        nanny: bool | None = None,
         name: str | None = None,
         config_name: str = "slurm-allocation",
+        on_loss: Callable[[Loss], None] | None = None,
         on_failure: Callable[[StepError], None] | None = None,
+        on_walltime: Callable[[float], None] | None = None,
         asynchronous: bool = False,
         loop: Any = None,
         silence_logs: Any = "error",
         **settings: Any,
     ) -> None:
-        settings |= {"cores": cores, "memory": memory, "nanny": nanny, "security": security}
-        settings |= {"processes": processes, "worker_per_gpu": worker_per_gpu}
+        if workers_per_node is not None:
+            settings["processes"] = workers_per_node
         self._configured = configured = Configured(config_name, settings)
-        self._failure: StepError | None = None
-        self._failure_callback = on_failure
-        self.allocation = allocation or _find_allocation(
-            launcher, nodes or n_workers, configured("cores")
+        callbacks = {"loss": on_loss, "failure": on_failure, "walltime": on_walltime}
+        self._reports = Reports(callbacks, self._send_event)
+        self._watching: list[asyncio.Future[None]] = []
+        self._given_up: set[str] = set()
+        self._start_errors: list[StepError] = []
+        self._seen: set[str] = set()
+        found = allocation or allocations.find(
+            configured("launcher"), job_id, nodes or n_workers, configured("cores")
         )
-        self._processes = self._workers_per_node()
+        self.allocation = found if nodelist is None else allocations.selected(found, nodelist)
+        self._gpus_per_worker = int(configured("gpus-per-worker") or configured("worker-per-gpu"))
+        self.workers_per_node = (
+            allocations.portions_of_gpus(self.allocation, self._gpus_per_worker)
+            if self._gpus_per_worker
+            else int(configured("processes"))
+        )
         if nodes is None and n_workers is not None:
-            nodes = math.ceil(n_workers / self._processes)
-        self._first_round = len(self.allocation.nodes) if nodes is None else nodes
-        self._check_fits(self._first_round)
-        job_id = self.allocation.job_id or "local"
-        name = name or f"{configured('name')}-{job_id}-{uuid.uuid4().hex[:6]}"
-        self.run_directory = self._make_run_directory(name)
+            nodes = math.ceil(n_workers / self.workers_per_node)
+        where = self.allocation.job_id or "local"
+        name = name or f"{configured('name')}-{where}-{uuid.uuid4().hex[:6]}"
+        self._claims = Claims(self.allocation.job_id, name)
+        try:
+            self._first_round = len(self._claims.take_nodes(self.allocation, nodes))
+            self.run_directory = make_run_directory(configured("shared-temp-directory"), name)
+        except BaseException:
+            self._claims.close()
+            raise
         self._container = container
         self._environment = dict(env or {})
         self._scheduler_environment = dict(scheduler_env or {})
@@ -180,11 +226,12 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
                 config_name=config_name,
                 cores=configured("cores") or min(node.cpus for node in held),
                 memory=configured("memory") or min(node.memory for node in held),
-                processes=self._processes,
+                processes=self.workers_per_node,
             )
         except BaseException:
             self._abandon(asynchronous)
             raise
+        exit_in_order_on(configured.words("close-on-signals"), self)
 
     def _abandon(self, asynchronous: bool) -> None:
         """End what a constructor that failed, or was interrupted, has started."""
@@ -194,34 +241,11 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
                     seconds = 3 * float(self._configured("close-timeout"))
                     self.sync(self._close, callback_timeout=seconds)
             self._loop_runner.stop()
-        self._remove_run_directory(keep=self._failure is not None)
+        self._claims.close()
+        self._remove_run_directory()
         self.status = Status.closed
 
-    def _workers_per_node(self) -> int:
-        if not self._configured("worker-per-gpu"):
-            return int(self._configured("processes"))
-        gpus = {node.gpus for node in self.allocation.nodes}
-        if len(gpus) > 1 or gpus == {0}:
-            held = ", ".join(f"{node.name}: {node.gpus}" for node in self.allocation.nodes[:8])
-            raise ClusterError(
-                f"worker_per_gpu: {self.allocation} must hold the same number of GPUs, at least "
-                f"one, on each node, but it has {held}; see salloc --gpus-per-node"
-            )
-        return int(gpus.pop())
-
     # -- before the start ------------------------------------------------------------------
-
-    def _make_run_directory(self, name: str) -> Path:
-        parent = self._configured("shared-temp-directory") or os.getcwd()
-        directory = Path(os.path.expandvars(parent)).expanduser().absolute() / f".{name}"
-        try:
-            directory.mkdir(mode=0o700, parents=True)
-        except OSError as error:
-            raise ClusterError(
-                f"the run directory {directory} cannot be made: {error.strerror}; choose another "
-                "shared_temp_directory, or another name"
-            ) from None
-        return directory
 
     def _get_worker_security(self, security: Any) -> None:
         """Leave certificates to ``credentials``: dask-jobqueue would write them to the cwd."""
@@ -232,7 +256,8 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             self._configured,
             name=self._name,
             run_directory=self.run_directory,
-            processes=self._processes,
+            processes=self.workers_per_node,
+            gpus_per_worker=self._gpus_per_worker,
             container=self._container,
             environment=self._environment,
             scheduler_environment=self._scheduler_environment,
@@ -245,11 +270,12 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
 
     async def _start(self) -> None:
         if self.status == Status.created:
-            self.steps = Steps(self.allocation, self._settings(), self._step_failed)
+            self.steps = Steps(self.allocation, self._settings(), self._claims, self._step_ended)
             self.scheduler_spec["options"]["steps"] = self.steps
             self.new_spec["options"]["steps"] = self.steps
             for _ in range(self._first_round):
                 self.worker_spec.update(self.new_worker_spec())
+            self._loss_watch = LossWatch(self.steps.all, self._is_missing, self._lost)
             # Side by side: worker nodes import while the scheduler starts
             try:
                 await self.steps.start_scheduler()
@@ -259,6 +285,10 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
                 self.worker_spec.clear()
                 await self._close()
                 raise
+            margin = parse_timedelta(self._configured("walltime-margin"), "s")
+            for watch in (self._loss_watch.run(), self._reports.watch(self.allocation, margin)):
+                self._watching.append(asyncio.ensure_future(watch))
+            self._loss_watch.look()
         try:
             await super()._start()
         except RuntimeError as error:
@@ -266,34 +296,22 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
                 raise
             raise error.__cause__ from None
 
-    def _step_failed(self, error: StepError) -> None:
-        first = self._failure is None
-        self._failure = self._failure or error
-        if error.args[0] == "scheduler" and isinstance(self.scheduler, SrunScheduler):
-            # Nobody is left to ask: closing must not wait for answers
-            self.scheduler.status = Status.failed
-            self.shutdown_scheduler = False
-        if self.status == Status.running and first:
-            logger.error("%s", error)
-            if self._failure_callback is not None:
-                self._failure_callback(error)
-
-    @property
-    def failure(self) -> StepError | None:
-        """Why the first step ended that should not have; None while all is well."""
-        return self._failure
-
-    async def _wait_for_workers(self, n_workers: int = 0, timeout: Any = None) -> None:
+    async def _wait_for_workers(self, n_workers: int | None = None, timeout: Any = None) -> None:
         loop = asyncio.get_running_loop()
         seconds = parse_timedelta(timeout or self.steps.settings.start_timeout, default="s")
         deadline = loop.time() + seconds
         while True:
-            arrived = {info["name"] for info in self.scheduler_info["workers"].values()}
-            if len(arrived) >= n_workers:
+            plan = self.plan
+            arrived = self._connected() & plan
+            wanted = len(plan) if n_workers is None else n_workers
+            possible = len(plan) if n_workers is not None else len(plan) - len(self._start_errors)
+            if self.failure is not None:
+                raise self.failure
+            if self._start_errors and possible < wanted:
+                error, self._start_errors = self._start_errors[0], []
+                raise error
+            if len(arrived) >= wanted:
                 return
-            for step in self.steps.all:
-                if step.exit_code not in (None, 0) or step.given_up():
-                    raise step.error()
             if loop.time() > deadline:
                 break
             await asyncio.sleep(0.05)
@@ -303,7 +321,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             if not arrived.issuperset(self.steps.members(worker))
         )
         tails = "\n".join(filter(None, (step.tail() for step in self.steps.all)))
-        raise ClusterStartError(len(arrived), n_workers, seconds, missing, tails)
+        raise ClusterStartError(len(arrived), wanted, seconds, missing, tails)
 
     def wait_for_workers(self, n_workers: int | None = None, timeout: Any = None) -> Any:
         """Wait until workers are connected.
@@ -313,29 +331,96 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         n_workers : int, optional
             How many. Default: all that the cluster has been scaled to.
         timeout : float or str, optional
-            Seconds, or a text such as ``"2 min"``. Default: ``start_timeout``.
+            Seconds, or a text such as ``"2 minutes"``. Default: ``start_timeout``.
 
         Raises
         ------
         ClusterStartError
             They did not come in time; the message names the nodes that are missing.
         StepError
-            The moment a step, or its script on one node, ends.
+            The moment it is known that they will not come.
         """
-        wanted = len(self.plan) if n_workers is None else n_workers
-        return self.sync(self._wait_for_workers, wanted, timeout=timeout)
+        return self.sync(self._wait_for_workers, n_workers, timeout=timeout)
+
+    # -- what is lost ----------------------------------------------------------------------
+
+    def _connected(self) -> set[str]:
+        return {info["name"] for info in self.scheduler_info["workers"].values()}
+
+    def _is_missing(self) -> bool:
+        return not self.plan <= self._connected()
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:
+        # SpecCluster would close the whole node 15 s after its worker was lost, while worker.sh
+        # may just be starting it again; a node that gives up is noticed by its step.
+        Cluster._update_worker_status(self, op, msg)
+        self._seen |= self._connected()
+        if op == "remove":
+            self._loss_watch.look()
+
+    def _step_ended(self, step: Step) -> None:
+        self._loss_watch.read(step, ended=True)
+        error = step.error()
+        if step.role == "scheduler":
+            if isinstance(self.scheduler, SrunScheduler):
+                # Nobody is left to ask: closing must not wait for answers
+                self.scheduler.status = Status.failed
+                self.shutdown_scheduler = False
+            self._reports.fail(error, aloud=self.status == Status.running)
+        elif workers := self.steps.workers_of(step):
+            nodes = ",".join(self.steps.placed[worker].name for worker in workers)
+            self._lost(Loss(nodes, reason=error.cause), step)
+
+    def _lost(self, loss: Loss, step: Step) -> None:
+        """Tell of a loss, and leave out what will not come back."""
+        gone = [w for w in self.steps.workers_of(step) if self._is_on(w, loss.node.split(","))]
+        if not gone or self.status in (Status.closing, Status.closed):
+            return
+        self._reports.loss(loss)
+        if loss.worker:
+            self._given_up |= set() if loss.restarted else {loss.worker}
+            return
+        error = step.error(loss.node, loss.reason)
+        members = {name for worker in gone for name in self.steps.members(worker)}
+        if not members & self._seen:
+            self._start_errors.append(error)
+        if set(self.worker_spec) <= set(gone):
+            self._reports.fail(error, aloud=self.status == Status.running)
+        self.steps.leave_out(gone)
+        for worker in gone:
+            self.worker_spec.pop(worker, None)
+        self._correct_state()
+
+    def _is_on(self, worker: str, nodes: Sequence[str]) -> bool:
+        return worker in self.steps.placed and self.steps.placed[worker].name in nodes
+
+    @property
+    def failure(self) -> StepError | None:
+        """Why there is nothing left to go on with; None while all is well."""
+        return self._reports.failure
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """The workers and nodes that were lost so far, in the order of their end."""
+        return tuple(self._reports.losses)
+
+    @property
+    def plan(self) -> set[str]:
+        """Names of the workers that there should be."""
+        return super().plan - self._given_up
 
     # -- scaling ---------------------------------------------------------------------------
 
-    def _check_fits(self, nodes: int) -> None:
-        held = len(self.allocation.nodes)
-        if nodes > held:
-            raise NotEnoughNodesError(nodes, held, held, str(self.allocation))
+    def most_workers(self) -> int:
+        """Return how many workers the cluster can have, other clusters and lost nodes aside."""
+        return self.steps.most_nodes() * self.workers_per_node
 
     def scale(
         self, n: int | None = None, jobs: int = 0, memory: Any = None, cores: int | None = None
     ) -> Any:
         """Bring the cluster to a number of nodes of the allocation; does not wait for them.
+
+        Nodes that are given back are drained first: what runs on them ends where it is.
 
         Parameters
         ----------
@@ -349,83 +434,99 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         Raises
         ------
         NotEnoughNodesError
-            The allocation has fewer nodes.
+            The allocation has fewer free nodes.
         ValueError
             A number is no whole number of 0 or more.
+        ClusterError
+            The cluster is closed.
         """
-        for number in (n or 0, jobs):
+        for number in (n or 0, jobs, cores or 0):
             if not isinstance(number, int) or number < 0:
                 raise ValueError(f"scale: a whole number of 0 or more is needed, not {number!r}")
-        self._check_fits(max(math.ceil((n or 0) / self._processes), jobs))
-        return super().scale(n, jobs=jobs, memory=memory, cores=cores)
+        if self.status == Status.closed:
+            raise ClusterError(f"cluster {self.name} is closed; start another one")
+        node = self.new_spec["options"]
+        nodes = max(
+            jobs,
+            math.ceil((n or 0) / self.workers_per_node),
+            math.ceil((cores or 0) / node["cores"]),
+            math.ceil(parse_bytes(memory or 0) / (parse_bytes(node["memory"]) or math.inf)),
+        )
+        most = self.steps.most_nodes()
+        if nodes > max(most, len(self.worker_spec)):
+            raise self.steps.not_enough(nodes, most)
+        there = self._connected()
+        # Those that have not come yet go first, then the latest
+        leaving = sorted(self.worker_spec, key=lambda w: there.isdisjoint(self.steps.members(w)))
+        for worker in leaving[::-1][: max(0, len(self.worker_spec) - nodes)]:
+            del self.worker_spec[worker]
+        while len(self.worker_spec) < nodes and self.status != Status.closing:
+            self.worker_spec.update(self.new_worker_spec())
+        self.loop.add_callback(self._correct_state)
+        return NoOpAwaitable() if self.asynchronous else None
 
-    def _update_worker_status(self, op: str, msg: Any) -> None:
-        # SpecCluster would close the whole node 15 s after its worker was lost, while worker.sh
-        # may just be starting it again; a node that gives up is noticed by its step.
-        Cluster._update_worker_status(self, op, msg)
+    def new_worker_spec(self) -> dict[str, Any]:
+        """Return name and spec of the next node; a name is not used twice."""
+        spec = super().new_worker_spec()
+        self._i += 1  # one of that name may still be draining
+        return dict(spec)
 
-    async def drain(self, names: Sequence[str], deadline: float | None = None) -> None:
-        """Let workers finish the tasks they are executing, take no more, and leave.
+    async def _scale_down(self, names: Collection[str]) -> None:
+        for worker in list(self.worker_spec):
+            if self._is_on(worker, list(names)) or {*self.steps.members(worker)} <= {*names}:
+                del self.worker_spec[worker]
+        await self._correct_state()
 
-        ``Client.retire_workers`` does not wait for running tasks: Dask would run them a second
-        time elsewhere.
+    def scale_down(self, workers: Collection[str]) -> Any:
+        """Give chosen nodes back, each as soon as what runs on it has ended.
 
         Parameters
         ----------
-        names : sequence of str
+        workers : collection of str
+            Names of nodes, or of workers; a node goes when all its workers are named.
+        """
+        return self.sync(self._scale_down, workers)
+
+    def adapt(self, *args: Any, **keywords: Any) -> Any:
+        """Give idle nodes back, and take them again when there is work; see dask-jobqueue's.
+
+        Parameters
+        ----------
+        minimum, maximum : int, optional
+            Number of workers. Default: 0, and as many as the allocation has nodes for.
+        minimum_jobs, maximum_jobs : int, optional
+            Number of nodes.
+        **keywords
+            For ``distributed.Adaptive``, such as ``interval``, ``wait_count``.
+        """
+        keywords.setdefault("Adaptive", NodeAdaptive)
+        return super().adapt(*args, **keywords)
+
+    async def _correct_state_internal(self) -> None:
+        try:
+            await super()._correct_state_internal()
+        except ClusterError as error:
+            if self.status != Status.running:
+                raise
+            # SpecCluster would keep what could not start, and never try again
+            logger.error("cluster %s could not grow: %s", self.name, error)
+            for name in [n for n, node in self.workers.items() if node.status == Status.created]:
+                self.worker_spec.pop(name, None)
+                del self.workers[name]
+
+    async def drain(self, names: Collection[str], deadline: float | None = None) -> None:
+        """Let workers finish the tasks they are executing, take no more, and leave.
+
+        Parameters
+        ----------
+        names : collection of str
             Names of workers.
         deadline : float, optional
             Seconds to wait for running tasks. Default: as long as they take.
         """
+        await draining.drain(self.scheduler_comm, names, deadline)
 
-        async def finish_executing(deadline: float | None, dask_worker: Any = None) -> None:
-            # Pickled by value, since it is local: workers may lack this package
-            import asyncio
-            import time
-
-            from distributed.core import Status
-
-            end = None if deadline is None else time.monotonic() + deadline
-            dask_worker.status = Status.closing_gracefully
-            while dask_worker.state.executing and (end is None or time.monotonic() < end):
-                await asyncio.sleep(0.02)
-
-        workers = [
-            address
-            for address, info in self.scheduler_info["workers"].items()
-            if info["name"] in names
-        ]
-        if not workers:
-            return
-        await self._run_on(workers, finish_executing, deadline=deadline)
-        await self.scheduler_comm.retire_workers(names=list(names), close_workers=True, remove=True)
-
-    async def _dismiss_workers(self) -> None:
-        """Close all workers in order, plugins torn down, but without waiting for their tasks.
-
-        The scheduler's own order to close waits up to 30 s for a callable that runs.
-        """
-
-        async def leave(dask_worker: Any = None) -> None:
-            import asyncio
-
-            idle = not dask_worker.state.executing
-            coroutine = dask_worker.close(executor_wait=idle, reason="the cluster closes")
-            dask_worker.leaving = asyncio.ensure_future(coroutine)  # not before this has answered
-
-        await self._run_on(list(self.scheduler_info["workers"]), leave)
-
-    async def _run_on(self, workers: list[str], function: Any, **keywords: Any) -> None:
-        await self.scheduler_comm.broadcast(
-            msg={
-                "op": "run",
-                "function": cloudpickle.dumps(function),
-                "kwargs": cloudpickle.dumps(keywords),
-                "wait": True,
-            },
-            workers=workers,
-            on_error="ignore",
-        )
+    # -- what one may look at ----------------------------------------------------------------
 
     def __repr__(self) -> str:
         workers = self.scheduler_info.get("workers", {}).values()
@@ -436,28 +537,44 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             f"on {self.allocation}, nodes={used}/{held}, workers={len(workers)}, threads={threads})"
         )
 
-    # -- what one may look at ----------------------------------------------------------------
-
     def job_script(self) -> str:
         """Return what runs: the commands and scripts of the scheduler and the worker step."""
-        nodes = list(self.allocation.nodes)
-        placed = self.steps.placed or {self._new_worker_name(i): n for i, n in enumerate(nodes)}
-        group = self.steps.groups(placed)[0]
-        parts = []
-        for role, script, on in (
-            ("scheduler", self.steps.scheduler_script(), nodes[:1]),
-            ("worker", self.steps.worker_script(group), list(group.values())),
-        ):
-            argv = self.steps.command(role, on, script, 0)
-            command = " ".join('"$script"' if w == script else shlex.quote(w) for w in argv)
-            end = f"END_OF_{role.upper()}_SCRIPT"
-            parts.append(f"# {role} step\nread -r -d '' script <<'{end}'\n{script}{end}\n{command}")
-        return "\n\n".join(parts) + "\n"
+        return self.steps.text()
+
+    @property
+    def dashboard_link(self) -> str:
+        """Address of the dashboard for a browser; empty without one.
+
+        It listens on the loopback of the scheduler's node, since it shows code and data to all who
+        can open it. From another machine: ``ssh -N -L PORT:127.0.0.1:PORT NODE``.
+        """
+        port = self.scheduler_info.get("services", {}).get("dashboard")
+        if port is None or self.steps.scheduler is None:
+            return ""
+        host = self.steps.settings.dashboard_host or get_address_host(self.scheduler_address)
+        node = self.steps.scheduler.nodes[0]
+        here = self.allocation.job_id is None or node == os.environ.get("SLURMD_NODENAME")
+        return dashboard_link(host, port, here)
+
+    def time_left(self) -> float | None:
+        """Return the seconds until the allocation ends; None when it has no known end.
+
+        The end is asked of Slurm once, at the start.
+        """
+        return self.allocation.time_left()
+
+    def _send_event(self, event: dict[str, Any]) -> None:
+        async def send() -> None:
+            with contextlib.suppress(Exception):  # the scheduler may be what was lost
+                await self.scheduler_comm.log_event(topic=TOPIC, msg=event)
+
+        if self.status == Status.running:
+            self._watching.append(asyncio.ensure_future(send()))
 
     async def _get_logs(
         self, cluster: bool = True, scheduler: bool = True, workers: Any = True
     ) -> Logs:
-        if self.status == Status.running and self._failure is None:
+        if self.status == Status.running and self.failure is None:
             logs = await super()._get_logs(False, scheduler, workers)
         else:
             logs = Logs()
@@ -474,10 +591,13 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         steps = getattr(self, "steps", None)
         if steps is not None:
             steps.expect_end()
+        for task in self._watching:
+            task.cancel()
         try:
             seconds = float(self._configured("close-timeout"))
             if self.status == Status.running and self.shutdown_scheduler:
-                await asyncio.wait_for(self._dismiss_workers(), seconds)
+                workers = list(self.scheduler_info["workers"])
+                await asyncio.wait_for(draining.dismiss(self.scheduler_comm, workers), seconds)
             await asyncio.wait_for(super()._close(), seconds)
         except Exception:
             # Closing never raises; whatever did not answer is ended with its step below
@@ -488,29 +608,11 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         finally:
             if steps is not None:
                 await steps.close()
-            self._remove_run_directory(keep=self._failure is not None)
+            self._claims.close()
+            self._remove_run_directory()
 
-    def _remove_run_directory(self, keep: bool) -> None:
-        if not keep:
+    def _remove_run_directory(self) -> None:
+        if not self._reports.went_wrong:
             shutil.rmtree(self.run_directory, ignore_errors=True)
         for key in self.run_directory.glob("*.pem"):  # logs are worth keeping, keys are not
             key.unlink(missing_ok=True)
-
-
-def _find_allocation(launcher: str | None, nodes: int | None, cores: int | None) -> Allocation:
-    if launcher not in (None, "srun", "local"):
-        raise ValueError(f'launcher={launcher!r}: expected "srun" or "local"')
-    if launcher == "srun" or (launcher is None and "SLURM_JOB_ID" in os.environ):
-        found = allocations.read()
-        for line in allocations.unheld(found):
-            logger.warning("%s", line)
-        return found
-    found = allocations.local(nodes or 1)
-    if launcher is None:
-        logger.warning(
-            "no Slurm allocation (SLURM_JOB_ID is not set): %d worker(s) with %d thread(s) each "
-            "on this machine",
-            len(found.nodes),
-            cores or found.nodes[0].cpus,
-        )
-    return found

@@ -33,23 +33,28 @@ class NotEnoughNodesError(ClusterError):
     Parameters
     ----------
     wanted, free, held : int
-        Nodes asked for, nodes not in use by this cluster, and nodes of the allocation.
+        Nodes asked for, nodes that run no worker of this or another cluster, and nodes of the
+        allocation.
     where : str
         What holds the nodes, such as ``"Slurm job 17"``.
+    lost : str
+        Nodes that are left out because they were lost, such as ``"n3,n4"``.
     """
 
-    def __init__(self, wanted: int, free: int, held: int, where: str) -> None:
-        super().__init__(wanted, free, held, where)
+    def __init__(self, wanted: int, free: int, held: int, where: str, lost: str = "") -> None:
+        super().__init__(wanted, free, held, where, lost)
 
     def __str__(self) -> str:
-        wanted, free, held, where = self.args
-        in_use = "" if free == held else f", of which {held - free} already run a worker"
+        wanted, free, held, where, lost = self.args
+        in_use = held - free - len(lost.split(",") if lost else [])
+        but = f", of which {in_use} already run a worker" if in_use else ""
+        but += f"{' and' if but else ', of which'} {lost} was lost" if lost else ""
         remedy = (
             "ask for fewer, or for a larger allocation (salloc -N)"
             if where.startswith("Slurm")
             else "nodes= of the constructor says how many there are without Slurm"
         )
-        return f"{wanted} node(s) asked for, but {where} has {held}{in_use}; {remedy}"
+        return f"{wanted} node(s) asked for, but {where} has {held}{but}; {remedy}"
 
 
 class SlurmCommandError(ClusterError):
@@ -102,6 +107,11 @@ class StepError(ClusterError):
         log_path: str,
     ) -> None:
         super().__init__(role, nodes, exit_code, cause, log_tail, log_path)
+
+    @property
+    def cause(self) -> str:
+        """What happened and what to do, in one sentence."""
+        return str(self.args[3])
 
     def __str__(self) -> str:
         role, nodes, exit_code, cause, log_tail, log_path = self.args

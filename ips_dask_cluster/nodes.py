@@ -125,15 +125,16 @@ class SrunNode(Job):  # type: ignore[misc]  # dask-jobqueue is untyped
         await ProcessInterface.start(self)
 
     async def close(self) -> None:
-        """Drain the node and give it back; siblings in the same step go on."""
+        """Give the node back as soon as it is drained; siblings in the same step go on."""
         if self.status in (Status.closing, Status.closed):  # type: ignore[has-type]
             return
         self.status = Status.closing
-        if self.steps is not None:
-            self.steps.expect_leave(self.name)
-        cluster = getattr(self, "_cluster", lambda: None)()
-        if cluster is not None and cluster.status == Status.running:
-            await cluster.drain(cluster.steps.members(self.name))
-        if self.steps is not None:
-            await self.steps.release(self.name)
+        steps, cluster = self.steps, getattr(self, "_cluster", lambda: None)()
+        if steps is not None:
+            steps.expect_leave(self.name)
+            if cluster is not None and cluster.status == Status.running:
+                # In the background: what runs there may take hours, and the cluster may grow
+                steps.release_after(self.name, cluster.drain(steps.members(self.name)))
+            else:
+                await steps.release(self.name)
         await ProcessInterface.close(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -16,8 +17,9 @@ from dask.utils import parse_bytes
 
 from ips_dask_cluster.containers import Container
 from ips_dask_cluster.credentials import tls_arguments
+from ips_dask_cluster.errors import ClusterError
 
-__all__ = ["Configured", "StepSettings", "step_settings"]
+__all__ = ["Configured", "StepSettings", "make_run_directory", "step_settings"]
 
 with (resources.files("ips_dask_cluster") / "slurm-allocation.yaml").open() as _file:
     dask.config.update_defaults(yaml.safe_load(_file))
@@ -73,8 +75,8 @@ class StepSettings:
         For the scheduler's command line.
     processes : int
         Workers on a node; with more than one, ``-0``, ``-1``, ... end their names.
-    worker_per_gpu : bool
-        Each worker of a node sees one device of it.
+    gpus_per_worker : int
+        GPUs of its node that each worker sees, and no other does; 0: all see all of them.
     cores : int or None
         Threads of all workers of a node; None: every CPU held of it.
     memory : int or None
@@ -99,6 +101,8 @@ class StepSettings:
         As for ``launch.srun_argv``.
     template_directory : pathlib.Path or None
         A site's own templates.
+    dashboard_host : str
+        Where the dashboard listens; empty: on every address of the scheduler's node.
     inherit_stdout : bool
         True: what tasks print goes to this process's standard output; False: to the steps' logs.
     """
@@ -111,7 +115,7 @@ class StepSettings:
     worker_arguments: tuple[str, ...] = ()
     scheduler_arguments: tuple[str, ...] = ()
     processes: int = 1
-    worker_per_gpu: bool = False
+    gpus_per_worker: int = 0
     cores: int | None = None
     memory: int | None = None
     container: Container | None = None
@@ -126,6 +130,7 @@ class StepSettings:
     srun_extra_args: tuple[str, ...] = ()
     srun_args_skip: tuple[str, ...] = ()
     template_directory: Path | None = None
+    dashboard_host: str = ""
     inherit_stdout: bool = False
 
     @property
@@ -134,12 +139,40 @@ class StepSettings:
         return self.run_directory / f"{self.name}.witness"
 
 
+def make_run_directory(parent: str | os.PathLike[str] | None, name: str) -> Path:
+    """Make the directory of a cluster's certificates and logs, for its owner alone.
+
+    Parameters
+    ----------
+    parent : str, path or None
+        Where, with ``~`` and variables; None: the current directory.
+    name : str
+        Name of the cluster; its directory is hidden.
+
+    Raises
+    ------
+    ClusterError
+        It cannot be made, or is there already.
+    """
+    folder = Path(os.path.expandvars(parent or os.getcwd())).expanduser().absolute()
+    directory = folder / f".{name}"
+    try:
+        directory.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise ClusterError(
+            f"the run directory {directory} cannot be made: {error.strerror}; choose another "
+            "shared_temp_directory, or another name"
+        ) from None
+    return directory
+
+
 def step_settings(
     configured: Configured,
     *,
     name: str,
     run_directory: Path,
     processes: int,
+    gpus_per_worker: int,
     container: Container | None,
     environment: Mapping[str, str],
     scheduler_environment: Mapping[str, str],
@@ -153,7 +186,8 @@ def step_settings(
     ----------
     configured : Configured
         Keywords and configuration.
-    name, run_directory, processes, container, environment, scheduler_environment
+    name, run_directory, processes, gpus_per_worker, container, environment, \
+    scheduler_environment
         As for :class:`StepSettings`.
     scheduler_options : dict
         As dask-jobqueue has merged them, ``security`` among them.
@@ -168,6 +202,7 @@ def step_settings(
     security = scheduler_options.pop("security", None)
     tls = {role: tls_arguments(security, role, run_directory) for role in ("scheduler", "worker")}
     bokeh = container is not None or util.find_spec("bokeh") is not None
+    dashboard = _dashboard_address(scheduler_options, bokeh)
     settings = StepSettings(
         name=name,
         run_directory=run_directory,
@@ -179,9 +214,12 @@ def step_settings(
             *tls["worker"],
             *configured.words("worker-extra-args"),
         ),
-        scheduler_arguments=(*tls["scheduler"], *_scheduler_arguments(scheduler_options, bokeh)),
+        scheduler_arguments=(
+            *tls["scheduler"],
+            *_scheduler_arguments(scheduler_options, dashboard),
+        ),
         processes=processes,
-        worker_per_gpu=configured("worker-per-gpu"),
+        gpus_per_worker=gpus_per_worker,
         cores=configured("cores"),
         memory=None if memory is None else parse_bytes(memory),
         container=container,
@@ -195,6 +233,7 @@ def step_settings(
         srun_extra_args=configured.words("srun-extra-args"),
         srun_args_skip=configured.words("srun-args-skip"),
         template_directory=Path(templates).expanduser() if templates else None,
+        dashboard_host=dashboard.rpartition(":")[0],
         # else a notebook or a capture: print to the log
         inherit_stdout=sys.stdout is sys.__stdout__,
     )
@@ -207,20 +246,25 @@ def _worker_arguments(
 ) -> list[str]:
     arguments = ["--nanny" if configured("nanny") else "--no-nanny", "--no-dashboard"]
     arguments += ["--death-timeout", str(configured("death-timeout"))]
+    interface = configured("worker-interface") or interface
     arguments += ["--interface", interface] if interface else []
     arguments += ["--protocol", protocol] if protocol else []
     return arguments
 
 
-def _scheduler_arguments(options: dict[str, Any], bokeh: bool) -> list[str]:
+def _dashboard_address(options: dict[str, Any], bokeh: bool) -> str:
+    """Return where the dashboard listens, and nothing where there is none."""
     wanted = options.pop("dashboard", True)
-    address = options.pop("dashboard_address", ":8787")
-    if wanted and bokeh:
-        # On the node's loopback: a dashboard shows the code and data of whoever runs it. A free
-        # port, since 8787 belongs to whoever came first on a shared node.
-        arguments = ["--dashboard-address", "127.0.0.1:0" if address == ":8787" else str(address)]
-    else:
-        arguments = ["--no-dashboard"]
+    address = str(options.pop("dashboard_address", ":8787"))
+    if not wanted or not bokeh:
+        return ""
+    # On the node's loopback: a dashboard shows the code and data of whoever runs it. A free port,
+    # since 8787, which dask-jobqueue passes, belongs to whoever came first on a shared node.
+    return "127.0.0.1:0" if address == ":8787" else address
+
+
+def _scheduler_arguments(options: dict[str, Any], dashboard: str) -> list[str]:
+    arguments = ["--dashboard-address", dashboard] if dashboard else ["--no-dashboard"]
     for option, value in options.items():
         if value is not None:
             arguments += [f"--{option.replace('_', '-')}", str(value)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,17 +99,18 @@ class Step:
             return "\n".join(lines[-_TAIL_LINES:])
         return ""
 
-    def error(self) -> StepError:
-        """Return why the step ended, as an error to raise."""
-        tail = self.tail()
-        cause = diagnose(self.exit_code, tail)
-        return StepError(
-            self.role, ",".join(self.nodes), self.exit_code, cause, tail, str(self.log)
-        )
+    def error(self, nodes: str = "", cause: str = "") -> StepError:
+        """Return why the step ended, as an error to raise.
 
-    def given_up(self) -> bool:
-        """Tell whether the script has failed on some node while the step goes on elsewhere."""
-        return bool(re.search(r"^srun: error: \S+: tasks? \S+: ", self.tail(), re.MULTILINE))
+        Parameters
+        ----------
+        nodes, cause : str
+            What is lost, and why. Default: all of the step's nodes, and what its log says.
+        """
+        tail = self.tail()
+        cause = cause or diagnose(self.exit_code, tail)
+        nodes = nodes or ",".join(self.nodes)
+        return StepError(self.role, nodes, self.exit_code, cause, tail, str(self.log))
 
     async def end(self, patience: float, in_order: bool) -> None:
         """See to it that the process is gone; never raises.
@@ -150,7 +150,7 @@ class Step:
         """Cancel what Slurm still has of the step; srun does not tell its id, squeue does."""
         if not self.job_name:
             return
-        listing = await _output("squeue", "--steps", "--noheader", "--format=%i %j")
+        listing = await _output("squeue", "--me", "--steps", "--noheader", "--format=%i %j")
         for line in listing.splitlines():
             step_id, _, job_name = line.partition(" ")
             if job_name == self.job_name:

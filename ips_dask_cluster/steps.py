@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 
 from ips_dask_cluster import launch
 from ips_dask_cluster.allocation import Allocation, Node
-from ips_dask_cluster.errors import NotEnoughNodesError, StepError
+from ips_dask_cluster.claims import Claims
+from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError
 from ips_dask_cluster.settings import StepSettings
 from ips_dask_cluster.step import Step
 
@@ -25,32 +27,52 @@ class Steps:
         The nodes; without a job id, steps are local processes.
     settings : StepSettings
         What the steps have in common.
-    on_failure : callable
-        Called once with a :class:`StepError` for each step that ends when it should not.
+    claims : Claims
+        Which of the nodes other clusters have.
+    on_end : callable
+        Called with a :class:`Step` that has ended when it should not have.
     """
 
     def __init__(
         self,
         allocation: Allocation,
         settings: StepSettings,
-        on_failure: Callable[[StepError], None],
+        claims: Claims,
+        on_end: Callable[[Step], None],
     ) -> None:
         self.allocation = allocation
         self.settings = settings
         self.placed: dict[str, Node] = {}
+        self.lost: set[str] = set()
         self.all: list[Step] = []
         self.scheduler: Step | None = None
-        self._on_failure = on_failure
+        self._claims = claims
+        self._on_end = on_end
         self._step_of: dict[str, Step] = {}
         self._leaving: set[str] = set()
+        self._released = asyncio.Event()
         self._waiting: list[str] = []
         self._round: asyncio.Future[None] | None = None
-        self._watchers: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
         self._address: str | None = None
         self._count = 0
         self._closing = False
 
     # -- placing ---------------------------------------------------------------------------
+
+    def free_nodes(self) -> list[Node]:
+        """Return the nodes that could take a worker now, those that are claimed already first."""
+        taken = {node.name for node in self.placed.values()} | self.lost
+        free = [
+            node
+            for node in self.allocation.nodes
+            if node.name not in taken and self._claims.is_free(node.name)
+        ]
+        return sorted(free, key=lambda node: not self._claims.holds(node.name))
+
+    def most_nodes(self) -> int:
+        """Return how many nodes the cluster can have as things stand."""
+        return len(self.placed) + len(self.free_nodes())
 
     def place(self, workers: Sequence[str]) -> dict[str, Node]:
         """Give each worker a free node and return where each is.
@@ -60,14 +82,19 @@ class Steps:
         NotEnoughNodesError
             There are fewer free nodes than workers; nothing is placed then.
         """
-        taken = {node.name for node in self.placed.values()}
-        free = [node for node in self.allocation.nodes if node.name not in taken]
-        if len(workers) > len(free):
-            held = len(self.allocation.nodes)
-            raise NotEnoughNodesError(len(workers), len(free), held, str(self.allocation))
+        free = (node for node in self.free_nodes() if self._claims.take(node.name))
         placed = dict(zip(workers, free, strict=False))
+        if len(placed) < len(workers):
+            for node in placed.values():
+                self._claims.give_back(node.name)
+            raise self.not_enough(len(workers), len(placed))
         self.placed.update(placed)
         return placed
+
+    def not_enough(self, wanted: int, free: int) -> NotEnoughNodesError:
+        """Return the error for a number of nodes that cannot be had."""
+        held, lost = len(self.allocation.nodes), ",".join(sorted(self.lost))
+        return NotEnoughNodesError(wanted, free, held, str(self.allocation), lost)
 
     def members(self, worker: str) -> list[str]:
         """Return the names that the workers of an entry of the cluster's spec have."""
@@ -90,7 +117,7 @@ class Steps:
             "environment": _exports(settings.environment),
             "workers": launch.words(f"{node.name}={worker}" for worker, node in placed.items()),
             "processes": str(settings.processes),
-            "worker_per_gpu": "yes" if settings.worker_per_gpu else "no",
+            "gpus_per_worker": str(settings.gpus_per_worker),
             "worker_command": shlex.quote(settings.worker_command),
             "arguments": launch.words(arguments),
             "local_directory": shlex.quote(settings.local_directory or ""),
@@ -115,6 +142,7 @@ class Steps:
             "witness": shlex.quote(str(settings.witness)),
             "run_directory": shlex.quote(str(settings.run_directory)),
             "log_directory": shlex.quote(str(settings.log_directory)),
+            "log_prefix": shlex.quote(f"{settings.name}-"),
             "prologue": "\n".join(settings.prologue),
             "container": launch.words(prefix),
             "python": shlex.quote(settings.python),
@@ -138,11 +166,33 @@ class Steps:
             directory=self.settings.template_directory,
         )
 
+    def text(self) -> str:
+        """Return what runs, as one shell script: the commands and scripts of both roles."""
+        nodes = list(self.allocation.nodes)
+        placed = self.placed or {f"{self.settings.name}-{i}": n for i, n in enumerate(nodes)}
+        group = self.groups(placed)[0]
+        parts = []
+        for role, script, on in (
+            ("scheduler", self.scheduler_script(), [self.scheduler_node()]),
+            ("worker", self.worker_script(group), list(group.values())),
+        ):
+            argv = self.command(role, on, script, 0)
+            command = " ".join('"$script"' if w == script else shlex.quote(w) for w in argv)
+            end = f"END_OF_{role.upper()}_SCRIPT"
+            parts.append(f"# {role} step\nread -r -d '' script <<'{end}'\n{script}{end}\n{command}")
+        return "\n\n".join(parts) + "\n"
+
     # -- starting --------------------------------------------------------------------------
 
+    def scheduler_node(self) -> Node:
+        """Return where the scheduler goes: the driver's own node if it is ours, else the first."""
+        ours = [node for node in self.allocation.nodes if self._claims.holds(node.name)]
+        here = [node for node in ours if node.name == os.environ.get("SLURMD_NODENAME")]
+        return (here or ours or list(self.allocation.nodes))[0]
+
     async def start_scheduler(self) -> None:
-        """Start the scheduler step on the first node."""
-        node = self.allocation.nodes[0]
+        """Start the scheduler step."""
+        node = self.scheduler_node()
         self.scheduler = await self._start("scheduler", [node], self.scheduler_script())
 
     async def start_workers(self, workers: Sequence[str]) -> None:
@@ -176,18 +226,24 @@ class Steps:
             stdout = None if self.settings.inherit_stdout else asyncio.subprocess.STDOUT
         await step.start(stdout)
         self.all.append(step)
-        watcher = asyncio.ensure_future(self._watch(step))
-        self._watchers.add(watcher)
-        watcher.add_done_callback(self._watchers.discard)
+        self._own(self._watch(step))
         return step
+
+    def _own(self, awaitable: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(awaitable)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _watch(self, step: Step) -> None:
         assert step.process is not None
         code = await step.process.wait()
-        workers = {worker for worker, of in self._step_of.items() if of is step} - self._leaving
-        if self._closing or (code == 0 and not workers and step.role == "worker"):
-            return
-        self._on_failure(step.error())
+        if not self._closing and (code != 0 or self.workers_of(step) or step.role == "scheduler"):
+            self._on_end(step)
+
+    def workers_of(self, step: Step) -> list[str]:
+        """Return the workers of a step that have not been told to leave."""
+        of_step = (worker for worker, of in self._step_of.items() if of is step)
+        return [worker for worker in of_step if worker not in self._leaving]
 
     async def announce(self, address: str) -> None:
         """Tell every worker step, started or yet to start, where the scheduler is."""
@@ -213,26 +269,57 @@ class Steps:
         return step
 
     async def _start_round(self) -> None:
-        workers, self._waiting, self._round = self._waiting, [], None
-        await self.start_workers(sorted(workers))
+        workers, self._waiting, self._round = sorted(self._waiting), [], None
+        while workers:
+            free = len(self.free_nodes())
+            if free < len(workers) and self._leaving:  # a node that is drained will be free
+                now, workers = workers[:free], workers[free:]
+            else:
+                now, workers = workers, []
+            if now:
+                await self.start_workers(now)
+            if workers:
+                self._released.clear()
+                await self._released.wait()
+            if self._closing:
+                raise ClusterError("the cluster is closing")
 
     # -- ending ----------------------------------------------------------------------------
+
+    def leave_out(self, workers: Sequence[str]) -> None:
+        """From now on, the nodes of these workers are not used any more."""
+        self.lost |= {self.placed[worker].name for worker in workers}
 
     def expect_leave(self, worker: str) -> None:
         """From now on, the end of this worker is in order."""
         self._leaving.add(worker)
+
+    def release_after(self, worker: str, drained: Awaitable[None]) -> None:
+        """Make a worker's node free again as soon as it is drained; nobody has to wait."""
+
+        async def release() -> None:
+            try:
+                await drained
+            finally:
+                await self.release(worker)
+
+        self._own(release())
 
     async def release(self, worker: str) -> None:
         """Make a worker's node free again, ending what is left of the worker there."""
         step = self._step_of.pop(worker, None)
         if step is not None and step.exit_code is None and not self._closing:
             await step.send(f"stop {worker}")
-        self.placed.pop(worker, None)
+        node = self.placed.pop(worker, None)
+        if node is not None and not self._closing:
+            self._claims.give_back(node.name)
         self._leaving.discard(worker)
+        self._released.set()
 
     def expect_end(self) -> None:
         """From now on, a step that ends is in order."""
         self._closing = True
+        self._released.set()  # whoever waits for a node need not any more
 
     async def close(self) -> None:
         """End all steps: by themselves, then by closing their input, by signal, by scancel."""
@@ -242,9 +329,9 @@ class Steps:
         in_order = self.scheduler is not None and self.scheduler.exit_code in (None, 0)
         in_order = in_order and self._address is not None
         await asyncio.gather(*(step.end(patience, in_order) for step in self.all))
-        for watcher in self._watchers:
-            watcher.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def _exports(environment: dict[str, str]) -> str:

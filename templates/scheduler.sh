@@ -28,7 +28,7 @@ announce.dask_setup = lambda scheduler: print("ips-dask-scheduler", scheduler.ad
 sys.modules[announce.__name__] = announce
 sys.exit(main(args=sys.argv[1:]))
 '
-log=$log_directory/$name.log
+log=$log_directory/$log_prefix"scheduler-$$node.log"
 scratch=$$(mktemp -d "$$temporary/ips-dask-XXXXXXXX") || exit 73
 trap 'rm -rf "$$scratch"' EXIT
 IPS_DASK_MARK=$name DASK_TEMPORARY_DIRECTORY=$$scratch $container $python -c "$$boot" \

@@ -42,7 +42,7 @@ if [ $processes -gt 1 ] && [ -z "$$part" ]; then
 fi
 entry=$$worker
 worker=$$worker$${part:+-$$part}
-log=$log_directory/$$worker.log
+log=$log_directory/$log_prefix"worker-$$node$${part:+-$$part}.log"
 mark=$$worker@$$0                                # $$0 is the step: a later one may reuse the name
 
 $prologue
@@ -58,11 +58,12 @@ for variable in $${!SLURM_@} $${!SRUN_@} $${!PMI_@} $${!PMIX_@}; do
     esac
 done
 
-# Each worker its own device, of those that Slurm gave to the step.
-if [ $worker_per_gpu = yes ]; then
+# Each worker its own devices, of those that Slurm gave to the step.
+if [ $gpus_per_worker -gt 0 ]; then
     for variable in CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES ZE_AFFINITY_MASK; do
         IFS=, read -ra devices <<<"$${!variable-}"
-        [ $${#devices[@]} -le 1 ] || export "$$variable=$${devices[$${part:-0}]}"
+        own=("$${devices[@]:$${part:-0} * $gpus_per_worker:$gpus_per_worker}")
+        [ $${#devices[@]} -le 1 ] || export "$$variable=$$(IFS=,; echo "$${own[*]}")"
     done
 fi
 

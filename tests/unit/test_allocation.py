@@ -321,7 +321,7 @@ def test_scontrol_that_fails_is_explained(
     program: Program, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
 ) -> None:
     program("scontrol", script)
-    monkeypatch.setattr(allocation, "_SCONTROL_SECONDS", 0.1 if "while" in script else 30)
+    monkeypatch.setattr(allocation, "_SLURM_SECONDS", 0.1 if "while" in script else 30)
     with pytest.raises(SlurmCommandError) as caught:
         allocation.read(JOB | {"PATH": os.environ["PATH"]})
     assert str(caught.value) == f"scontrol show job --details 17: {reason}"

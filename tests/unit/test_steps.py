@@ -19,6 +19,7 @@ import pytest
 
 from ips_dask_cluster import steps as steps_module
 from ips_dask_cluster.allocation import Allocation, Node
+from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.containers import Shifter
 from ips_dask_cluster.diagnosis import diagnose
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError, StepError
@@ -38,7 +39,7 @@ def make_settings(**changes: Any) -> StepSettings:
 
 
 def make_steps(allocation: Allocation = HELD, **settings: Any) -> Steps:
-    return Steps(allocation, make_settings(**settings), lambda error: None)
+    return Steps(allocation, make_settings(**settings), Claims(None, "c"), lambda step: None)
 
 
 def scripts(steps: Steps) -> dict[str, str]:
@@ -60,7 +61,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "scheduler_environment": {"C": "x y"},
         "prologue": ("module load python", 'export D="$HOME"'),
     },
-    "several": {"processes": 4, "worker_per_gpu": True},
+    "several": {"processes": 4, "gpus_per_worker": 1},
 }
 
 
@@ -253,7 +254,7 @@ def test_several_workers_of_a_node_hear_the_same_and_see_a_device_each(
     stage.python_does(
         'read -r address; echo "$5 $address $CUDA_VISIBLE_DEVICES $ROCR_VISIBLE_DEVICES"'
     )
-    played = stage.play("worker", stage.make(processes=2, worker_per_gpu=True))
+    played = stage.play("worker", stage.make(processes=2, gpus_per_worker=1))
     assert (played.code, played.errors) == (0, "")
     assert sorted(played.output.splitlines()) == [
         "c-0-0 tls://10.0.0.1:8786 2 7",
@@ -398,7 +399,7 @@ def test_more_workers_than_free_nodes_is_an_error_that_places_nothing() -> None:
     steps.place(["c-0", "c-1"])
     with pytest.raises(NotEnoughNodesError) as caught:
         steps.place(["c-2", "c-3"])
-    assert caught.value.args == (2, 1, 3, "Slurm job 17")
+    assert caught.value.args == (2, 1, 3, "Slurm job 17", "")
     assert list(steps.placed) == ["c-0", "c-1"]
 
 
@@ -465,7 +466,12 @@ def play(scenario: Callable[[Steps, list[StepError]], Any], *nodes: Node, **sett
     async def run() -> None:
         failures: list[StepError] = []
         held = Allocation("17", nodes or NODES)
-        steps = Steps(held, make_settings(**settings), failures.append)
+        steps = Steps(
+            held,
+            make_settings(**settings),
+            Claims(None, "c"),
+            lambda step: failures.append(step.error()),
+        )
         try:
             await scenario(steps, failures)
         finally:
@@ -600,7 +606,7 @@ class TestRounds:
             await steps.start_workers(["c-0"])
             await steps.close()
             await settle()
-            assert (failures, steps._watchers) == ([], set())
+            assert (failures, steps._tasks) == ([], set())
 
         play(scenario)
 

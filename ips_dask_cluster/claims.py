@@ -1,0 +1,154 @@
+"""Which cluster has which node of an allocation, so that no two of them share one by accident.
+
+Clusters of all drivers on this host claim nodes by binding abstract sockets (unix(7)): nobody else
+can bind the same name, and the kernel takes it back when the driver dies. Clusters of drivers
+elsewhere are seen by the names and nodes of their steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import socket
+import time
+
+from ips_dask_cluster.allocation import Allocation, nodes_of_steps
+from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError, SlurmCommandError
+
+__all__ = ["Claims"]
+
+logger = logging.getLogger("ips_dask_cluster")
+
+_STEP_NAME = re.compile(r"(?P<cluster>.*)-worker-\d+")
+#: Seconds for the steps of a driver that has just died, such as a restarted notebook, to end.
+_LEFTOVER_SECONDS = 8.0
+
+
+class Claims:
+    """The nodes that one cluster has claimed, and those that others have.
+
+    Parameters
+    ----------
+    job_id : str or None
+        The allocation; None: nothing is claimed, since every "node" is this machine.
+    cluster : str
+        Name of the cluster.
+
+    Raises
+    ------
+    ClusterError
+        A cluster of this name runs in the job already.
+    """
+
+    def __init__(self, job_id: str | None, cluster: str) -> None:
+        self.job_id = job_id
+        self._held: dict[str, socket.socket] = {}
+        self._elsewhere: set[str] = set()
+        if job_id is not None and not self._bind(f"cluster {cluster}"):
+            raise ClusterError(f"a cluster named {cluster!r} runs in Slurm job {job_id} already")
+
+    def _name(self, what: str) -> str:
+        return f"\0ips-dask {os.getuid()} {self.job_id} {what}"
+
+    def _bind(self, what: str) -> bool:
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(self._name(what))
+        except OSError:
+            claim.close()
+            return False
+        self._held[what] = claim
+        return True
+
+    def take(self, node: str) -> bool:
+        """Claim a node; False when another cluster has it."""
+        if self.holds(node):
+            return True
+        return node not in self._elsewhere and self._bind(f"node {node}")
+
+    def take_nodes(self, allocation: Allocation, wanted: int | None) -> list[str]:
+        """Claim nodes for the start of a cluster and return their names.
+
+        Parameters
+        ----------
+        allocation : Allocation
+            What there is.
+        wanted : int or None
+            How many; None: all that no other cluster has.
+
+        Raises
+        ------
+        NotEnoughNodesError
+            There are fewer.
+        """
+        self._look_elsewhere()
+        claimed: list[str] = []
+        for node in allocation.nodes:
+            if len(claimed) != wanted and self.take(node.name):
+                claimed.append(node.name)
+        held, least = len(allocation.nodes), 1 if wanted is None else wanted
+        if len(claimed) < least:
+            raise NotEnoughNodesError(least, len(claimed), held, str(allocation))
+        if wanted is None and len(claimed) < held:
+            logger.warning(
+                "%d of the %d nodes of %s run workers of another cluster; this one takes %s",
+                *(held - len(claimed), held, allocation, ", ".join(claimed)),
+            )
+        return claimed
+
+    def holds(self, node: str) -> bool:
+        """Tell whether this cluster has claimed a node."""
+        return self.job_id is None or f"node {node}" in self._held
+
+    def give_back(self, node: str) -> None:
+        """Let other clusters have a node."""
+        with contextlib.suppress(KeyError):
+            self._held.pop(f"node {node}").close()
+
+    def close(self) -> None:
+        """Give everything back."""
+        for claim in self._held.values():
+            claim.close()
+        self._held.clear()
+
+    def is_free(self, node: str) -> bool:
+        """Tell whether a node is this cluster's, or nobody's."""
+        if self.holds(node):
+            return True
+        return node not in self._elsewhere and not self._is_bound(f"node {node}")
+
+    def _look_elsewhere(self) -> None:
+        """Learn which nodes the clusters of drivers on other hosts have; asks Slurm once.
+
+        The steps of a driver that has died end within seconds and are waited for. A site without
+        squeue has no such clusters, as far as we know.
+        """
+        if self.job_id is None:
+            return
+        deadline = time.monotonic() + _LEFTOVER_SECONDS
+        while True:
+            try:
+                steps = nodes_of_steps(self.job_id)
+            except SlurmCommandError as error:
+                logger.debug("other clusters of the job are not known: %s", error)
+                return
+            self._elsewhere = {
+                node
+                for name, nodes in steps.items()
+                if (match := _STEP_NAME.fullmatch(name)) and not self._is_here(match["cluster"])
+                for node in nodes
+            }
+            if not self._elsewhere or time.monotonic() > deadline:
+                return
+            time.sleep(0.5)
+
+    def _is_here(self, cluster: str) -> bool:
+        """Tell whether a driver on this host has that cluster; its nodes are claimed then."""
+        return self._is_bound(f"cluster {cluster}")
+
+    def _is_bound(self, what: str) -> bool:
+        # by connecting: trying to bind would be in the way of whoever binds it just now
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            return probe.connect_ex(self._name(what)) == 0

@@ -1,0 +1,170 @@
+"""Workers and nodes that were lost, as the node scripts and srun tell of them in a step's log.
+
+What is done about it is the cluster's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ips_dask_cluster.allocation import expand_hostlist
+from ips_dask_cluster.diagnosis import diagnose
+from ips_dask_cluster.step import Step
+
+__all__ = ["Loss", "LossWatch", "read_losses"]
+
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+_WORKER_ENDED = re.compile(
+    r"ips-dask: node (\S+) worker (\S+) ended with code (\d+), start (\d+) of (\d+)"
+)
+_SCRIPT_ENDED = re.compile(r"srun: error: (\S+): tasks? \S+: (.*)")
+_NODE_FAILED = re.compile(r"srun: error: Node failure on (\S+)")
+_OUR_LINE = re.compile(r"ips-dask: |srun: |slurmstepd: ")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A worker that ended when it should not have, or a node that is gone.
+
+    Parameters
+    ----------
+    node : str
+        Where it was.
+    worker : str
+        Its name; empty when the whole node is gone, which the cluster then leaves out.
+    exit_code : int or None
+        Of the worker, negative for a signal; None when nobody saw it.
+    reason : str
+        One sentence from :mod:`ips_dask_cluster.diagnosis`.
+    restarted : bool
+        Whether it is started again on its node.
+    """
+
+    node: str
+    worker: str = ""
+    exit_code: int | None = None
+    reason: str = ""
+    restarted: bool = False
+
+    def __str__(self) -> str:
+        if not self.worker:
+            return f"node {self.node} is lost and left out from now on: {self.reason}"
+        code = self.exit_code or 0
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        then = "is started again" if self.restarted else "is not started again"
+        reason = "" if self.reason.startswith("it was killed by signal") else f" ({self.reason})"
+        return f"worker {self.worker} on node {self.node} {how}{reason} and {then}"
+
+
+def read_losses(lines: Sequence[str]) -> Iterator[Loss]:
+    """Yield the losses that lines of a step's log tell of.
+
+    Parameters
+    ----------
+    lines : sequence of str
+        What ``worker.sh`` and ``srun`` wrote; after its word on a worker's end, the script quotes
+        the end of that worker's own log, from which the reason is read.
+    """
+    for number, line in enumerate(lines):
+        if match := _WORKER_ENDED.match(line):
+            node, worker, code, start, starts = match.groups()
+            exit_code = int(code) if int(code) <= 128 else 128 - int(code)
+            reason = diagnose(exit_code, _quoted(lines[number + 1 :]))
+            yield Loss(node, worker, exit_code, reason, start != starts)
+        elif match := _NODE_FAILED.match(line) or _SCRIPT_ENDED.match(line):
+            reason = diagnose(None, "\n".join(lines[max(0, number - 6) : number + 1]))
+            for node in expand_hostlist(match[1]):
+                yield Loss(node, reason=reason)
+
+
+def _quoted(lines: Sequence[str]) -> str:
+    end = next((i for i, line in enumerate(lines) if _OUR_LINE.match(line)), len(lines))
+    return "\n".join(lines[:end])
+
+
+class LossWatch:
+    """Looks into the logs of a cluster's worker steps, as long as a worker is missing.
+
+    Parameters
+    ----------
+    steps : list of Step
+        The steps, more of which may come.
+    is_missing : callable
+        Tells whether there is a reason to go on looking.
+    report : callable
+        Called with each :class:`Loss` and its step.
+    """
+
+    def __init__(
+        self,
+        steps: list[Step],
+        is_missing: Callable[[], bool],
+        report: Callable[[Loss, Step], None],
+    ) -> None:
+        self._steps = steps
+        self._is_missing = is_missing
+        self._report = report
+        self._logs: dict[Path, _Log] = {}
+        self._reason = asyncio.Event()
+
+    def look(self) -> None:
+        """Begin to look: somebody is missing."""
+        self._reason.set()
+
+    async def run(self) -> None:
+        """Look for ever, whenever there is a reason to."""
+        while True:
+            await self._reason.wait()
+            for step in list(self._steps):
+                self.read(step)
+            if not self._is_missing():
+                self._reason.clear()
+            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    def read(self, step: Step, ended: bool = False) -> None:
+        """Report what a step's log tells of.
+
+        Parameters
+        ----------
+        step : Step
+            A worker step.
+        ended : bool
+            Nothing more will come; else the last lines may still be added to and are kept back.
+        """
+        if step.role == "worker":
+            lines = self._logs.setdefault(step.log, _Log(step.log)).settled_lines(ended)
+            for loss in read_losses(lines):
+                self._report(loss, step)
+
+
+class _Log:
+    """A log file, read in pieces that are whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+        self._pending: list[str] = []
+
+    def settled_lines(self, ended: bool) -> list[str]:
+        """Return lines that were there at the last look, if nothing has come since."""
+        new = self._new_lines()
+        if new and not ended:
+            self._pending += new
+            return []
+        lines, self._pending = self._pending + new, []
+        return lines
+
+    def _new_lines(self) -> list[str]:
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self._offset)
+                text, newline, _ = file.read().rpartition(b"\n")
+        except OSError:
+            return []
+        self._offset += len(text) + len(newline)
+        return text.decode(errors="replace").splitlines()

@@ -1,0 +1,56 @@
+"""SIGTERM and the batch signal end a program in order, with its clusters closed.
+
+Slurm announces the end of a job by a signal (``sbatch --signal``) and then kills. Python's default
+is to die on it, so that no ``finally`` and no ``with`` gets its turn. Here the signal becomes a
+``SystemExit`` in the main thread, once, while there is a cluster that asked for it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import signal
+import threading
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any
+from weakref import WeakSet
+
+__all__ = ["exit_in_order_on"]
+
+_clusters: WeakSet[Any] = WeakSet()
+_leaving = False
+
+
+def exit_in_order_on(names: Iterable[str], cluster: Any) -> None:
+    """Let signals end the program in order as long as a cluster is open.
+
+    It changes nothing outside of the main thread, in a notebook (whose kernel outlives the
+    exception), and for signals that the program handles itself.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Names of signals, such as ``"SIGTERM"``.
+    cluster : object
+        Counts as open until its ``status.name`` is ``"closed"``.
+    """
+    numbers = [signal.Signals[name] for name in names]
+    in_notebook = getattr(builtins, "__IPYTHON__", False)
+    if threading.current_thread() is not threading.main_thread() or in_notebook:
+        return
+    _clusters.add(cluster)
+    for number in numbers:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    global _leaving
+    if _leaving:  # once; Slurm follows with SIGKILL anyway
+        return
+    if any(cluster.status.name != "closed" for cluster in _clusters):
+        _leaving = True
+        raise SystemExit(128 + number)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
