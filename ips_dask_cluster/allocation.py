@@ -26,6 +26,7 @@ __all__ = [
     "from_job_details",
     "local",
     "nodes_of_steps",
+    "on_one_host",
     "portions_of_gpus",
     "read",
     "selected",
@@ -404,6 +405,15 @@ def unheld(allocation: Allocation, environ: Mapping[str, str] | None = None) -> 
         f"{allocation} holds {held} of the {total} CPUs of its nodes, and only those are used; "
         "allocate with --exclusive to have whole nodes"
     ]
+
+
+def on_one_host(allocation: Allocation) -> bool:
+    """Tell whether all nodes are one machine, as they are for tests; asks Slurm."""
+    if allocation.job_id is None or len(allocation.nodes) == 1:
+        return True
+    names = ",".join(node.name for node in allocation.nodes)
+    shown = _ask(["scontrol", "show", "node", "--oneliner", names], os.environ)
+    return len(set(re.findall(r"\bNodeHostName=(\S+)", shown))) == 1
 
 
 def _ask(argv: Sequence[str], environ: Mapping[str, str]) -> str:

@@ -13,27 +13,27 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dask.utils import parse_bytes, parse_timedelta
+from dask.utils import parse_timedelta
 from distributed.comm import get_address_host
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
-from distributed.utils import Log, Logs, NoOpAwaitable
+from distributed.utils import Log, Logs
 
 from ips_dask_cluster import allocation as allocations
 from ips_dask_cluster import draining
-from ips_dask_cluster.adaptive import NodeAdaptive
 from ips_dask_cluster.allocation import Allocation
 from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.containers import Container
 from ips_dask_cluster.dashboard import dashboard_link
-from ips_dask_cluster.errors import ClusterError, ClusterStartError, StepError
-from ips_dask_cluster.jobqueue import JobQueueCluster
+from ips_dask_cluster.errors import ClusterStartError, StepError
+from ips_dask_cluster.logs import read_logs
 from ips_dask_cluster.losses import Loss, LossWatch
 from ips_dask_cluster.nodes import SrunNode, SrunScheduler
 from ips_dask_cluster.reports import TOPIC, Reports
+from ips_dask_cluster.scaling import ScaledByNode
 from ips_dask_cluster.settings import (
     Configured,
     StepSettings,
@@ -49,7 +49,7 @@ __all__ = ["SlurmAllocationCluster"]
 logger = logging.getLogger("ips_dask_cluster")
 
 
-class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is untyped
+class SlurmAllocationCluster(ScaledByNode):
     """A Dask cluster on the nodes of the Slurm allocation one already holds.
 
     It starts a scheduler and one worker per node as job steps (``srun``) inside the current
@@ -150,7 +150,6 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
     """
 
     job_cls = SrunNode
-    status: Any  # distributed's Status; its base classes set it
 
     def __init__(
         self,
@@ -344,9 +343,6 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
 
     # -- what is lost ----------------------------------------------------------------------
 
-    def _connected(self) -> set[str]:
-        return {info["name"] for info in self.scheduler_info["workers"].values()}
-
     def _is_missing(self) -> bool:
         return not self.plan <= self._connected()
 
@@ -391,9 +387,6 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             self.worker_spec.pop(worker, None)
         self._correct_state()
 
-    def _is_on(self, worker: str, nodes: Sequence[str]) -> bool:
-        return worker in self.steps.placed and self.steps.placed[worker].name in nodes
-
     @property
     def failure(self) -> StepError | None:
         """Why there is nothing left to go on with; None while all is well."""
@@ -408,123 +401,6 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
     def plan(self) -> set[str]:
         """Names of the workers that there should be."""
         return super().plan - self._given_up
-
-    # -- scaling ---------------------------------------------------------------------------
-
-    def most_workers(self) -> int:
-        """Return how many workers the cluster can have, other clusters and lost nodes aside."""
-        return self.steps.most_nodes() * self.workers_per_node
-
-    def scale(
-        self, n: int | None = None, jobs: int = 0, memory: Any = None, cores: int | None = None
-    ) -> Any:
-        """Bring the cluster to a number of nodes of the allocation; does not wait for them.
-
-        Nodes that are given back are drained first: what runs on them ends where it is.
-
-        Parameters
-        ----------
-        n, jobs : int
-            Number of workers, and number of nodes.
-        memory : str
-            Total memory, such as ``"1 TB"``.
-        cores : int
-            Total number of threads.
-
-        Raises
-        ------
-        NotEnoughNodesError
-            The allocation has fewer free nodes.
-        ValueError
-            A number is no whole number of 0 or more.
-        ClusterError
-            The cluster is closed.
-        """
-        for number in (n or 0, jobs, cores or 0):
-            if not isinstance(number, int) or number < 0:
-                raise ValueError(f"scale: a whole number of 0 or more is needed, not {number!r}")
-        if self.status == Status.closed:
-            raise ClusterError(f"cluster {self.name} is closed; start another one")
-        node = self.new_spec["options"]
-        nodes = max(
-            jobs,
-            math.ceil((n or 0) / self.workers_per_node),
-            math.ceil((cores or 0) / node["cores"]),
-            math.ceil(parse_bytes(memory or 0) / (parse_bytes(node["memory"]) or math.inf)),
-        )
-        most = self.steps.most_nodes()
-        if nodes > max(most, len(self.worker_spec)):
-            raise self.steps.not_enough(nodes, most)
-        there = self._connected()
-        # Those that have not come yet go first, then the latest
-        leaving = sorted(self.worker_spec, key=lambda w: there.isdisjoint(self.steps.members(w)))
-        for worker in leaving[::-1][: max(0, len(self.worker_spec) - nodes)]:
-            del self.worker_spec[worker]
-        while len(self.worker_spec) < nodes and self.status != Status.closing:
-            self.worker_spec.update(self.new_worker_spec())
-        self.loop.add_callback(self._correct_state)
-        return NoOpAwaitable() if self.asynchronous else None
-
-    def new_worker_spec(self) -> dict[str, Any]:
-        """Return name and spec of the next node; a name is not used twice."""
-        spec = super().new_worker_spec()
-        self._i += 1  # one of that name may still be draining
-        return dict(spec)
-
-    async def _scale_down(self, names: Collection[str]) -> None:
-        for worker in list(self.worker_spec):
-            if self._is_on(worker, list(names)) or {*self.steps.members(worker)} <= {*names}:
-                del self.worker_spec[worker]
-        await self._correct_state()
-
-    def scale_down(self, workers: Collection[str]) -> Any:
-        """Give chosen nodes back, each as soon as what runs on it has ended.
-
-        Parameters
-        ----------
-        workers : collection of str
-            Names of nodes, or of workers; a node goes when all its workers are named.
-        """
-        return self.sync(self._scale_down, workers)
-
-    def adapt(self, *args: Any, **keywords: Any) -> Any:
-        """Give idle nodes back, and take them again when there is work; see dask-jobqueue's.
-
-        Parameters
-        ----------
-        minimum, maximum : int, optional
-            Number of workers. Default: 0, and as many as the allocation has nodes for.
-        minimum_jobs, maximum_jobs : int, optional
-            Number of nodes.
-        **keywords
-            For ``distributed.Adaptive``, such as ``interval``, ``wait_count``.
-        """
-        keywords.setdefault("Adaptive", NodeAdaptive)
-        return super().adapt(*args, **keywords)
-
-    async def _correct_state_internal(self) -> None:
-        try:
-            await super()._correct_state_internal()
-        except ClusterError as error:
-            if self.status != Status.running:
-                raise
-            # SpecCluster would keep what could not start, and never try again
-            logger.error("cluster %s could not grow: %s", self.name, error)
-            for name in [n for n, node in self.workers.items() if node.status == Status.created]:
-                self.worker_spec.pop(name, None)
-                del self.workers[name]
-
-    async def drain(self, names: Collection[str], deadline: float | None = None) -> None:
-        """Let workers finish the tasks they are executing, take no more, and leave.
-
-        Parameters
-        ----------
-        names : collection of str
-            Names of workers.
-        deadline : float, optional
-            Seconds to wait for running tasks. Default: as long as they take.
-        """
-        await draining.drain(self.scheduler_comm, names, deadline)
 
     # -- what one may look at ----------------------------------------------------------------
 
@@ -571,16 +447,46 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         if self.status == Status.running:
             self._watching.append(asyncio.ensure_future(send()))
 
+    def get_logs(self, cluster: bool = True, scheduler: bool = True, workers: Any = True) -> Any:
+        """Return the logs of the scheduler, the workers and the steps, also after the end.
+
+        Parameters
+        ----------
+        cluster, scheduler : bool
+            Whether to return ``"Cluster"``, what Slurm and the node scripts said and what was
+            lost, and ``"Scheduler"``.
+        workers : bool or list of str
+            Whether to return those of the workers, or of which addresses.
+
+        Returns
+        -------
+        dict of str to str
+            While the cluster runs, workers go by their addresses, as everywhere in Dask; later, by
+            their log files, whose last 100 kB are returned.
+
+        Raises
+        ------
+        ClusterError
+            The log files are gone with the run directory; ``log_directory`` keeps them.
+        """
+        if self.status == Status.closed and not self.asynchronous:
+            return self._logs_of_files(cluster, scheduler, workers)
+        return super().get_logs(cluster, scheduler, workers)
+
     async def _get_logs(
         self, cluster: bool = True, scheduler: bool = True, workers: Any = True
     ) -> Logs:
-        if self.status == Status.running and self.failure is None:
-            logs = await super()._get_logs(False, scheduler, workers)
-        else:
-            logs = Logs()
+        if self.status != Status.running or self.failure is not None:  # nobody would answer
+            return self._logs_of_files(cluster, scheduler, workers)
+        logs = await super()._get_logs(False, scheduler, workers)
+        return Logs(logs | self._logs_of_files(cluster, False, False))
+
+    def _logs_of_files(self, cluster: bool, scheduler: bool, workers: Any) -> Logs:
+        directory = self.steps.settings.log_directory
+        logs = read_logs(directory, str(self.name), scheduler, bool(workers))
         if cluster:
-            tails = [f"{step.role}: {step.tail()}" for step in self.steps.all]
-            logs["Cluster"] = Log("\n".join(tails))
+            tails = [f"{step.role}: {step.tail()}" for step in self.steps.all if step.tail()]
+            logs["Cluster"] = Log("\n".join([*map(str, self.losses), *tails]))
         return logs
 
     # -- the end -----------------------------------------------------------------------------

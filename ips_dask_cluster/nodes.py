@@ -6,12 +6,15 @@ These keep ``ProcessInterface``'s promises; the processes behind them belong to 
 from __future__ import annotations
 
 import asyncio
+from ipaddress import ip_address
 from typing import Any
 
+from distributed.comm import get_address_host
 from distributed.core import Status
 from distributed.deploy.spec import ProcessInterface
 
-from ips_dask_cluster.errors import ClusterStartError
+from ips_dask_cluster import allocation as allocations
+from ips_dask_cluster.errors import ClusterError, ClusterStartError
 from ips_dask_cluster.jobqueue import Job
 from ips_dask_cluster.step import Step
 from ips_dask_cluster.steps import Steps
@@ -63,6 +66,8 @@ class SrunScheduler(ProcessInterface):  # type: ignore[misc]  # distributed is u
             The step ended first.
         ClusterStartError
             No address came within ``start_timeout``.
+        ClusterError
+            It listens where other nodes cannot reach it.
         """
         step = self.steps.scheduler
         assert step is not None
@@ -71,9 +76,19 @@ class SrunScheduler(ProcessInterface):  # type: ignore[misc]  # distributed is u
             self.address = await asyncio.wait_for(_announced(step), seconds)
         except (asyncio.TimeoutError, TimeoutError):
             raise ClusterStartError(0, 1, seconds, step.nodes, step.tail()) from None
+        self._refuse_loopback(step)
         self._reader = asyncio.ensure_future(_discard_output(step))
         await self.steps.announce(self.address)
         await super().start()
+
+    def _refuse_loopback(self, step: Step) -> None:
+        host = get_address_host(self.address)
+        if ip_address(host).is_loopback and not allocations.on_one_host(self.steps.allocation):
+            raise ClusterError(
+                f"the scheduler on node {step.nodes[0]} listens on {host}, where no other node "
+                "reaches it; pass interface= with a network that the nodes share, such as hsn0 or "
+                "ib0 (ip -brief address lists those of a node)"
+            )
 
     async def close(self) -> None:
         """Forget the process; :meth:`Steps.close` ends it."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from ips_dask_cluster import launch
 from ips_dask_cluster.diagnosis import diagnose
 from ips_dask_cluster.errors import ClusterError, StepError
+from ips_dask_cluster.logs import end_of_file
 
 __all__ = ["Step"]
 
@@ -93,11 +94,7 @@ class Step:
 
     def tail(self) -> str:
         """Return the last lines of its log."""
-        with contextlib.suppress(OSError), open(self.log, "rb") as file:
-            file.seek(max(0, os.path.getsize(self.log) - _TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
-            return "\n".join(lines[-_TAIL_LINES:])
-        return ""
+        return "\n".join(end_of_file(self.log, _TAIL_BYTES).splitlines()[-_TAIL_LINES:])
 
     def error(self, nodes: str = "", cause: str = "") -> StepError:
         """Return why the step ended, as an error to raise.

@@ -1,0 +1,156 @@
+"""Scaling a cluster by whole nodes, each of them drained before it is given back.
+
+These methods take the place of ``SpecCluster``'s, which drain nothing (``retire_workers`` gets
+names where it wants addresses) and pick any worker when a node has several.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Collection
+from typing import Any
+
+from dask.utils import parse_bytes
+from distributed.core import Status
+from distributed.utils import NoOpAwaitable
+
+from ips_dask_cluster import draining
+from ips_dask_cluster.adaptive import NodeAdaptive
+from ips_dask_cluster.errors import ClusterError
+from ips_dask_cluster.jobqueue import JobQueueCluster
+from ips_dask_cluster.steps import Steps
+
+__all__ = ["ScaledByNode"]
+
+logger = logging.getLogger("ips_dask_cluster")
+
+
+class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is untyped
+    """A cluster whose spec has an entry for each node."""
+
+    steps: Steps
+    workers_per_node: int
+    status: Any  # distributed's Status; its base classes set it
+
+    def _connected(self) -> set[str]:
+        """Return the names of the workers that are there."""
+        return {info["name"] for info in self.scheduler_info["workers"].values()}
+
+    def _is_on(self, worker: str, nodes: Collection[str]) -> bool:
+        return worker in self.steps.placed and self.steps.placed[worker].name in nodes
+
+    def most_workers(self) -> int:
+        """Return how many workers the cluster can have, other clusters and lost nodes aside."""
+        return self.steps.most_nodes() * self.workers_per_node
+
+    def scale(
+        self, n: int | None = None, jobs: int = 0, memory: Any = None, cores: int | None = None
+    ) -> Any:
+        """Bring the cluster to a number of nodes of the allocation; does not wait for them.
+
+        Nodes that are given back are drained first: what runs on them ends where it is.
+
+        Parameters
+        ----------
+        n, jobs : int
+            Number of workers, and number of nodes.
+        memory : str
+            Total memory, such as ``"1 TB"``.
+        cores : int
+            Total number of threads.
+
+        Raises
+        ------
+        NotEnoughNodesError
+            The allocation has fewer free nodes.
+        ValueError
+            A number is no whole number of 0 or more.
+        ClusterError
+            The cluster is closed.
+        """
+        for number in (n or 0, jobs, cores or 0):
+            if not isinstance(number, int) or number < 0:
+                raise ValueError(f"scale: a whole number of 0 or more is needed, not {number!r}")
+        if self.status == Status.closed:
+            raise ClusterError(f"cluster {self.name} is closed; start another one")
+        node = self.new_spec["options"]
+        nodes = max(
+            jobs,
+            math.ceil((n or 0) / self.workers_per_node),
+            math.ceil((cores or 0) / node["cores"]),
+            math.ceil(parse_bytes(memory or 0) / (parse_bytes(node["memory"]) or math.inf)),
+        )
+        most = self.steps.most_nodes()
+        if nodes > max(most, len(self.worker_spec)):
+            raise self.steps.not_enough(nodes, most)
+        there = self._connected()
+        # Those that have not come yet go first, then the latest
+        leaving = sorted(self.worker_spec, key=lambda w: there.isdisjoint(self.steps.members(w)))
+        for worker in leaving[::-1][: max(0, len(self.worker_spec) - nodes)]:
+            del self.worker_spec[worker]
+        while len(self.worker_spec) < nodes and self.status != Status.closing:
+            self.worker_spec.update(self.new_worker_spec())
+        self.loop.add_callback(self._correct_state)
+        return NoOpAwaitable() if self.asynchronous else None
+
+    def new_worker_spec(self) -> dict[str, Any]:
+        """Return name and spec of the next node; a name is not used twice."""
+        spec = super().new_worker_spec()
+        self._i += 1  # one of that name may still be draining
+        return dict(spec)
+
+    async def _scale_down(self, names: Collection[str]) -> None:
+        for worker in list(self.worker_spec):
+            if self._is_on(worker, names) or {*self.steps.members(worker)} <= {*names}:
+                del self.worker_spec[worker]
+        await self._correct_state()
+
+    def scale_down(self, workers: Collection[str]) -> Any:
+        """Give chosen nodes back, each as soon as what runs on it has ended.
+
+        Parameters
+        ----------
+        workers : collection of str
+            Names of nodes, or of workers; a node goes when all its workers are named.
+        """
+        return self.sync(self._scale_down, workers)
+
+    def adapt(self, *args: Any, **keywords: Any) -> Any:
+        """Give idle nodes back, and take them again when there is work; see dask-jobqueue's.
+
+        Parameters
+        ----------
+        minimum, maximum : int, optional
+            Number of workers. Default: 0, and as many as the allocation has nodes for.
+        minimum_jobs, maximum_jobs : int, optional
+            Number of nodes.
+        **keywords
+            For ``distributed.Adaptive``, such as ``interval``, ``wait_count``.
+        """
+        keywords.setdefault("Adaptive", NodeAdaptive)
+        return super().adapt(*args, **keywords)
+
+    async def _correct_state_internal(self) -> None:
+        try:
+            await super()._correct_state_internal()
+        except ClusterError as error:
+            if self.status != Status.running:
+                raise
+            # SpecCluster would keep what could not start, and never try again
+            logger.error("cluster %s could not grow: %s", self.name, error)
+            for name in [n for n, node in self.workers.items() if node.status == Status.created]:
+                self.worker_spec.pop(name, None)
+                del self.workers[name]
+
+    async def drain(self, names: Collection[str], deadline: float | None = None) -> None:
+        """Let workers finish the tasks they are executing, take no more, and leave.
+
+        Parameters
+        ----------
+        names : collection of str
+            Names of workers.
+        deadline : float, optional
+            Seconds to wait for running tasks. Default: as long as they take.
+        """
+        await draining.drain(self.scheduler_comm, names, deadline)
