@@ -391,3 +391,75 @@ def test_one_worker_for_each_gpu_without_gpus_is_one_sentence(job_id):
     with pytest.raises(ClusterError, match=rf"Slurm job {job_id} must hold .* n1: 0, n2: 0"):
         SlurmAllocationCluster(worker_per_gpu=True)
     assert os.listdir() == []
+
+
+def test_workers_with_several_gpus_share_none(gpu_slurm, allocate):
+    allocate(gpu_slurm, 2, "--exclusive", "--gpus-per-node=2")
+    with SlurmAllocationCluster(gpus_per_worker=2, scheduler_options=NO_DASHBOARD) as cluster:
+        cluster.wait_for_workers()
+        with cluster.get_client() as client:
+            devices = client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()
+    assert list(devices) == ["0,1", "0,1"]
+    with pytest.raises(ClusterError, match=r"^gpus_per_worker=3: the 2 GPUs of a node of"):
+        SlurmAllocationCluster(gpus_per_worker=3)
+
+
+# Logs
+
+
+def test_one_log_a_node_and_role_which_stay_where_the_user_wants_them(job_id, shared_tmp_path):
+    def complain() -> None:
+        import sys
+
+        print("a word on standard error", file=sys.stderr)
+
+    logs = shared_tmp_path / "my logs"
+    with SlurmAllocationCluster(
+        2, name="mine", log_directory=logs, scheduler_options=NO_DASHBOARD
+    ) as cluster:
+        cluster.wait_for_workers()
+        with cluster.get_client() as client:
+            client.run(complain)
+    assert {path.name for path in logs.iterdir()} == {
+        *("mine-scheduler-n1.log", "mine-scheduler-0.step.log"),
+        *("mine-worker-n1.log", "mine-worker-n2.log", "mine-worker-1.step.log"),
+    }
+    for node in ("n1", "n2"):
+        assert "a word on standard error" in (logs / f"mine-worker-{node}.log").read_text()
+    kept = cluster.get_logs()
+    assert list(kept) == ["scheduler-n1", "worker-n1", "worker-n2", "Cluster"]
+    assert "a word on standard error" in kept["worker-n2"]
+    assert list(cluster.get_logs(cluster=False, scheduler=False)) == ["worker-n1", "worker-n2"]
+
+
+def test_logs_that_went_with_the_run_directory_are_missed_in_words(job_id):
+    with SlurmAllocationCluster(1, scheduler_options=NO_DASHBOARD) as cluster:
+        pass
+    with pytest.raises(ClusterError, match="when it was closed; pass log_directory= to keep them"):
+        cluster.get_logs()
+
+
+# Interfaces
+
+
+def test_an_interface_for_both_and_one_for_workers(job_id):
+    with SlurmAllocationCluster(
+        1, interface="lo", protocol="tcp", security=False, scheduler_options=NO_DASHBOARD
+    ) as cluster:
+        cluster.wait_for_workers()
+        assert cluster.scheduler_address.startswith("tcp://127.0.0.1:")
+        assert next(iter(cluster.scheduler_info["workers"])).startswith("tcp://127.0.0.1:")
+    with SlurmAllocationCluster(
+        1, worker_interface="lo", protocol="tcp", security=False, scheduler_options=NO_DASHBOARD
+    ) as cluster:
+        cluster.wait_for_workers()
+        assert not cluster.scheduler_address.startswith("tcp://127.")
+        assert next(iter(cluster.scheduler_info["workers"])).startswith("tcp://127.0.0.1:")
+
+
+def test_no_scheduler_on_the_loopback_of_several_hosts(slurm, job_id, monkeypatch, wait_until):
+    monkeypatch.setattr("ips_dask_cluster.allocation.on_one_host", lambda allocation: False)
+    options = {"protocol": "tcp", "security": False, "scheduler_options": NO_DASHBOARD}
+    with pytest.raises(ClusterError, match=r"^the scheduler on node n1 listens on 127"):
+        SlurmAllocationCluster(interface="lo", **options)
+    wait_until(lambda: not live_steps(slurm), 10, "no step is left")
