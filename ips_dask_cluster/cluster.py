@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import math
 import os
@@ -26,11 +27,12 @@ from distributed.utils import Log, Logs
 
 from ips_dask_cluster import allocation as allocations
 from ips_dask_cluster.allocation import Allocation
+from ips_dask_cluster.configuration import BASE_CLASS, Configured
 from ips_dask_cluster.containers import Container
 from ips_dask_cluster.errors import ClusterError, ClusterStartError, NotEnoughNodesError, StepError
 from ips_dask_cluster.jobqueue import JobQueueCluster
 from ips_dask_cluster.nodes import SrunNode, SrunScheduler
-from ips_dask_cluster.settings import Configured, StepSettings, step_settings
+from ips_dask_cluster.settings import StepSettings, step_settings
 from ips_dask_cluster.steps import Steps
 
 __all__ = ["SlurmAllocationCluster"]
@@ -138,7 +140,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         protocol: str | None = None,
         nanny: bool | None = None,
         name: str | None = None,
-        config_name: str = "slurm-allocation",
+        config_name: str | None = None,
         on_failure: Callable[[StepError], None] | None = None,
         asynchronous: bool = False,
         loop: Any = None,
@@ -147,11 +149,14 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
     ) -> None:
         settings |= {"cores": cores, "memory": memory, "nanny": nanny, "security": security}
         settings |= {"processes": processes, "worker_per_gpu": worker_per_gpu}
-        self._configured = configured = Configured(config_name, settings)
+        settings |= {"launcher": launcher, "interface": interface}
+        settings |= {"scheduler_options": scheduler_options}
+        parameters = inspect.signature(SlurmAllocationCluster).parameters
+        self._configured = configured = Configured(config_name, settings, parameters)
         self._failure: StepError | None = None
         self._failure_callback = on_failure
         self.allocation = allocation or _find_allocation(
-            launcher, nodes or n_workers, configured("cores")
+            configured("launcher"), nodes or n_workers, configured("cores")
         )
         self._processes = self._workers_per_node()
         if nodes is None and n_workers is not None:
@@ -173,11 +178,11 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
                 silence_logs=silence_logs,
                 name=name,
                 asynchronous=asynchronous,
-                scheduler_options=None if scheduler_options is None else dict(scheduler_options),
+                scheduler_options=dict(configured("scheduler-options")),
                 scheduler_cls=SrunScheduler,
-                interface=interface,
+                interface=configured("interface"),
                 protocol=protocol,
-                config_name=config_name,
+                config_name=BASE_CLASS,
                 cores=configured("cores") or min(node.cpus for node in held),
                 memory=configured("memory") or min(node.memory for node in held),
                 processes=self._processes,
