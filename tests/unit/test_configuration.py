@@ -203,7 +203,7 @@ def test_every_parameter_of_slurmcluster_works_or_is_told_where_it_belongs() -> 
 
 @pytest.mark.parametrize(
     ("word", "close"),
-    [("core", "cores"), ("contianer", "container"), ("restart", "restarts"), ("env_", "env")],
+    [("core", "cores"), ("nodess", "nodes"), ("restart", "restarts"), ("env_", "env")],
 )
 def test_a_misspelt_keyword_names_the_closest_of_all(word: str, close: str) -> None:
     message = f"SlurmAllocationCluster takes no {word!r}: do you mean {close!r}?"
@@ -230,9 +230,9 @@ def test_a_misspelt_key_names_its_file_and_the_closest(
 
 
 def test_a_misspelt_variable_is_named(own_config: Callable[..., None]) -> None:
-    own_config(DASK_JOBQUEUE__FRONTIER__INTERFAC="ib0")
+    own_config(DASK_JOBQUEUE__FRONTIER__INTERFACES="ib0")
     pattern = (
-        r"interfac \(environment variable DASK_JOBQUEUE__FRONTIER__INTERFAC\) is .*'interface'"
+        r"interfaces \(environment variable DASK_JOBQUEUE__FRONTIER__INTERFACES\) is .*'interface'"
     )
     with pytest.raises(ValueError, match=pattern):
         configured("frontier")
