@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import warnings
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -326,12 +327,17 @@ def _origin(section: str, name: str) -> str:
 
 
 def _first(name: str, layers: list[_Layer]) -> Any:
+    """Return the value of the first layer that has one; mappings are merged, as dask does."""
     default = _OURS[DEFAULT][name]
-    for layer in layers:
-        # null is "from the allocation" where that is the default, and else "not said"
-        if name in layer.values and (layer.values[name] is not None or default is None):
-            return _converted(name, layer)
-    raise AssertionError(name)  # the default is the last layer
+    # null is "from the allocation" where that is the default, and else "not said"
+    said = [
+        layer
+        for layer in layers
+        if name in layer.values and (layer.values[name] is not None or default is None)
+    ]
+    if isinstance(default, Mapping):
+        return dict(ChainMap(*(_converted(name, layer) for layer in said)))
+    return _converted(name, said[0])
 
 
 def _converted(name: str, layer: _Layer) -> Any:

@@ -102,6 +102,13 @@ def test_a_list_replaces_a_list() -> None:
     assert configured("frontier", srun_extra_args=[])("srun-extra-args") == ()
 
 
+def test_scheduler_options_are_merged() -> None:
+    with dask.config.set({f"{SECTION}.scheduler-options": {"dashboard": False, "port": 1}}):
+        options = configured("local", scheduler_options={"port": 2})("scheduler-options")
+        assert options == {"host": "127.0.0.1", "dashboard": False, "port": 2}
+    assert configured()("scheduler-options") == {}
+
+
 # Profiles.
 
 
