@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
-from dask.utils import parse_timedelta
+from dask.utils import parse_bytes, parse_timedelta
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 from distributed.utils import Log, Logs
@@ -183,6 +183,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
                 interface=configured("interface"),
                 protocol=protocol,
                 config_name=BASE_CLASS,
+                job_name=name,
                 cores=configured("cores") or min(node.cpus for node in held),
                 memory=configured("memory") or min(node.memory for node in held),
                 processes=self._processes,
@@ -357,11 +358,18 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             The allocation has fewer nodes.
         ValueError
             A number is no whole number of 0 or more.
+        ClusterError
+            The cluster is closed.
         """
         for number in (n or 0, jobs):
             if not isinstance(number, int) or number < 0:
                 raise ValueError(f"scale: a whole number of 0 or more is needed, not {number!r}")
-        self._check_fits(max(math.ceil((n or 0) / self._processes), jobs))
+        if self.status == Status.closed:
+            raise ClusterError(f"scale: the cluster {self.name} is closed; make another one")
+        wanted = [jobs, (n or 0) / self._processes]
+        wanted += [] if cores is None else [cores / self._threads_per_worker()]
+        wanted += [] if memory is None else [parse_bytes(memory) / self._memory_per_worker()]
+        self._check_fits(math.ceil(max(wanted)))
         return super().scale(n, jobs=jobs, memory=memory, cores=cores)
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
