@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import dask
-import dask_jobqueue
 import pytest
 from distributed import Client
 from distributed.core import Status
 
 from ips_dask_cluster import ClusterError, NotEnoughNodesError, SlurmAllocationCluster
+from ips_dask_cluster.jobqueue import Job, JobQueueCluster
 from ips_dask_cluster.nodes import SrunNode
 
 NO_DASHBOARD = {"dashboard": False}
@@ -58,12 +58,15 @@ def test_the_first_page_of_the_documentation(job_id, wait_until):
 
 
 def test_it_is_a_jobqueue_cluster(job_id):
+    import dask_jobqueue  # here, after ours: its first import takes over Ctrl-C
+
+    assert dask_jobqueue.JobQueueCluster is JobQueueCluster
     with SlurmAllocationCluster(2) as cluster, Client(cluster) as client:
         client.wait_for_workers(2, timeout=30)
-        assert isinstance(cluster, dask_jobqueue.JobQueueCluster)
+        assert isinstance(cluster, JobQueueCluster)
         assert len(cluster.workers) == 2
         for worker in cluster.workers.values():
-            assert isinstance(worker, dask_jobqueue.core.Job)
+            assert isinstance(worker, Job)
             assert isinstance(worker, SrunNode)
             assert worker.status == Status.running
         assert cluster.job_name == cluster.name

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import dask
-import dask_jobqueue
 import pytest
 import yaml
 
 from ips_dask_cluster import SlurmAllocationCluster, configuration
 from ips_dask_cluster.configuration import BASE_CLASS, DEFAULT, Configured, profiles, seconds
-from ips_dask_cluster.jobqueue import shipped_sections
+from ips_dask_cluster.jobqueue import Job, JobQueueCluster, shipped_sections
 
 SECTION = "jobqueue.slurm-allocation"
 _FILE = Path(configuration.__file__).with_name("slurm-allocation.yaml")
@@ -154,7 +153,7 @@ def test_every_packaged_section_has_known_keys_and_values(profile: str) -> None:
 
 
 def test_the_base_class_finds_every_key_that_it_reads() -> None:
-    source = inspect.getsource(dask_jobqueue.core)
+    source = inspect.getsource(inspect.getmodule(Job))
     read = {name for name in shipped_sections()["slurm"] if f"%s.{name}" in source}
     assert len(read) > 15
     assert read <= set(PACKAGED[BASE_CLASS])
@@ -196,9 +195,10 @@ def test_what_belongs_elsewhere_is_told_where(word: str) -> None:
 
 def test_every_parameter_of_slurmcluster_works_or_is_told_where_it_belongs() -> None:
     """Of the installed dask-jobqueue, so that a new one is noticed."""
-    cluster, job = dask_jobqueue.SLURMCluster, dask_jobqueue.slurm.SLURMJob
-    functions = (dask_jobqueue.core.JobQueueCluster, dask_jobqueue.core.Job, job, cluster)
-    names = {n for each in functions for n in inspect.signature(each.__init__).parameters}
+    from dask_jobqueue.slurm import SLURMCluster  # not before ours: it takes over Ctrl-C
+
+    classes = (JobQueueCluster, Job, SLURMCluster, SLURMCluster.job_cls)
+    names = {n for each in classes for n in inspect.signature(each.__init__).parameters}
     names -= {"self", "args", "kwargs", "job_kwargs", "base_class_kwargs"}
     names -= {"scheduler"}  # of a job: its address
     ours = set(inspect.signature(SlurmAllocationCluster).parameters) - {"settings"}
