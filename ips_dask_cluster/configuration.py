@@ -6,7 +6,6 @@ wrong kind is refused here, before anything is started.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import math
 import operator
@@ -36,9 +35,7 @@ DEFAULT = "slurm-allocation"
 with (resources.files("ips_dask_cluster") / "slurm-allocation.yaml").open() as _file:
     _OURS: dict[str, dict[str, Any]] = yaml.safe_load(_file)["jobqueue"]
 # Profiles stay out of dask's configuration, else nobody could tell ours from what a user wrote
-dask.config.update_defaults(
-    {"jobqueue": {name: copy.deepcopy(_OURS[name]) for name in (DEFAULT, BASE_CLASS)}}
-)
+dask.config.update_defaults({"jobqueue": {name: _OURS[name] for name in (DEFAULT, BASE_CLASS)}})
 
 _RENAMED = {"extra": "worker-extra-args", "env-extra": "job-script-prologue"}
 
@@ -80,7 +77,7 @@ def seconds(value: Any) -> float:
         number = float(parse_timedelta(text, default="s"))
     except (AttributeError, KeyError, TypeError, ValueError):
         number = math.nan
-    if isinstance(value, bool) or not 0 <= number < math.inf:
+    if not 0 <= number < math.inf:
         raise ValueError(f"{value!r} is no number of seconds, nor a text such as '2 min'")
     return int(number) if number == int(number) else number
 

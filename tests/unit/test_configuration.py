@@ -91,10 +91,16 @@ def test_values_do_not_change_after_the_start() -> None:
 
 @pytest.mark.parametrize(
     ("name", "given", "value"),
-    [("security", False, False), ("restarts", 0, 0), ("security", None, True), ("cores", 4, 4)],
+    [
+        ("interface", None, "hsn0"),
+        ("security", False, False),
+        ("restarts", 0, 0),
+        ("security", None, True),
+        ("cores", 4, 4),
+    ],
 )
 def test_keyword_none_alone_counts_as_not_given(name: str, given: Any, value: Any) -> None:
-    assert configured(**{name: given})(name) == value
+    assert configured("frontier", **{name: given})(name) == value
 
 
 def test_a_list_replaces_a_list() -> None:
@@ -116,6 +122,7 @@ def test_a_section_of_ones_own_is_a_profile() -> None:
         assert configured("my-site")("cores") == 12
         assert configured("my_site")("cores") == 12
         assert "my-site" in profiles()
+    assert configured("perlmutter_cpu")("cores") == 128
     assert profiles() == ["frontier", "local", "perlmutter-cpu", "perlmutter-gpu", DEFAULT]
 
 
@@ -210,7 +217,7 @@ def test_every_parameter_of_slurmcluster_works_or_is_told_where_it_belongs() -> 
 
 @pytest.mark.parametrize(
     ("word", "close"),
-    [("core", "cores"), ("nodess", "nodes"), ("restart", "restarts"), ("env_", "env")],
+    [("core", "cores"), ("nodes_", "nodes"), ("restart", "restarts"), ("env_", "env")],
 )
 def test_a_misspelt_keyword_names_the_closest_of_all(word: str, close: str) -> None:
     message = f"SlurmAllocationCluster takes no {word!r}: do you mean {close!r}?"
@@ -373,6 +380,9 @@ def test_old_names_are_translated_with_a_warning(
     with pytest.warns(FutureWarning):
         both = configured(**{old: ["--a"], new: ["--b"]})
     assert both(new.replace("_", "-")) == ("--b",)
+    with pytest.warns(FutureWarning) as record, pytest.raises(ValueError, match="cores"):
+        SlurmAllocationCluster(cores="many", **{old: ["--a"]})
+    assert [warning.filename for warning in record] == [__file__]
     own_config(f"jobqueue: {{slurm-allocation: {{{old.replace('_', '-')}: [--a]}}}}")
     with pytest.warns(FutureWarning, match=rf"^{SECTION}\..* \(in .*mine.yaml\) has been renamed"):
         assert configured()(new.replace("_", "-")) == value
