@@ -365,7 +365,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             if not isinstance(number, int) or number < 0:
                 raise ValueError(f"scale: a whole number of 0 or more is needed, not {number!r}")
         if self.status == Status.closed:
-            raise ClusterError(f"scale: the cluster {self.name} is closed; make another one")
+            raise ClusterError(f"cluster {self.name} is closed; start another one")
         wanted = [jobs, (n or 0) / self._processes]
         wanted += [] if cores is None else [cores / self._threads_per_worker()]
         wanted += [] if memory is None else [parse_bytes(memory) / self._memory_per_worker()]

@@ -25,7 +25,7 @@ from dask.utils import parse_bytes, parse_timedelta
 
 from ips_dask_cluster.jobqueue import shipped_sections
 
-__all__ = ["BASE_CLASS", "DEFAULT", "Configured", "profiles", "seconds"]
+__all__ = ["BASE_CLASS", "DEFAULT", "Configured", "duration", "profiles"]
 
 #: The section that dask-jobqueue's base class reads instead of the user's.
 BASE_CLASS = "slurm-allocation-base-class"
@@ -64,7 +64,7 @@ _ELSEWHERE = {
 }
 
 
-def seconds(value: Any) -> float:
+def duration(value: Any) -> float:
     """Return a duration as dask reads it, and ``"2 min"``, in seconds.
 
     Raises
@@ -149,7 +149,7 @@ class _Kind:
 
 
 _COUNT = _Kind("a whole number of 1 or more", _whole(1))
-_DURATION = _Kind('a number of seconds, or a text such as "2 min"', seconds)
+_DURATION = _Kind('a number of seconds, or a text such as "2 min"', duration)
 _FLAG = _Kind("True or False", _flag)
 _TEXT = _Kind("a text", _text)
 _PATH = _Kind("a path, all of whose variables are set here", _path)
@@ -162,10 +162,12 @@ _KINDS = {
     "memory": _Kind('a number of bytes, or a text such as "64 GiB"', _bytes),
     "processes": _COUNT,
     "worker-per-gpu": _FLAG,
+    "gpus-per-worker": _COUNT,
     "python": _TEXT,
     "worker-command": _TEXT,
     "worker-extra-args": _WORDS,
     "interface": _TEXT,
+    "worker-interface": _TEXT,
     "nanny": _FLAG,
     "death-timeout": _DURATION,
     "local-directory": _PATH,
@@ -180,6 +182,8 @@ _KINDS = {
     "srun-args-skip": _WORDS,
     "start-timeout": _DURATION,
     "close-timeout": _DURATION,
+    "walltime-margin": _DURATION,
+    "close-on-signals": _WORDS,
 }
 
 

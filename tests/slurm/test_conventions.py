@@ -165,7 +165,7 @@ def test_more_than_is_held_is_refused(job_id, amount):
 def test_scale_after_close_is_an_error(job_id):
     cluster = SlurmAllocationCluster(0, name="over")
     cluster.close()
-    with pytest.raises(ClusterError, match=r"^scale: the cluster over is closed; make another"):
+    with pytest.raises(ClusterError, match=r"^cluster over is closed; start another"):
         cluster.scale(jobs=1)
 
 
