@@ -12,7 +12,7 @@ import yaml
 
 from ips_dask_cluster.allocation import Allocation, Node
 from ips_dask_cluster.configuration import DEFAULT, Configured, profiles
-from ips_dask_cluster.settings import step_settings
+from ips_dask_cluster.settings import StepSettings
 from ips_dask_cluster.steps import Steps
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -28,24 +28,23 @@ NODES = {
 
 def worker_step(profile: str, run_directory: Path) -> list[str]:
     """The command line of a worker step, its script replaced by its name."""
-    settings = step_settings(
-        Configured(profile, {}),
+    configured = Configured(profile, {})
+    settings = StepSettings(
         name=NAME,
         run_directory=run_directory,
-        processes=1,
-        container=None,
-        environment={},
-        scheduler_environment={},
-        scheduler_options={},
-        interface=None,
-        protocol=None,
+        log_directory=run_directory,
+        python="python3",
+        cores=configured("cores"),
+        srun_extra_args=configured.words("srun-extra-args"),
+        srun_args_skip=configured.words("srun-args-skip"),
     )
     first = NODES[profile]
     nodes = [first]
     if profile != "local":
         nodes.append(Node(first.name[:-1] + "2", first.cpus, first.memory, first.gpus))
     held = Allocation(None if profile == "local" else "31415926", tuple(nodes))
-    steps = Steps(held, settings, lambda error: None)
+    steps = Steps.__new__(Steps)  # nothing is started: only what command() reads
+    steps.allocation, steps.settings = held, settings
     return steps.command("worker", nodes, "$script", 1)
 
 
