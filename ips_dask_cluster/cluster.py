@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import math
 import os
@@ -26,6 +27,7 @@ from ips_dask_cluster import allocation as allocations
 from ips_dask_cluster import draining
 from ips_dask_cluster.allocation import Allocation
 from ips_dask_cluster.claims import Claims
+from ips_dask_cluster.configuration import BASE_CLASS, Configured
 from ips_dask_cluster.containers import Container
 from ips_dask_cluster.dashboard import dashboard_link
 from ips_dask_cluster.errors import ClusterStartError, StepError
@@ -34,12 +36,7 @@ from ips_dask_cluster.losses import Loss, LossWatch
 from ips_dask_cluster.nodes import SrunNode, SrunScheduler
 from ips_dask_cluster.reports import TOPIC, Reports
 from ips_dask_cluster.scaling import ScaledByNode
-from ips_dask_cluster.settings import (
-    Configured,
-    StepSettings,
-    make_run_directory,
-    step_settings,
-)
+from ips_dask_cluster.settings import StepSettings, make_run_directory, step_settings
 from ips_dask_cluster.signals import exit_in_order_on
 from ips_dask_cluster.step import Step
 from ips_dask_cluster.steps import Steps
@@ -163,11 +160,9 @@ class SlurmAllocationCluster(ScaledByNode):
         allocation: Allocation | None = None,
         env: Mapping[str, str] | None = None,
         scheduler_env: Mapping[str, str] | None = None,
-        scheduler_options: Mapping[str, Any] | None = None,
-        interface: str | None = None,
         protocol: str | None = None,
         name: str | None = None,
-        config_name: str = "slurm-allocation",
+        config_name: str | None = None,
         on_loss: Callable[[Loss], None] | None = None,
         on_failure: Callable[[StepError], None] | None = None,
         on_walltime: Callable[[float], None] | None = None,
@@ -178,7 +173,8 @@ class SlurmAllocationCluster(ScaledByNode):
     ) -> None:
         if workers_per_node is not None:
             settings["processes"] = workers_per_node
-        self._configured = configured = Configured(config_name, settings)
+        parameters = inspect.signature(SlurmAllocationCluster).parameters
+        self._configured = configured = Configured(config_name, settings, parameters)
         callbacks = {"loss": on_loss, "failure": on_failure, "walltime": on_walltime}
         self._reports = Reports(callbacks, self._send_event)
         self._watching: list[asyncio.Future[None]] = []
@@ -193,7 +189,7 @@ class SlurmAllocationCluster(ScaledByNode):
         self.workers_per_node = (
             allocations.portions_of_gpus(self.allocation, self._gpus_per_worker)
             if self._gpus_per_worker
-            else int(configured("processes"))
+            else configured("processes")
         )
         if nodes is None and n_workers is not None:
             nodes = math.ceil(n_workers / self.workers_per_node)
@@ -218,11 +214,12 @@ class SlurmAllocationCluster(ScaledByNode):
                 silence_logs=silence_logs,
                 name=name,
                 asynchronous=asynchronous,
-                scheduler_options=None if scheduler_options is None else dict(scheduler_options),
+                scheduler_options=dict(configured("scheduler-options")),
                 scheduler_cls=SrunScheduler,
-                interface=interface,
+                interface=configured("interface"),
                 protocol=protocol,
-                config_name=config_name,
+                config_name=BASE_CLASS,
+                job_name=name,
                 cores=configured("cores") or min(node.cpus for node in held),
                 memory=configured("memory") or min(node.memory for node in held),
                 processes=self.workers_per_node,
@@ -237,7 +234,7 @@ class SlurmAllocationCluster(ScaledByNode):
         if not asynchronous and hasattr(self, "_loop_runner"):
             if hasattr(self, "steps") and self.status != Status.closed:  # Ctrl-C in a notebook
                 with contextlib.suppress(Exception):
-                    seconds = 3 * float(self._configured("close-timeout"))
+                    seconds = 3 * self._configured("close-timeout")
                     self.sync(self._close, callback_timeout=seconds)
             self._loop_runner.stop()
         self._claims.close()
@@ -284,7 +281,7 @@ class SlurmAllocationCluster(ScaledByNode):
                 self.worker_spec.clear()
                 await self._close()
                 raise
-            margin = parse_timedelta(self._configured("walltime-margin"), "s")
+            margin = self._configured("walltime-margin")
             for watch in (self._loss_watch.run(), self._reports.watch(self.allocation, margin)):
                 self._watching.append(asyncio.ensure_future(watch))
             self._loss_watch.look()
@@ -500,7 +497,7 @@ class SlurmAllocationCluster(ScaledByNode):
         for task in self._watching:
             task.cancel()
         try:
-            seconds = float(self._configured("close-timeout"))
+            seconds = self._configured("close-timeout")
             if self.status == Status.running and self.shutdown_scheduler:
                 workers = list(self.scheduler_info["workers"])
                 await asyncio.wait_for(draining.dismiss(self.scheduler_comm, workers), seconds)

@@ -1,7 +1,8 @@
-"""The one place that imports dask-jobqueue, without its side effect.
+"""The one place that imports dask-jobqueue, without its side effects.
 
-``dask_jobqueue.runner`` (0.9.0) installs a SIGINT handler when it is imported, which also fails
-outside of the main thread. Ctrl-C stays the program's own business here.
+On import, ``dask_jobqueue.runner`` (0.9.0) installs a SIGINT handler, which also fails outside of
+the main thread, and ``dask_jobqueue.config`` writes ``jobqueue.yaml`` into the user's configuration
+directory. Ctrl-C stays the program's own business here, and so do its files.
 """
 
 from __future__ import annotations
@@ -9,30 +10,48 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Job", "JobQueueCluster"]
+import dask
+import yaml
+
+__all__ = ["Job", "JobQueueCluster", "shipped_sections"]
 
 _lock = threading.Lock()
 
 
 def _import_core() -> Any:
-    install = signal.signal
+    install, ensure_file = signal.signal, dask.config.ensure_file
 
     def install_unless_runner(number: int, handler: Any) -> Any:
         if sys._getframe(1).f_globals.get("__name__") == "dask_jobqueue.runner":
             return None
         return install(number, handler)
 
+    def ensure_unless_config(source: str, *arguments: Any, **keywords: Any) -> None:
+        if sys._getframe(1).f_globals.get("__name__") != "dask_jobqueue.config":
+            ensure_file(source, *arguments, **keywords)
+
     with _lock:
         signal.signal = install_unless_runner  # type: ignore[assignment]
+        dask.config.ensure_file = ensure_unless_config
         try:
             from dask_jobqueue import core
         finally:
             signal.signal = install
+            dask.config.ensure_file = ensure_file
     return core
 
 
 _core = _import_core()
 Job = _core.Job
 JobQueueCluster = _core.JobQueueCluster
+
+
+@cache
+def shipped_sections() -> dict[str, dict[str, Any]]:
+    """Return the sections that dask-jobqueue itself puts below ``jobqueue``, such as ``slurm``."""
+    text = Path(_core.__file__).with_name("jobqueue.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)["jobqueue"]

@@ -1,56 +1,21 @@
-"""From keywords and dask's configuration to what the steps of a cluster have in common."""
+"""From checked settings to what the steps of a cluster have in common."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources, util
+from importlib import util
 from pathlib import Path
 from typing import Any
 
-import dask
-import yaml
-from dask.utils import parse_bytes
-
+from ips_dask_cluster.configuration import Configured
 from ips_dask_cluster.containers import Container
 from ips_dask_cluster.credentials import tls_arguments
 from ips_dask_cluster.errors import ClusterError
 
-__all__ = ["Configured", "StepSettings", "make_run_directory", "step_settings"]
-
-with (resources.files("ips_dask_cluster") / "slurm-allocation.yaml").open() as _file:
-    dask.config.update_defaults(yaml.safe_load(_file))
-
-
-class Configured:
-    """A setting by its name in the YAML file: the keyword, else what dask's configuration says."""
-
-    def __init__(self, config_name: str, keywords: dict[str, Any]) -> None:
-        self.section = f"jobqueue.{config_name}"
-        known = dask.config.get("jobqueue.slurm-allocation")
-        unknown = [word for word in keywords if word.replace("_", "-") not in known]
-        if unknown:
-            raise TypeError(
-                f"SlurmAllocationCluster got an unexpected keyword argument {unknown[0]!r}"
-            )
-        self.keywords = {word.replace("_", "-"): value for word, value in keywords.items()}
-
-    def __call__(self, name: str) -> Any:
-        value = self.keywords.get(name)
-        return dask.config.get(f"{self.section}.{name}") if value is None else value
-
-    def words(self, name: str) -> tuple[str, ...]:
-        """Return a setting that is a list of words; a string is split as a shell would."""
-        value = self(name)
-        return tuple(shlex.split(value) if isinstance(value, str) else map(str, value))
-
-    def lines(self, name: str) -> tuple[str, ...]:
-        """Return a setting that is a list of lines; a string may hold several."""
-        value = self(name)
-        return tuple(value.splitlines() if isinstance(value, str) else value)
+__all__ = ["StepSettings", "make_run_directory", "step_settings"]
 
 
 @dataclass(frozen=True)
@@ -198,7 +163,6 @@ def step_settings(
     log_directory = Path(directory).expanduser().absolute() if directory else run_directory
     log_directory.mkdir(parents=True, exist_ok=True)
     templates = configured("template-directory")
-    memory = configured("memory")
     security = scheduler_options.pop("security", None)
     tls = {role: tls_arguments(security, role, run_directory) for role in ("scheduler", "worker")}
     bokeh = container is not None or util.find_spec("bokeh") is not None
@@ -221,7 +185,7 @@ def step_settings(
         processes=processes,
         gpus_per_worker=gpus_per_worker,
         cores=configured("cores"),
-        memory=None if memory is None else parse_bytes(memory),
+        memory=configured("memory"),
         container=container,
         environment=dict(environment),
         scheduler_environment=dict(scheduler_environment),

@@ -23,10 +23,15 @@ boot='
 import sys, types
 sys.path.append(sys.path.pop(0))  # modules beside the driver are found, but hide no others
 from distributed.cli.dask_scheduler import main
+from distributed.utils import get_ip_interface
+arguments = sys.argv[1:]
+if "--interface" in arguments:  # which that main refuses together with certificates
+    at = arguments.index("--interface")
+    arguments[at:at + 2] = ["--host", get_ip_interface(arguments[at + 1])]
 announce = types.ModuleType("ips_dask_announce")
 announce.dask_setup = lambda scheduler: print("ips-dask-scheduler", scheduler.address, flush=True)
 sys.modules[announce.__name__] = announce
-sys.exit(main(args=sys.argv[1:]))
+sys.exit(main(args=arguments))
 '
 log=$log_directory/$log_prefix"scheduler-$$node.log"
 scratch=$$(mktemp -d "$$temporary/ips-dask-XXXXXXXX") || exit 73

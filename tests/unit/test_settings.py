@@ -1,74 +1,21 @@
-"""From keywords and dask's configuration to what the steps of a cluster have in common."""
+"""From checked settings to what the steps of a cluster have in common."""
 
 from __future__ import annotations
 
-import copy
 import sys
 from importlib import util
 from pathlib import Path
 from typing import Any
 
-import dask
 import pytest
 
+from ips_dask_cluster.configuration import Configured
 from ips_dask_cluster.containers import Shifter
-from ips_dask_cluster.settings import Configured, StepSettings, step_settings
-
-SECTION = "jobqueue.slurm-allocation"
+from ips_dask_cluster.settings import StepSettings, step_settings
 
 
 def configured(**keywords: Any) -> Configured:
-    return Configured("slurm-allocation", keywords)
-
-
-@pytest.fixture
-def own_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dask's configuration to spoil."""
-    own = copy.deepcopy(dask.config.global_config)
-    monkeypatch.setattr(dask.config, "global_config", own)
-
-
-# One setting.
-
-
-@pytest.mark.usefixtures("own_config")
-def test_keyword_beats_the_environment_and_that_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert configured()("start-timeout") == 120
-    monkeypatch.setenv("DASK_JOBQUEUE__SLURM_ALLOCATION__START_TIMEOUT", "60")
-    dask.config.refresh(config=dask.config.global_config)
-    assert configured()("start-timeout") == 60
-    assert configured(start_timeout=30)("start-timeout") == 30
-
-
-def test_dask_config_beats_the_file() -> None:
-    with dask.config.set({f"{SECTION}.name": "mine"}):
-        assert configured()("name") == "mine"
-        assert configured(name="given")("name") == "given"
-    assert configured()("name") == "ips-dask"
-
-
-@pytest.mark.parametrize(("given", "value"), [(False, False), (0, 0), ([], []), (None, True)])
-def test_keyword_none_alone_counts_as_not_given(given: Any, value: Any) -> None:
-    assert configured(security=given)("security") == value
-
-
-def test_underscores_and_dashes_are_the_same_keyword() -> None:
-    assert configured(worker_extra_args=["--x"])("worker-extra-args") == ["--x"]
-
-
-def test_unknown_keyword_is_an_error_like_that_of_any_call() -> None:
-    with pytest.raises(TypeError) as caught:
-        configured(cores=1, core=2)
-    message = "SlurmAllocationCluster got an unexpected keyword argument 'core'"
-    assert str(caught.value) == message
-
-
-def test_site_may_have_a_section_of_its_own() -> None:
-    with dask.config.set({"jobqueue.my-site": {"cores": 12}}):
-        assert Configured("my-site", {})("cores") == 12
-
-
-# All of them.
+    return Configured(None, keywords)
 
 
 @pytest.fixture(autouse=True)
@@ -220,17 +167,3 @@ def test_prints_of_tasks_reach_a_terminal_but_no_capture(
 ) -> None:
     monkeypatch.setattr(sys, "stdout", sys.__stdout__ if own else object())
     assert make(tmp_path).inherit_stdout is own
-
-
-def test_lists_may_be_written_as_strings() -> None:
-    configured = Configured(
-        "slurm-allocation",
-        {
-            "srun_extra_args": "--qos=fast --comment='two words'",
-            "worker_extra_args": ["--lifetime", 60],
-            "job_script_prologue": "module load x\nexport A=1",
-        },
-    )
-    assert configured.words("srun-extra-args") == ("--qos=fast", "--comment=two words")
-    assert configured.words("worker-extra-args") == ("--lifetime", "60")
-    assert configured.lines("job-script-prologue") == ("module load x", "export A=1")

@@ -1,0 +1,358 @@
+"""One checked value for every setting: a keyword, dask's configuration, a profile or the default.
+
+What the values mean is in ``settings``. A setting that is misspelt, belongs to sbatch or is of the
+wrong kind is refused here, before anything is started.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+import os
+import re
+import shlex
+import warnings
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import dask
+import yaml
+from dask.utils import parse_bytes, parse_timedelta
+
+from ips_dask_cluster.jobqueue import shipped_sections
+
+__all__ = ["BASE_CLASS", "DEFAULT", "Configured", "duration", "profiles"]
+
+#: The section that dask-jobqueue's base class reads instead of the user's.
+BASE_CLASS = "slurm-allocation-base-class"
+#: The section that holds for every profile.
+DEFAULT = "slurm-allocation"
+
+with (resources.files("ips_dask_cluster") / "slurm-allocation.yaml").open() as _file:
+    _OURS: dict[str, dict[str, Any]] = yaml.safe_load(_file)["jobqueue"]
+# Profiles stay out of dask's configuration, else nobody could tell ours from what a user wrote
+dask.config.update_defaults({"jobqueue": {name: _OURS[name] for name in (DEFAULT, BASE_CLASS)}})
+
+_RENAMED = {"extra": "worker-extra-args", "env-extra": "job-script-prologue"}
+
+_ALLOCATE = "it belongs to the allocation, which you hold already; say it there: "
+_ELSEWHERE = {
+    "queue": _ALLOCATE + "salloc --partition=...",
+    "account": _ALLOCATE + "salloc --account=...",
+    "project": _ALLOCATE + "salloc --account=...",
+    "walltime": _ALLOCATE + "salloc --time=...",
+    "job-cpu": _ALLOCATE + "salloc --cpus-per-task=...",
+    "job-mem": _ALLOCATE + "salloc --mem=...",
+    "job-extra": _ALLOCATE + "salloc OPTIONS; options of the steps are srun_extra_args",
+    "job-extra-directives": _ALLOCATE + "salloc OPTIONS; options of the steps are srun_extra_args",
+    "job-directives-skip": "no job is submitted; what srun shall not get is srun_args_skip",
+    "header-skip": "no job is submitted; what srun shall not get is srun_args_skip",
+    "submit-command-extra": "no job is submitted; options of the steps are srun_extra_args",
+    "cancel-command-extra": "no job is cancelled; steps end with the cluster",
+    "shebang": "no job is submitted; the scripts of the steps are those of template_directory",
+    "job-name": "no job is submitted; the cluster's name is name",
+    "job-cls": "the cluster starts its own kind of steps",
+    "scheduler-cls": "the scheduler is a step of its own; its options are scheduler_options",
+    "dashboard-address": "say it as scheduler_options={'dashboard_address': ...}",
+    "host": "say it as scheduler_options={'host': ...}",
+    "threads-per-worker": "threads are cores (of a node) divided by processes (workers on it)",
+    "memory-limit": "memory is that of all workers of a node: memory",
+}
+
+
+def duration(value: Any) -> float:
+    """Return a duration as dask reads it, and ``"2 min"``, in seconds.
+
+    Raises
+    ------
+    ValueError
+        It is no duration of 0 s or more.
+    """
+    text = re.sub(r"min(ute)?s?$", "minutes", value.strip()) if isinstance(value, str) else value
+    try:
+        number = float(parse_timedelta(text, default="s"))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{value!r} is no number of seconds, nor a text such as '2 min'")
+    return int(number) if number == int(number) else number
+
+
+def _whole(least: int) -> Callable[[Any], int]:
+    def convert(value: Any) -> int:
+        number = int(value) if isinstance(value, str) else operator.index(value)
+        if isinstance(value, bool) or number < least:
+            raise ValueError
+        return number
+
+    return convert
+
+
+def _bytes(value: Any) -> int:
+    number = int(parse_bytes(value))
+    if isinstance(value, bool) or number <= 0:
+        raise ValueError
+    return number
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _text(value: Any) -> str:
+    return os.fspath(value)
+
+
+def _path(value: Any) -> str:
+    path = os.path.expandvars(os.path.expanduser(os.fspath(value)))
+    if "$" in path:  # a directory of that name would be made
+        raise ValueError
+    return path
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    words = shlex.split(value) if isinstance(value, str) else value
+    if isinstance(words, Mapping) or any(isinstance(w, (Mapping, list)) for w in words):
+        raise ValueError
+    return tuple(map(str, words))
+
+
+def _lines(value: Any) -> tuple[str, ...]:
+    lines = value.splitlines() if isinstance(value, str) else tuple(value)
+    return tuple(map(os.fspath, lines))
+
+
+def _security(value: Any) -> Any:
+    if not isinstance(value, bool) and not hasattr(value, "get_tls_config_for_role"):
+        raise ValueError
+    return value
+
+
+def _launcher(value: Any) -> Any:
+    if value not in ("srun", "local"):
+        raise ValueError
+    return value
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a setting must be, in words, and the function that makes it so."""
+
+    need: str
+    convert: Callable[[Any], Any]
+
+
+_COUNT = _Kind("a whole number of 1 or more", _whole(1))
+_DURATION = _Kind('a number of seconds, or a text such as "2 min"', duration)
+_FLAG = _Kind("True or False", _flag)
+_TEXT = _Kind("a text", _text)
+_PATH = _Kind("a path, all of whose variables are set here", _path)
+_WORDS = _Kind("a list of words, or a text that a shell can split", _words)
+
+_KINDS = {
+    "name": _TEXT,
+    "launcher": _Kind('"srun" or "local"', _launcher),
+    "cores": _COUNT,
+    "memory": _Kind('a number of bytes, or a text such as "64 GiB"', _bytes),
+    "processes": _COUNT,
+    "worker-per-gpu": _FLAG,
+    "gpus-per-worker": _COUNT,
+    "python": _TEXT,
+    "worker-command": _TEXT,
+    "worker-extra-args": _WORDS,
+    "interface": _TEXT,
+    "worker-interface": _TEXT,
+    "nanny": _FLAG,
+    "death-timeout": _DURATION,
+    "local-directory": _PATH,
+    "job-script-prologue": _Kind("a list of lines, or one text", _lines),
+    "restarts": _Kind("a whole number of 0 or more", _whole(0)),
+    "security": _Kind("True, False or a distributed.Security", _security),
+    "shared-temp-directory": _PATH,
+    "log-directory": _PATH,
+    "template-directory": _PATH,
+    "scheduler-options": _Kind("a mapping of names to values", dict),
+    "srun-extra-args": _WORDS,
+    "srun-args-skip": _WORDS,
+    "start-timeout": _DURATION,
+    "close-timeout": _DURATION,
+    "walltime-margin": _DURATION,
+    "close-on-signals": _WORDS,
+}
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Settings by name, and whose they are: keywords, or a section of the configuration."""
+
+    values: dict[str, Any]
+    section: str | None = None
+
+    def called(self, name: str) -> str:
+        """Return what to call a setting in a message."""
+        if self.section is None:
+            return _underscored(name)
+        return f"jobqueue.{self.section}.{name}{_origin(self.section, name)}"
+
+
+class Configured:
+    """Every setting by its name in the YAML file, checked, from who has precedence.
+
+    That is: the keyword; what the user's configuration (``DASK_...`` variables, YAML files,
+    ``dask.config.set``) has in the section of the profile, then in ``jobqueue.slurm-allocation``;
+    the profile that the package ships; its default.
+
+    Parameters
+    ----------
+    profile : str or None
+        The section ``jobqueue.<profile>``; None: only ``slurm-allocation``.
+    keywords : dict
+        Of the constructor; one that is None counts as not given.
+    others : iterable of str
+        Keywords of the constructor that are no settings; a misspelt one may mean one of them.
+
+    Raises
+    ------
+    TypeError
+        A keyword is unknown, or its place is elsewhere.
+    ValueError
+        A key of the configuration is; or the profile is unknown, or a value of the wrong kind.
+    """
+
+    def __init__(
+        self, profile: str | None, keywords: dict[str, Any], others: Iterable[str] = ()
+    ) -> None:
+        profile = _known_profile(profile or DEFAULT)
+        sections = list(dict.fromkeys((profile, DEFAULT)))
+        layers = [_from_keywords(keywords, others), *map(_from_user, sections)]
+        layers += [_Layer(_OURS[name], name) for name in sections if name in _OURS]
+        self._values = {name: _first(name, layers) for name in _OURS[DEFAULT]}
+
+    def __call__(self, name: str) -> Any:
+        return self._values[name]
+
+    def words(self, name: str) -> tuple[str, ...]:
+        """Return a setting that is a list of words; a string was split as a shell would."""
+        return tuple(self._values[name])
+
+    def lines(self, name: str) -> tuple[str, ...]:
+        """Return a setting that is a list of lines; a string may have held several."""
+        return tuple(self._values[name])
+
+
+def profiles() -> list[str]:
+    """Return what ``config_name`` may be: the package's profiles and the user's own sections.
+
+    dask-jobqueue's own sections, such as ``slurm``, may be named too, but are not proposed.
+    """
+    users = set(dask.config.get("jobqueue", {})) - set(shipped_sections())
+    return sorted({*_OURS, *map(_dashed, users)} - {BASE_CLASS})
+
+
+def _known_profile(name: str) -> str:
+    if _dashed(name) in set(_OURS) - {BASE_CLASS}:
+        return _dashed(name)
+    if _dashed(name) != BASE_CLASS and dask.config.get(f"jobqueue.{name}", None) is not None:
+        return name
+    raise ValueError(
+        f"config_name={name!r}: neither is it a profile of the package nor has dask's "
+        f"configuration a section jobqueue.{name}; known are {', '.join(profiles())}"
+    )
+
+
+def _from_keywords(keywords: dict[str, Any], others: Iterable[str]) -> _Layer:
+    layer = _Layer({_dashed(word): value for word, value in keywords.items()})
+    known = [*map(_underscored, _OURS[DEFAULT]), *others]
+    for word in keywords:
+        if _dashed(word) not in {*_OURS[DEFAULT], *_RENAMED}:
+            raise TypeError(f"SlurmAllocationCluster takes no {word!r}: {_advice(word, known)}")
+    given = {name: value for name, value in layer.values.items() if value is not None}
+    return _renamed(_Layer(given))
+
+
+def _from_user(section: str) -> _Layer:
+    """Return what a section has beyond what packages ship of it."""
+    found = dask.config.get(f"jobqueue.{section}", None) or {}
+    if not isinstance(found, Mapping):
+        raise ValueError(f"jobqueue.{section}: a mapping of settings is needed, not {found!r}")
+    shipped = _OURS[DEFAULT] if section == DEFAULT else shipped_sections().get(section, {})
+    users = {_dashed(key): value for key, value in found.items()}
+    layer = _Layer({k: v for k, v in users.items() if k not in shipped or shipped[k] != v}, section)
+    for name in layer.values:
+        if name not in {*_OURS[DEFAULT], *_RENAMED}:
+            raise ValueError(
+                f"{layer.called(name)} is no setting of SlurmAllocationCluster: "
+                f"{_advice(name, _OURS[DEFAULT])}"
+            )
+    return _renamed(layer)
+
+
+def _renamed(layer: _Layer) -> _Layer:
+    values = dict(layer.values)
+    for old, new in _RENAMED.items():
+        value = values.pop(old, None)
+        if value is not None:
+            warnings.warn(
+                f"{layer.called(old)} has been renamed in dask-jobqueue; write "
+                f"{new if layer.section else _underscored(new)} instead",
+                FutureWarning,
+                stacklevel=5,  # who constructs the cluster
+            )
+            values.setdefault(new, value)
+    return _Layer(values, layer.section)
+
+
+def _advice(name: str, known: Iterable[str]) -> str:
+    if _dashed(name) in _ELSEWHERE:
+        return _ELSEWHERE[_dashed(name)]
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"do you mean {close[0]!r}?" if close else "there is no such setting"
+
+
+def _origin(section: str, name: str) -> str:
+    """Return where the user has written a setting, in brackets; empty if in no file."""
+    variable = _underscored(f"DASK_JOBQUEUE__{section}__{name}").upper()
+    for written in os.environ:
+        if written.upper() == variable:
+            return f" (environment variable {written})"
+    key = f"jobqueue.{section}.{name}"
+    files = dask.config.collect_yaml(dask.config.paths, return_paths=True)
+    paths = [path for path, config in files if dask.config.get(key, None, config) is not None]
+    return f" (in {paths[-1]})" if paths else ""
+
+
+def _first(name: str, layers: list[_Layer]) -> Any:
+    """Return the value of the first layer that has one; mappings are merged, as dask does."""
+    default = _OURS[DEFAULT][name]
+    # null is "from the allocation" where that is the default, and else "not said"
+    said = [
+        layer
+        for layer in layers
+        if name in layer.values and (layer.values[name] is not None or default is None)
+    ]
+    if isinstance(default, Mapping):
+        return dict(ChainMap(*(_converted(name, layer) for layer in said)))
+    return _converted(name, said[0])
+
+
+def _converted(name: str, layer: _Layer) -> Any:
+    value = layer.values[name]
+    kind = _KINDS[name]
+    try:
+        return None if value is None else kind.convert(value)
+    except (AttributeError, OverflowError, TypeError, ValueError):
+        raise ValueError(f"{layer.called(name)}={value!r}: {kind.need} is needed") from None
+
+
+def _dashed(word: str) -> str:
+    return word.replace("_", "-")
+
+
+def _underscored(name: str) -> str:
+    return name.replace("-", "_")
