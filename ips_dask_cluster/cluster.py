@@ -17,7 +17,6 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dask.utils import parse_timedelta
 from distributed.comm import get_address_host
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
@@ -27,7 +26,7 @@ from ips_dask_cluster import allocation as allocations
 from ips_dask_cluster import draining
 from ips_dask_cluster.allocation import Allocation
 from ips_dask_cluster.claims import Claims
-from ips_dask_cluster.configuration import BASE_CLASS, Configured
+from ips_dask_cluster.configuration import BASE_CLASS, Configured, duration
 from ips_dask_cluster.containers import Container
 from ips_dask_cluster.dashboard import dashboard_link
 from ips_dask_cluster.errors import ClusterStartError, StepError
@@ -111,7 +110,7 @@ class SlurmAllocationCluster(ScaledByNode):
         Seconds until the scheduler and the workers must be there (120), and seconds that they
         get to end by themselves (10).
     walltime_margin : float or str, optional
-        Seconds, or a text such as ``"5 minutes"``, before the allocation's end at which
+        Seconds, or a text such as ``"5 min"``, before the allocation's end at which
         ``on_walltime`` is called and a warning logged. Default: 2 minutes.
     close_on_signals : sequence of str, optional
         Signals that end the program in order, the cluster closed, unless it handles them itself;
@@ -128,6 +127,10 @@ class SlurmAllocationCluster(ScaledByNode):
     ------
     NotEnoughNodesError
         ``n_workers`` or ``nodes`` is more than the allocation has free nodes.
+    TypeError
+        A keyword is misspelt, or belongs elsewhere, such as to ``salloc``.
+    ValueError
+        A setting is not what it must be; also one of the configuration.
     ClusterError
         What is asked for makes no sense in this allocation, or on this machine.
     SlurmCommandError
@@ -294,7 +297,7 @@ class SlurmAllocationCluster(ScaledByNode):
 
     async def _wait_for_workers(self, n_workers: int | None = None, timeout: Any = None) -> None:
         loop = asyncio.get_running_loop()
-        seconds = parse_timedelta(timeout or self.steps.settings.start_timeout, default="s")
+        seconds = duration(timeout or self.steps.settings.start_timeout)
         deadline = loop.time() + seconds
         while True:
             plan = self.plan
@@ -327,7 +330,7 @@ class SlurmAllocationCluster(ScaledByNode):
         n_workers : int, optional
             How many. Default: all that the cluster has been scaled to.
         timeout : float or str, optional
-            Seconds, or a text such as ``"2 minutes"``. Default: ``start_timeout``.
+            Seconds, or a text such as ``"2 min"``. Default: ``start_timeout``.
 
         Raises
         ------

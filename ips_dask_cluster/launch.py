@@ -68,6 +68,7 @@ def srun_argv(
     job_id: str,
     job_name: str,
     cpus: int,
+    gpus: int = 0,
     extra_args: Sequence[str] = (),
     args_skip: Sequence[str] = (),
     directory: Path | None = None,
@@ -82,8 +83,8 @@ def srun_argv(
         What runs on each.
     job_id, job_name : str
         The allocation, and the step's name in ``squeue --steps``.
-    cpus : int
-        CPUs of a task.
+    cpus, gpus : int
+        CPUs of a task, and GPUs of a node.
     extra_args : sequence of str
         Further srun options; they come last and so win.
     args_skip : sequence of str
@@ -99,6 +100,7 @@ def srun_argv(
             "node_count": str(len(nodes)),
             "nodelist": shlex.quote(",".join(nodes)),
             "cpus": str(cpus),
+            "gpus": f"--gres=gpu:{gpus}" if gpus else "",
         },
         directory,
     )

@@ -17,6 +17,9 @@ from ips_dask_cluster.errors import ClusterError
 
 __all__ = ["StepSettings", "make_run_directory", "step_settings"]
 
+#: There is a server for metrics without the pages, too, by default on all addresses.
+_NO_DASHBOARD = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
+
 
 @dataclass(frozen=True)
 class StepSettings:
@@ -208,7 +211,7 @@ def step_settings(
 def _worker_arguments(
     configured: Configured, interface: str | None, protocol: str | None
 ) -> list[str]:
-    arguments = ["--nanny" if configured("nanny") else "--no-nanny", "--no-dashboard"]
+    arguments = ["--nanny" if configured("nanny") else "--no-nanny", *_NO_DASHBOARD]
     arguments += ["--death-timeout", str(configured("death-timeout"))]
     interface = configured("worker-interface") or interface
     arguments += ["--interface", interface] if interface else []
@@ -228,7 +231,7 @@ def _dashboard_address(options: dict[str, Any], bokeh: bool) -> str:
 
 
 def _scheduler_arguments(options: dict[str, Any], dashboard: str) -> list[str]:
-    arguments = ["--dashboard-address", dashboard] if dashboard else ["--no-dashboard"]
+    arguments = ["--dashboard-address", dashboard] if dashboard else list(_NO_DASHBOARD)
     for option, value in options.items():
         if value is not None:
             arguments += [f"--{option.replace('_', '-')}", str(value)]

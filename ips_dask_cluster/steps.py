@@ -160,7 +160,8 @@ class Steps:
             command,
             job_id=self.allocation.job_id,
             job_name=job_name,
-            cpus=1 if role == "scheduler" else self.settings.cores or nodes[0].cpus,
+            cpus=1 if role == "scheduler" else nodes[0].cpus,
+            gpus=0 if role == "scheduler" else nodes[0].gpus,
             extra_args=self.settings.srun_extra_args,
             args_skip=self.settings.srun_args_skip,
             directory=self.settings.template_directory,
@@ -209,8 +210,8 @@ class Steps:
         if self.allocation.job_id is None:
             return [{worker: node} for worker, node in placed.items()]
 
-        def size(item: tuple[str, Node]) -> tuple[int, int]:
-            return item[1].cpus, item[1].memory
+        def size(item: tuple[str, Node]) -> tuple[int, int, int]:
+            return item[1].cpus, item[1].memory, item[1].gpus
 
         return [dict(group) for _, group in groupby(sorted(placed.items(), key=size), key=size)]
 

@@ -39,7 +39,8 @@ def make(run: Path, options: dict[str, Any] | None = None, **keywords: Any) -> S
     )
 
 
-WORKER_ARGUMENTS = ("--no-nanny", "--no-dashboard", "--death-timeout", "300")
+NO_DASHBOARD = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
+WORKER_ARGUMENTS = ("--no-nanny", *NO_DASHBOARD, "--death-timeout", "300")
 
 
 def test_settings_without_any_keyword(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_settings_without_any_keyword(tmp_path: Path) -> None:
         python=sys.executable,
         worker_command="distributed.cli.dask_worker",
         worker_arguments=WORKER_ARGUMENTS,
-        scheduler_arguments=("--no-dashboard",),
+        scheduler_arguments=NO_DASHBOARD,
         environment={"A": "1"},
         scheduler_environment={"B": "2"},
     )
@@ -91,11 +92,11 @@ def test_settings_with_every_keyword(tmp_path: Path, monkeypatch: pytest.MonkeyP
         python="/opt/python",
         worker_command="my.worker",
         worker_arguments=(
-            *("--nanny", "--no-dashboard", "--death-timeout", "60"),
+            *("--nanny", *NO_DASHBOARD, "--death-timeout", "60"),
             *("--interface", "ib0", "--protocol", "tcp"),
             *("--resources", "GPU=2", "7"),
         ),
-        scheduler_arguments=("--no-dashboard",),
+        scheduler_arguments=NO_DASHBOARD,
         processes=2,
         gpus_per_worker=1,
         cores=4,
@@ -125,10 +126,10 @@ def test_container_brings_its_own_python(tmp_path: Path) -> None:
         ({}, ["--dashboard-address", "127.0.0.1:0"]),
         ({"dashboard_address": ":8787"}, ["--dashboard-address", "127.0.0.1:0"]),
         ({"dashboard_address": "0.0.0.0:9000"}, ["--dashboard-address", "0.0.0.0:9000"]),
-        ({"dashboard": False, "dashboard_address": "0.0.0.0:9000"}, ["--no-dashboard"]),
+        ({"dashboard": False, "dashboard_address": "0.0.0.0:9000"}, NO_DASHBOARD),
         (
             {"dashboard": False, "interface": "ib0", "idle_timeout": 60, "protocol": None},
-            ["--no-dashboard", "--interface", "ib0", "--idle-timeout", "60"],
+            [*NO_DASHBOARD, "--interface", "ib0", "--idle-timeout", "60"],
         ),
     ],
 )
@@ -158,7 +159,7 @@ def test_certificates_go_to_both_command_lines(tmp_path: Path) -> None:
     settings = make(tmp_path, options, worker_extra_args=["--last"])
     worker = (*WORKER_ARGUMENTS, "--tls-cert", "/keys/worker.pem", "--last")
     assert settings.worker_arguments == worker
-    assert settings.scheduler_arguments == ("--tls-cert", "/keys/scheduler.pem", "--no-dashboard")
+    assert settings.scheduler_arguments == ("--tls-cert", "/keys/scheduler.pem", *NO_DASHBOARD)
 
 
 @pytest.mark.parametrize("own", [True, False])

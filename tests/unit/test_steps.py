@@ -367,7 +367,7 @@ def test_step_is_an_srun_in_an_allocation() -> None:
     assert [word for word in command if word.startswith(("--cpus", "--node", "--mpi"))] == [
         "--nodes=2",
         "--nodelist=n1,n2",
-        "--cpus-per-task=2",
+        "--cpus-per-task=4",
     ]
     assert command[:2] == ["srun", "--job-name=c-worker-3"]
     assert command[-5:] == ["--qos=x", "bash", "-c", "script", "c-worker-3"]
