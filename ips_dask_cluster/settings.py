@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ import dask
 import yaml
 from dask.utils import parse_bytes
 
-from ips_dask_cluster.containers import Container
+from ips_dask_cluster.containers import Container, checked
 from ips_dask_cluster.credentials import tls_arguments
 
 __all__ = ["Configured", "StepSettings", "step_settings"]
@@ -81,6 +82,8 @@ class StepSettings:
         Memory limit of all workers of a node in bytes; None: the memory held of it.
     container : Container or None
         What scheduler and workers run in.
+    version_check : bool
+        Compare the versions of the nodes with the driver's before anything starts there.
     environment, scheduler_environment : dict of str to str
         Set for workers and so for tasks, and for the scheduler.
     prologue : tuple of str
@@ -115,6 +118,7 @@ class StepSettings:
     cores: int | None = None
     memory: int | None = None
     container: Container | None = None
+    version_check: bool = True
     environment: dict[str, str] = field(default_factory=dict)
     scheduler_environment: dict[str, str] = field(default_factory=dict)
     prologue: tuple[str, ...] = ()
@@ -184,7 +188,8 @@ def step_settings(
         worker_per_gpu=configured("worker-per-gpu"),
         cores=configured("cores"),
         memory=None if memory is None else parse_bytes(memory),
-        container=container,
+        container=checked(container, os.environ),
+        version_check=configured("version-check"),
         environment=dict(environment),
         scheduler_environment=dict(scheduler_environment),
         prologue=configured.lines("job-script-prologue"),

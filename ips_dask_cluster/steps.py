@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from ips_dask_cluster import launch
+from ips_dask_cluster import containers, launch, versions
 from ips_dask_cluster.allocation import Allocation, Node
 from ips_dask_cluster.errors import NotEnoughNodesError, StepError
 from ips_dask_cluster.settings import StepSettings
@@ -86,7 +87,7 @@ class Steps:
             *("--memory-limit", memory // settings.processes or "auto"),
             *settings.worker_arguments,
         ]
-        values = self._common_values() | {
+        values = self._common_values(settings.local_directory) | {
             "environment": _exports(settings.environment),
             "workers": launch.words(f"{node.name}={worker}" for worker, node in placed.items()),
             "processes": str(settings.processes),
@@ -108,15 +109,23 @@ class Steps:
         }
         return launch.render("scheduler.sh", values, self.settings.template_directory)
 
-    def _common_values(self) -> dict[str, str]:
+    def _common_values(self, local_directory: str | None = None) -> dict[str, str]:
         settings = self.settings
-        prefix = settings.container.prefix() if settings.container else []
+        container, run = settings.container, settings.run_directory
+        scratch = local_directory or containers.SCRATCH
+        # The parent of the run directory: a mount point that stays the same from run to run
+        visible = [os.getcwd(), str(run.parent), str(settings.log_directory), scratch]
         return {
             "witness": shlex.quote(str(settings.witness)),
             "run_directory": shlex.quote(str(settings.run_directory)),
             "log_directory": shlex.quote(str(settings.log_directory)),
             "prologue": "\n".join(settings.prologue),
-            "container": launch.words(prefix),
+            "container": containers.shell_prefix(container, visible, os.getcwd()),
+            "scratch_inside": containers.scratch_inside(None if local_directory else container),
+            "check": versions.check_source(
+                versions.driver_versions() if settings.version_check else {},
+                [str(run)] if container else [],
+            ),
             "python": shlex.quote(settings.python),
             "grace": str(settings.grace),
         }

@@ -22,6 +22,7 @@ set -u  # not before: a prologue may activate an environment whose scripts do no
 boot='
 import sys, types
 sys.path.append(sys.path.pop(0))  # modules beside the driver are found, but hide no others
+$check
 from distributed.cli.dask_scheduler import main
 announce = types.ModuleType("ips_dask_announce")
 announce.dask_setup = lambda scheduler: print("ips-dask-scheduler", scheduler.address, flush=True)
@@ -31,7 +32,8 @@ sys.exit(main(args=sys.argv[1:]))
 log=$log_directory/$name.log
 scratch=$$(mktemp -d "$$temporary/ips-dask-XXXXXXXX") || exit 73
 trap 'rm -rf "$$scratch"' EXIT
-IPS_DASK_MARK=$name DASK_TEMPORARY_DIRECTORY=$$scratch $container $python -c "$$boot" \
+export IPS_DASK_NODE="$$node"
+IPS_DASK_MARK=$name DASK_TEMPORARY_DIRECTORY=$scratch_inside $container $python -c "$$boot" \
     --port 0 --preload ips_dask_announce $arguments 3<&- 2>>"$$log" &
 pid=$$!
 
