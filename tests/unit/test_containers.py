@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -209,6 +210,23 @@ def test_shifter_arguments_of_a_string_are_split_and_of_a_list_left_alone(
     arguments: str | Sequence[str] | None, words: tuple[str, ...]
 ) -> None:
     assert shifter_arguments(arguments) == words
+
+
+# The page for users.
+
+PAGE = (Path(__file__).parents[2] / "docs" / "containers.md").read_text()
+EXAMPLE = re.compile(r"```python\n(container = [^`]*)```\n\n((?: {4}.*\n)+)")
+
+
+def test_examples_of_the_page_are_the_command_lines_shown_there() -> None:
+    shown_tools = set()
+    for source, shown in EXAMPLE.findall(PAGE):
+        names: dict[str, Any] = {tool.__name__: tool for tool in ALL}
+        exec(source, names)
+        text = shell_prefix(names["container"], ["/scratch/me/run", SCRATCH], "/scratch/me/run")
+        assert text == " ".join(shown.split())
+        shown_tools.add(type(names["container"]))
+    assert shown_tools == set(ALL)
 
 
 # What the tools say when they cannot start.

@@ -202,6 +202,24 @@ def test_several_workers_of_a_node_in_containers_of_their_own(two_nodes, contain
         assert len(cluster.observed) == 2
 
 
+def test_the_example_of_the_page_runs(two_nodes, rootfs, container, shared_tmp_path) -> None:
+    page = (_CHECKOUT / "docs" / "containers.md").read_text()
+    source = page.partition("```python\n")[2].partition("```")[0]
+    for shown, here in (
+        ("/scratch/me/images/code", str(rootfs)),
+        ("/scratch:/scratch", "/var/tmp:/var/tmp"),
+    ):
+        assert source.count(shown) == 1
+        source = source.replace(shown, here)
+    script = shared_tmp_path / "example.py"
+    script.write_text(source)
+    argv = [sys.executable, "-W", "ignore", script]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith('PRETTY_NAME="Debian GNU/Linux')
+    assert [path.name for path in shared_tmp_path.iterdir()] == ["example.py"]
+
+
 # What goes wrong, and what is said then
 
 
