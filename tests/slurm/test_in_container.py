@@ -15,7 +15,13 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from ips_dask_cluster import Charliecloud, SlurmAllocationCluster, StepError
+from ips_dask_cluster import (
+    Charliecloud,
+    ClusterError,
+    Shifter,
+    SlurmAllocationCluster,
+    StepError,
+)
 from ips_dask_cluster.versions import driver_versions
 
 # Distributed warns of the smallest difference, such as Python 3.11.7 and 3.11.2
@@ -218,6 +224,28 @@ def test_the_example_of_the_page_runs(two_nodes, rootfs, container, shared_tmp_p
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith('PRETTY_NAME="Debian GNU/Linux')
     assert [path.name for path in shared_tmp_path.iterdir()] == ["example.py"]
+
+
+def test_a_bare_shifter_finds_the_image_of_the_job(two_nodes, shared_tmp_path, monkeypatch):
+    """Shifter is in no registry: this one notes the image that it would take."""
+    shifter = shared_tmp_path / "bin" / "shifter"
+    shifter.parent.mkdir()
+    shifter.write_text(
+        "#!/usr/bin/env bash\n"
+        f'echo "$IPS_DASK_NODE $SLURM_SPANK_SHIFTER_IMAGE $1" >>{shared_tmp_path}/calls\n'
+        'while [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n'
+    )
+    shifter.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shifter.parent}:{os.environ['PATH']}")
+    options = {"python": sys.executable, "scheduler_options": NO_DASHBOARD}
+    with pytest.raises(ClusterError, match="^Shifter has no image, and this job was not"):
+        SlurmAllocationCluster(container=Shifter(), **options)
+    assert [path.name for path in shared_tmp_path.iterdir()] == ["bin"]
+    monkeypatch.setenv("SLURM_SPANK_SHIFTER_IMAGE", "ab12")
+    with SlurmAllocationCluster(container=Shifter(), **options) as cluster:
+        cluster.wait_for_workers()
+    calls = sorted((shared_tmp_path / "calls").read_text().splitlines())
+    assert calls == [f"{node} ab12 --env=PYTHONNOUSERSITE=1" for node in ("n1", "n1", "n2")]
 
 
 # What goes wrong, and what is said then
