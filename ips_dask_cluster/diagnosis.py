@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from ips_dask_cluster import containers
+
 __all__ = ["RUN_DIRECTORY_INVISIBLE", "diagnose"]
 
 RUN_DIRECTORY_INVISIBLE = 66
@@ -19,23 +21,7 @@ _SYMPTOMS: tuple[tuple[str, str], ...] = (
     ),
     # The Python of a node has said it all, see versions
     (r"ips-dask: (node \S+: .*)", r"\1"),
-    (
-        r"(?m)^(ch-run\S* error: can't stat: .*?|FATAL: +could not open image.*"
-        r"|Error: (?:short-name|initializing source|unable to copy from source|.*image not known).*"
-        r"|FAILED to (?:lookup \S+|find requested) image.*?)(?: \(ch_\w+\.c:.*)?$",
-        r"the nodes cannot open the container's image: '\1'; look at image=, and put it where "
-        "every node sees it",
-    ),
-    (
-        r"ch-run\S* error: can't bind: source not found: (\S+).*",
-        r"the nodes have no directory \1 to show in the container; look at volumes= and "
-        "local_directory=",
-    ),
-    (
-        r"ch-run\S* error: can't mkdir: (\S+?):? (?:Read-only file system|under existing).*",
-        r"the container has no mount point \1; make that directory in the image, bind one above it "
-        "(volumes=), or let ch-run make it (write=True)",
-    ),
+    *containers.SYMPTOMS,
     (
         r"More processors requested than permitted",
         "srun says 'More processors requested than permitted': the step asks for more CPUs a node "

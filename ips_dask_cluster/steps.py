@@ -111,24 +111,32 @@ class Steps:
 
     def _common_values(self, local_directory: str | None = None) -> dict[str, str]:
         settings = self.settings
-        container, run = settings.container, settings.run_directory
-        scratch = local_directory or containers.SCRATCH
-        # The parent of the run directory: a mount point that stays the same from run to run
-        visible = [os.getcwd(), str(run.parent), str(settings.log_directory), scratch]
         return {
             "witness": shlex.quote(str(settings.witness)),
             "run_directory": shlex.quote(str(settings.run_directory)),
             "log_directory": shlex.quote(str(settings.log_directory)),
             "prologue": "\n".join(settings.prologue),
-            "container": containers.shell_prefix(container, visible, os.getcwd()),
-            "scratch_inside": containers.scratch_inside(None if local_directory else container),
+            "container": self._container_prefix(local_directory),
+            "scratch_inside": containers.scratch_inside(
+                None if local_directory else settings.container
+            ),
             "check": versions.check_source(
                 versions.driver_versions() if settings.version_check else {},
-                [str(run)] if container else [],
+                [str(settings.run_directory)] if settings.container else [],
             ),
             "python": shlex.quote(settings.python),
             "grace": str(settings.grace),
         }
+
+    def _container_prefix(self, local_directory: str | None) -> str:
+        settings = self.settings
+        if settings.container is None:
+            return ""
+        here = os.getcwd()
+        # The parent of the run directory: a mount point that stays the same from run to run
+        visible = [here, str(settings.run_directory.parent), str(settings.log_directory)]
+        visible.append(local_directory or containers.SCRATCH)
+        return containers.shell_prefix(settings.container, visible, here)
 
     def command(self, role: str, nodes: Sequence[Node], script: str, number: int) -> list[str]:
         """Return the command line of a step: an srun, or a local shell without Slurm."""

@@ -238,7 +238,7 @@ def test_a_bare_shifter_finds_the_image_of_the_job(two_nodes, shared_tmp_path, m
     shifter.chmod(0o755)
     monkeypatch.setenv("PATH", f"{shifter.parent}:{os.environ['PATH']}")
     options = {"python": sys.executable, "scheduler_options": NO_DASHBOARD}
-    with pytest.raises(ClusterError, match="^Shifter has no image, and this job was not"):
+    with pytest.raises(ClusterError, match=r"^Shifter has no image, and this job was not"):
         SlurmAllocationCluster(container=Shifter(), **options)
     assert [path.name for path in shared_tmp_path.iterdir()] == ["bin"]
     monkeypatch.setenv("SLURM_SPANK_SHIFTER_IMAGE", "ab12")
@@ -268,6 +268,18 @@ def test_an_image_that_is_not_there_is_named(two_nodes, container) -> None:
     assert error.args[0] == "scheduler"
     assert "the nodes cannot open the container's image: 'ch-run" in str(error)
     assert "can't stat: /nowhere/image: No such file or directory'; look at image=" in str(error)
+
+
+def test_a_tool_or_a_python_that_is_not_there_is_named(two_nodes, container) -> None:
+    class Missing(Charliecloud):
+        def prefix(self, visible=(), directory=None) -> list[str]:
+            words = super().prefix(visible, directory)
+            return [word.replace("ch-run", "ch-nowhere") for word in words]
+
+    error = start_fails(container=Missing(container.image))
+    assert error.args[3].startswith("the nodes have no program ch-nowhere; ")
+    error = start_fails(container=container, python="/opt/python")
+    assert error.args[3].startswith("the container has no program /opt/python; pass python= ")
 
 
 def test_a_mount_point_that_the_image_lacks_is_named(two_nodes, container, rootfs) -> None:

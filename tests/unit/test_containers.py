@@ -94,12 +94,9 @@ def test_prefix(container: Container, words: str) -> None:
             'env TMPDIR="$temporary" ch-run --env-no-expand --bind=/runs/me:/runs/me'
             " --set-env=PYTHONNOUSERSITE=1 --cd=/runs/me /i --",
         ),
-        (None, ""),
     ],
 )
-def test_text_in_a_script_shows_what_must_be_visible(
-    container: Container | None, text: str
-) -> None:
+def test_text_in_a_script_shows_what_must_be_visible(container: Container, text: str) -> None:
     assert shell_prefix(container, VISIBLE, "/runs/me") == text
 
 
@@ -264,6 +261,25 @@ IMAGE = "the nodes cannot open the container's image: '"
         (
             "ch-run[7]: error: can't mkdir: /i/tmp/c under existing bind-mount /i/tmp (ch_misc.c)",
             "the container has no mount point /i/tmp/c; make that directory in the image, ",
+        ),
+        (
+            "env: \u2018ch-run\u2019: No such file or directory",
+            "the nodes have no program ch-run; load its module in job_script_prologue",
+        ),
+        (
+            "env: 'ch-run': No such file or directory",
+            "the nodes have no program ch-run; load its module in job_script_prologue",
+        ),
+        *(
+            (line, "the container has no program python3; pass python= with one that is in the ")
+            for line in (
+                "ch-run[7]: error: can't execve(2): python3: No such file or directory (ch_core.c)",
+                "shifter: python3: No such file or directory",
+                'FATAL:   "python3": executable file not found in $PATH',
+                'FATAL:   exec: "python3": executable file not found in $PATH',
+                "Error: crun: executable file `python3` not found in $PATH: No such file or "
+                "directory: OCI runtime attempted to invoke a command that was not found",
+            )
         ),
         (
             "ch-run[7]: error: can't bind: source not found: /nope (ch_core.c:104)",
