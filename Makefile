@@ -10,7 +10,7 @@ SLURM ?= yes
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: example example-scan test check docs slurm clean
+.PHONY: example example-scan test check docs slurm container clean
 .DELETE_ON_ERROR:
 
 example: .venv/installed
@@ -21,7 +21,7 @@ example-scan: .venv/installed-scan
 	cd docs/examples/equilibrium_scan && "$(CURDIR)/$(BIN)/ips.py" --config equilibrium_scan.config --nodes 2
 	@echo "simulation log: $$(ls -t docs/examples/equilibrium_scan/equilibrium_scan/simulation_log/*.json | head -n 1)"
 
-test: .venv/installed-test slurm
+test: .venv/installed-test slurm container
 	$(BIN)/python -m pytest --slurm=$(SLURM) --durations=10
 
 check: .venv/installed-test
@@ -38,6 +38,10 @@ docs: .venv/installed-docs
 # Slurm's own packages, for the tests' private Slurm; no service of theirs is used
 slurm:
 	@tools/slurm-packages $(SLURM) $(BIN)/python
+
+# Charliecloud, and a root file system with this dask for it
+container: .venv/installed-test
+	@tools/container-rootfs $(SLURM) $(BIN)/python
 
 .venv/bin/python:
 	@tools/make-venv $(PYTHON)

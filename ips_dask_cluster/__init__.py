@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ips_dask_cluster.containers import Shifter
+from ips_dask_cluster.containers import Apptainer, Charliecloud, PodmanHPC, Shifter
 from ips_dask_cluster.errors import (
     ClusterError,
     ClusterStartError,
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from ips_dask_cluster.cluster import SlurmAllocationCluster
 
 __all__ = [
+    "Apptainer",
+    "Charliecloud",
     "ClusterError",
     "ClusterStartError",
     "NotEnoughNodesError",
+    "PodmanHPC",
     "Shifter",
     "SlurmAllocationCluster",
     "SlurmCommandError",

@@ -184,6 +184,7 @@ _KINDS = {
     "close-timeout": _DURATION,
     "walltime-margin": _DURATION,
     "close-on-signals": _WORDS,
+    "version-check": _FLAG,
 }
 
 

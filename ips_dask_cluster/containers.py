@@ -1,28 +1,93 @@
 """Containers that a site's users run programs in: what stands before a command line.
 
-A container is a value; it knows its command prefix and nothing of clusters or scripts.
+A container is a value; it knows its command prefix and nothing of clusters or scripts. All four
+leave the network and the process numbers of the host as they are, pass standard input on and
+hand the environment of the script down, which is what the node scripts build on.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Container", "Shifter", "shifter_arguments"]
+from ips_dask_cluster.errors import ClusterError
+
+__all__ = [
+    "SCRATCH",
+    "SYMPTOMS",
+    "Apptainer",
+    "Charliecloud",
+    "Container",
+    "PodmanHPC",
+    "Shifter",
+    "checked",
+    "scratch_inside",
+    "shell_prefix",
+    "shifter_arguments",
+]
+
+# A NUL is in no argument that anybody could have meant.
+_VARIABLE = "\0{}\0"
+SCRATCH = _VARIABLE.format("scratch")
+"""Stands in `visible` for the node's own scratch directory, whose name only its script knows."""
+_TEMPORARY = _VARIABLE.format("temporary")
+
+SYMPTOMS: tuple[tuple[str, str], ...] = (
+    (
+        r"(?m)^(ch-run\S* error: can't stat: .*?|FATAL: +could not open image.*"
+        r"|Error: (?:short-name|initializing source|unable to copy from source|.*image not known).*"
+        r"|FAILED to (?:lookup \S+|find requested) image.*?)(?: \(ch_\w+\.c:.*)?$",
+        r"the nodes cannot open the container's image: '\1'; look at image=, and put it where "
+        "every node sees it",
+    ),
+    (
+        r"env: .([\w.-]+).: No such file or directory",
+        r"the nodes have no program \1; load its module in job_script_prologue",
+    ),
+    (
+        r"can't execve\(2\): (\S+): No such file|shifter: (\S+): No such file"
+        r'|[`"]([^\s`"]+)[`"]:? (?:executable file )?not found in \$PATH',
+        r"the container has no program \1\2\3; pass python= with one that is in the image",
+    ),
+    (
+        r"ch-run\S* error: can't bind: source not found: (\S+).*",
+        r"the nodes have no directory \1 to show in the container; look at volumes= and "
+        "local_directory=",
+    ),
+    (
+        r"ch-run\S* error: can't mkdir: (\S+?):? (?:Read-only file system|under existing).*",
+        r"the container has no mount point \1; make that directory in the image, bind one above it "
+        "(volumes=), or let ch-run make it (write=True)",
+    ),
+)
+"""What the tools say when they cannot start, and the sentence for it: see `diagnosis`."""
+
+_NO_USER_SITE = {"PYTHONNOUSERSITE": "1"}
 
 
 class Container(Protocol):
     """Anything with a command prefix."""
 
-    def prefix(self) -> list[str]:
-        """Return the words that stand before the command to run inside."""
+    def prefix(self, visible: Sequence[str] = (), directory: str | None = None) -> list[str]:
+        """Return the words that stand before the command to run inside.
+
+        Parameters
+        ----------
+        visible : sequence of str
+            Directories that must be seen inside under the same names. `SCRATCH` is one of them.
+        directory : str, optional
+            Where the command starts. Default: the tool decides.
+        """
         ...
 
 
 def shifter_arguments(arguments: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return Shifter's arguments as separate words.
+    """Return a container's further arguments as separate words.
 
     Parameters
     ----------
@@ -37,26 +102,337 @@ def shifter_arguments(arguments: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Shifter:
+class _Tool:
+    """What the four have in common: their fields, and a look at them."""
+
+    image: str | None = None
+    volumes: Sequence[str] = ()
+    arguments: str | Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict, hash=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        tool = type(self).__name__
+        if self.image is not None:
+            object.__setattr__(self, "image", str(self.image))
+            _check_word(tool, "image", str(self.image))
+        elif not isinstance(self, Shifter):
+            raise ValueError(f"{tool}: an image is needed")
+        if isinstance(self.volumes, str):
+            raise ValueError(
+                f"{tool}: volumes={self.volumes!r}: a sequence is needed, such as "
+                f"volumes=({self.volumes!r},)"
+            )
+        for volume in self.volumes:
+            _check_word(tool, "volume", volume)
+            if not re.fullmatch(r"[^:]+:[^:]+(:.*)?", volume):
+                raise ValueError(
+                    f"{tool}: volume {volume!r}: SOURCE:DESTINATION is needed, such as "
+                    "'/scratch/me:/data'"
+                )
+        object.__setattr__(self, "volumes", tuple(self.volumes))
+        object.__setattr__(self, "arguments", shifter_arguments(self.arguments))
+        object.__setattr__(self, "env", dict(self.env))
+
+    def _options(self, volume: str, env: str, visible: Iterable[str] = ()) -> list[str]:
+        """Return the options for volumes and environment, given how the tool calls them."""
+        bound = [f"{path}:{path}" for path in _unbound(visible, self.volumes)]
+        variables = _NO_USER_SITE | dict(self.env)
+        return [
+            *(f"{volume}={pair}" for pair in (*self.volumes, *bound)),
+            *(f"{env}={name}={value}" for name, value in variables.items()),
+        ]
+
+
+def _check_word(tool: str, what: str, word: str) -> None:
+    if not word:
+        raise ValueError(f"{tool}: the {what} is empty")
+    if re.search(r"\s", word):
+        raise ValueError(f"{tool}: {what} {word!r} has a blank in it, which the tool cannot handle")
+
+
+def _unbound(visible: Iterable[str], volumes: Sequence[str]) -> list[str]:
+    """Return the outermost of the directories, without those that volumes show already."""
+    parts = [volume.split(":") for volume in volumes]
+    shown = [Path(source) for source, destination, *_ in parts if source == destination]
+    found: list[str] = []
+    for path in sorted(set(visible)):  # what contains a directory sorts before it
+        if path != "/" and not any(Path(path).is_relative_to(outer) for outer in shown):
+            shown.append(Path(path))
+            found.append(path)
+    return found
+
+
+@dataclass(frozen=True)
+class Shifter(_Tool):
     """A Shifter container.
+
+    What is visible inside is the site's choice: the run directory must lie on a file system that
+    it mounts into every container (home and scratch, as a rule), since a volume of the command
+    line would need a mount point in the image and set up a container of its own.
 
     Parameters
     ----------
     image : str, optional
-        ``--image=``. Leave it out when the job itself was submitted with an image: Shifter then
-        takes that one (its manual page, ``SLURM_SPANK_SHIFTER_IMAGE``).
-    volumes : tuple of str
-        ``--volume=`` each, such as ``"/scratch/me:/data"``.
-    arguments : tuple of str
-        Further words, passed as they are.
+        ``--image=``, such as ``"docker:me/code:1"``. Leave it out when the job itself was
+        submitted with ``--image``: Shifter then takes that one, and takes it in the container
+        that stands ready on the node.
+    volumes : sequence of str
+        ``--volume=SOURCE:DESTINATION`` each; one given here replaces those of the job.
+    arguments : str or sequence of str
+        Further words, passed as they are, such as ``["--module=gpu"]``; a string is split as a
+        shell would.
+    env : mapping of str to str
+        ``--env=NAME=VALUE`` each. ``PYTHONNOUSERSITE=1`` unless given, as for all containers:
+        packages below the user's home are made for the Python outside.
+
+    Raises
+    ------
+    ValueError
+        The image is empty, a volume has no colon, or one of them has a blank.
+
+    Notes
+    -----
+    Options: https://shifter.readthedocs.io/en/latest/command/shifter.html. Images of jobs:
+    https://shifter.readthedocs.io/en/latest/wlm/slurm.html.
     """
 
-    image: str | None = None
-    volumes: tuple[str, ...] = ()
-    arguments: tuple[str, ...] = ()
-
-    def prefix(self) -> list[str]:
-        """Return ``shifter`` and its options."""
+    def prefix(self, visible: Sequence[str] = (), directory: str | None = None) -> list[str]:
+        """Return ``shifter`` and its options; `visible` and `directory` are the site's."""
         image = [f"--image={self.image}"] if self.image else []
-        volumes = [f"--volume={volume}" for volume in self.volumes]
-        return ["shifter", *image, *volumes, *self.arguments]
+        return ["shifter", *image, *self._options("--volume", "--env"), *self.arguments]
+
+
+@dataclass(frozen=True)
+class PodmanHPC(_Tool):
+    """A podman-hpc container, of one ``podman-hpc run`` for each scheduler and worker.
+
+    Parameters
+    ----------
+    image : str
+        An image that ``podman-hpc`` has pulled or migrated, such as ``"docker.io/me/code:1"``.
+    volumes : sequence of str
+        ``--volume=SOURCE:DESTINATION[:OPTIONS]`` each, beside what the cluster itself needs.
+    arguments : str or sequence of str
+        Further words, passed as they are, such as ``["--mpich"]``.
+    env : mapping of str to str
+        ``--env=NAME=VALUE`` each. The image's own variables win against those of the host, these
+        against both.
+    gpu : bool
+        ``--gpu``: podman-hpc's module for the node's GPUs.
+
+    Raises
+    ------
+    ValueError
+        As for `Shifter`, or there is no image.
+
+    Notes
+    -----
+    https://docs.podman.io/en/latest/markdown/podman-run.1.html; modules such as ``--gpu``:
+    https://docs.nersc.gov/development/containers/podman-hpc/overview/.
+    """
+
+    gpu: bool = field(default=False, kw_only=True)
+
+    def prefix(self, visible: Sequence[str] = (), directory: str | None = None) -> list[str]:
+        """Return ``podman-hpc run``, its options and the image."""
+        return [
+            *("podman-hpc", "run", "--rm"),
+            "--interactive",  # the worker reads the scheduler's address
+            "--network=host",
+            "--pid=host",  # the node script ends processes by their numbers
+            "--env-host",
+            *self._options("--volume", "--env", visible),
+            *([f"--workdir={directory}"] if directory else []),
+            *(["--gpu"] if self.gpu else []),
+            *self.arguments,
+            str(self.image),
+        ]
+
+
+@dataclass(frozen=True)
+class Apptainer(_Tool):
+    """An Apptainer container (formerly Singularity).
+
+    Parameters
+    ----------
+    image : str
+        A ``.sif`` file, a directory with a root file system, or a reference such as
+        ``"docker://me/code:1"``; every node must be able to read it.
+    volumes : sequence of str
+        ``--bind=SOURCE:DESTINATION[:OPTIONS]`` each, beside what the cluster itself needs.
+        Apptainer adds the home directory, /tmp and /var/tmp unless the site has decided
+        otherwise.
+    arguments : str or sequence of str
+        Further words for ``apptainer exec``. ``--cleanenv``, ``--contain``, ``--pid`` and
+        ``--net`` take away what the node scripts need.
+    env : mapping of str to str
+        ``--env=NAME=VALUE`` each.
+    gpu : bool
+        ``--nv``: the node's NVIDIA driver and devices.
+    rocm : bool
+        ``--rocm``: the same for AMD.
+
+    Raises
+    ------
+    ValueError
+        As for `PodmanHPC`, or a volume or a variable has a comma, at which Apptainer splits them.
+
+    Notes
+    -----
+    https://apptainer.org/docs/user/latest/cli/apptainer_exec.html
+    """
+
+    gpu: bool = field(default=False, kw_only=True)
+    rocm: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for word in (*self.volumes, *self.env.values()):
+            if "," in word:
+                raise ValueError(f"Apptainer: {word!r} has a comma in it, where Apptainer splits")
+
+    def prefix(self, visible: Sequence[str] = (), directory: str | None = None) -> list[str]:
+        """Return ``apptainer exec``, its options and the image."""
+        return [
+            *("apptainer", "exec"),
+            *self._options("--bind", "--env", visible),
+            *([f"--pwd={directory}"] if directory else []),
+            *(["--nv"] if self.gpu else []),
+            *(["--rocm"] if self.rocm else []),
+            *self.arguments,
+            str(self.image),
+        ]
+
+
+@dataclass(frozen=True)
+class Charliecloud(_Tool):
+    """A Charliecloud container: ``ch-run`` in a directory with a root file system.
+
+    Parameters
+    ----------
+    image : str or Path
+        The directory, seen by every node.
+    volumes : sequence of str
+        ``--bind=SOURCE:DESTINATION`` each. A destination must exist in the image, and so must
+        the directories that the cluster itself needs (the current one and
+        ``shared_temp_directory``), unless a volume or `write` provides them.
+    arguments : str or sequence of str
+        Further words for ``ch-run``, such as ``["--set-env"]`` for the image's own variables.
+    env : mapping of str to str
+        ``--set-env=NAME=VALUE`` each.
+    write : bool
+        ``--write``: the image is mounted writable, and ch-run makes missing mount points in it.
+        Not for an image that others use at the same time.
+
+    Raises
+    ------
+    ValueError
+        As for `PodmanHPC`.
+
+    Notes
+    -----
+    https://hpc.github.io/charliecloud/ch-run.html
+    """
+
+    write: bool = field(default=False, kw_only=True)
+
+    def prefix(self, visible: Sequence[str] = (), directory: str | None = None) -> list[str]:
+        """Return ``ch-run``, its options and the image, with the node's own TMPDIR before it."""
+        # ch-run shows TMPDIR as /tmp, and with it the scratch directory: see scratch_inside
+        temporary = ["env", f"TMPDIR={_TEMPORARY}"] if visible else []
+        others = [path for path in visible if path != SCRATCH]
+        return [
+            *temporary,
+            "ch-run",
+            *(["--write"] if self.write else []),
+            "--env-no-expand",
+            *self._options("--bind", "--set-env", others),
+            *([f"--cd={directory}"] if directory else []),
+            *self.arguments,
+            str(self.image),
+            "--",
+        ]
+
+
+def shell_prefix(
+    container: Container, visible: Sequence[str] = (), directory: str | None = None
+) -> str:
+    """Return a container's prefix as text of a node script.
+
+    Parameters
+    ----------
+    container : Container
+        What to run in.
+    visible, directory
+        As for :meth:`Container.prefix`.
+    """
+
+    def quote(word: str) -> str:
+        if "\0" not in word:
+            return shlex.quote(word)
+        parts = word.split("\0")  # every second one is the name of a variable
+        parts[::2] = [part and shlex.quote(part) for part in parts[::2]]
+        parts[1::2] = [f'"${name}"' for name in parts[1::2]]
+        return "".join(parts)
+
+    return " ".join(quote(word) for word in container.prefix(visible, directory))
+
+
+def scratch_inside(container: Container | None) -> str:
+    """Return, as text of a node script, where its scratch directory is seen inside."""
+    return '"/tmp/${scratch##*/}"' if isinstance(container, Charliecloud) else '"$scratch"'
+
+
+def checked(container: Container | None, environ: Mapping[str, str]) -> Container | None:
+    """Return a container after a look at the job that it is to run in.
+
+    Parameters
+    ----------
+    container : Container or None
+        What scheduler and workers shall run in.
+    environ : mapping of str to str
+        Environment of the job.
+
+    Raises
+    ------
+    ClusterError
+        `Shifter` has no image and neither has the job.
+
+    Warns
+    -----
+    UserWarning
+        `Shifter` is given another image than the job has: the nodes set up both.
+    """
+    if not isinstance(container, Shifter):
+        return container
+    image = container.image or _image_of(shifter_arguments(container.arguments))
+    if image is None and not any(environ.get(name) for name in _JOB_IMAGES):
+        raise ClusterError(
+            "Shifter has no image, and this job was not submitted with one "
+            "(SLURM_SPANK_SHIFTER_IMAGE is not set): give image=, or submit it with --image="
+        )
+    request = environ.get("SLURM_SPANK_SHIFTER_IMAGEREQUEST")
+    if image and request and _full_name(image) != _full_name(request):
+        warnings.warn(
+            f"Shifter: the image {image} is not the job's own, {request}; every node now sets up "
+            "both: submit the job with the one that is used, and pass Shifter()",
+            stacklevel=2,
+        )
+    return container
+
+
+_JOB_IMAGES = ("SHIFTER", "SHIFTER_IMAGE", "SLURM_SPANK_SHIFTER", "SLURM_SPANK_SHIFTER_IMAGE")
+
+
+def _image_of(arguments: Sequence[str]) -> str | None:
+    for number, word in enumerate(arguments):
+        if word.startswith("--image="):
+            return word.removeprefix("--image=")
+        if word in ("--image", "-i"):
+            return next(iter(arguments[number + 1 :]), None)
+    return None
+
+
+def _full_name(image: str) -> str:
+    name = image.removeprefix("docker:")
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"

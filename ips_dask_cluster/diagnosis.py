@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from ips_dask_cluster import containers
+
 __all__ = ["RUN_DIRECTORY_INVISIBLE", "diagnose"]
 
 RUN_DIRECTORY_INVISIBLE = 66
@@ -17,6 +19,9 @@ _SYMPTOMS: tuple[tuple[str, str], ...] = (
         r"ips-dask: (node \S+ cannot see the directory .*)",
         r"\1; choose shared_temp_directory (IPS: SIM_ROOT) on a file system that every node mounts",
     ),
+    # The Python of a node has said it all, see versions
+    (r"ips-dask: (node \S+: .*)", r"\1"),
+    *containers.SYMPTOMS,
     (
         r"More processors requested than permitted",
         "srun says 'More processors requested than permitted': the step asks for more CPUs a node "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ips_dask_cluster.configuration import Configured
-from ips_dask_cluster.containers import Container
+from ips_dask_cluster.containers import Container, checked
 from ips_dask_cluster.credentials import tls_arguments
 from ips_dask_cluster.errors import ClusterError
 
@@ -51,6 +51,8 @@ class StepSettings:
         Memory limit of all workers of a node in bytes; None: the memory held of it.
     container : Container or None
         What scheduler and workers run in.
+    version_check : bool
+        Compare the versions of the nodes with the driver's before anything starts there.
     environment, scheduler_environment : dict of str to str
         Set for workers and so for tasks, and for the scheduler.
     prologue : tuple of str
@@ -87,6 +89,7 @@ class StepSettings:
     cores: int | None = None
     memory: int | None = None
     container: Container | None = None
+    version_check: bool = True
     environment: dict[str, str] = field(default_factory=dict)
     scheduler_environment: dict[str, str] = field(default_factory=dict)
     prologue: tuple[str, ...] = ()
@@ -189,7 +192,8 @@ def step_settings(
         gpus_per_worker=gpus_per_worker,
         cores=configured("cores"),
         memory=configured("memory"),
-        container=container,
+        container=checked(container, os.environ),
+        version_check=configured("version-check"),
         environment=dict(environment),
         scheduler_environment=dict(scheduler_environment),
         prologue=configured.lines("job-script-prologue"),

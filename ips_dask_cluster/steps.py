@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 
-from ips_dask_cluster import launch
+from ips_dask_cluster import containers, launch, versions
 from ips_dask_cluster.allocation import Allocation, Node
 from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError
@@ -113,7 +113,7 @@ class Steps:
             *("--memory-limit", memory // settings.processes or "auto"),
             *settings.worker_arguments,
         ]
-        values = self._common_values() | {
+        values = self._common_values(settings.local_directory) | {
             "environment": _exports(settings.environment),
             "workers": launch.words(f"{node.name}={worker}" for worker, node in placed.items()),
             "processes": str(settings.processes),
@@ -135,19 +135,35 @@ class Steps:
         }
         return launch.render("scheduler.sh", values, self.settings.template_directory)
 
-    def _common_values(self) -> dict[str, str]:
+    def _common_values(self, local_directory: str | None = None) -> dict[str, str]:
         settings = self.settings
-        prefix = settings.container.prefix() if settings.container else []
         return {
             "witness": shlex.quote(str(settings.witness)),
             "run_directory": shlex.quote(str(settings.run_directory)),
             "log_directory": shlex.quote(str(settings.log_directory)),
             "log_prefix": shlex.quote(f"{settings.name}-"),
             "prologue": "\n".join(settings.prologue),
-            "container": launch.words(prefix),
+            "container": self._container_prefix(local_directory),
+            "scratch_inside": containers.scratch_inside(
+                None if local_directory else settings.container
+            ),
+            "check": versions.check_source(
+                versions.driver_versions() if settings.version_check else {},
+                [str(settings.run_directory)] if settings.container else [],
+            ),
             "python": shlex.quote(settings.python),
             "grace": str(settings.grace),
         }
+
+    def _container_prefix(self, local_directory: str | None) -> str:
+        settings = self.settings
+        if settings.container is None:
+            return ""
+        here = os.getcwd()
+        # The parent of the run directory: a mount point that stays the same from run to run
+        visible = [here, str(settings.run_directory.parent), str(settings.log_directory)]
+        visible.append(local_directory or containers.SCRATCH)
+        return containers.shell_prefix(settings.container, visible, here)
 
     def command(self, role: str, nodes: Sequence[Node], script: str, number: int) -> list[str]:
         """Return the command line of a step: an srun, or a local shell without Slurm."""

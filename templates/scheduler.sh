@@ -22,6 +22,7 @@ set -u  # not before: a prologue may activate an environment whose scripts do no
 boot='
 import sys, types
 sys.path.append(sys.path.pop(0))  # modules beside the driver are found, but hide no others
+$check
 from distributed.cli.dask_scheduler import main
 from distributed.utils import get_ip_interface
 arguments = sys.argv[1:]
@@ -36,7 +37,8 @@ sys.exit(main(args=arguments))
 log=$log_directory/$log_prefix"scheduler-$$node.log"
 scratch=$$(mktemp -d "$$temporary/ips-dask-XXXXXXXX") || exit 73
 trap 'rm -rf "$$scratch"' EXIT
-IPS_DASK_MARK=$name DASK_TEMPORARY_DIRECTORY=$$scratch $container $python -c "$$boot" \
+export IPS_DASK_NODE="$$node"
+IPS_DASK_MARK=$name DASK_TEMPORARY_DIRECTORY=$scratch_inside $container $python -c "$$boot" \
     --port 0 --preload ips_dask_announce $arguments 3<&- 2>>"$$log" &
 pid=$$!
 

@@ -54,6 +54,7 @@ export IPS_DASK_NODE="$$node" SLURM_OVERLAP=1
 for variable in $${!SLURM_@} $${!SRUN_@} $${!PMI_@} $${!PMIX_@}; do
     case $$variable in
         SLURM_JOB_* | SLURM_JOBID | SLURM_CONF | SLURM_CLUSTER_NAME | SLURM_SUBMIT_* | SLURM_OVERLAP) ;;
+        SLURM_SPANK_*) ;;                       # a bare shifter takes its image from there
         *) unset "$$variable" ;;
     esac
 done
@@ -79,13 +80,14 @@ boot='
 import sys
 from importlib import import_module
 sys.path.append(sys.path.pop(0))  # modules beside the driver are found, but hide no others
+$check
 main = import_module(sys.argv[1]).main
 address = sys.stdin.readline().strip()
 sys.exit(main(args=[address, *sys.argv[2:]]) if address else 0)
 '
 start_worker() {
     exec {feed}> >(IPS_DASK_MARK=$$mark exec $container $python -c "$$boot" $worker_command \
-        --name "$$worker" --local-directory "$$scratch" $arguments 3<&- 2>>"$$log")
+        --name "$$worker" --local-directory $scratch_inside $arguments 3<&- 2>>"$$log")
     pid=$$!
 }
 
@@ -145,5 +147,6 @@ for ((attempt = 0; attempt <= $restarts; attempt++)); do
     [ $$code -ne 0 ] || exit 0
     say "worker $$worker ended with code $$code, start $$((attempt + 1)) of $$(($restarts + 1))"
     tail -n 5 "$$log" >&2
+    case $$code in 66 | 67) break ;; esac       # another start would see the same node
 done
 exit $$code

@@ -224,17 +224,17 @@ def test_containers_wrap_scheduler_and_workers_only(job_id, shared_tmp_path, mon
     shifter = shared_tmp_path / "bin" / "shifter"
     shifter.write_text(
         "#!/usr/bin/env bash\n"
-        f"printf '%s\\n' \"$SLURMD_NODENAME $1 $2 $3 $4\" >> {record}\n"
+        f"printf '%s\\n' \"$SLURMD_NODENAME $1 $2 $4 $5\" >> {record}\n"
         'while [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n'
     )
     shifter.chmod(0o755)
     monkeypatch.setenv("PATH", f"{shifter.parent}:{os.environ['PATH']}")
-    container = Shifter("docker:me/code:1", ("/data:/in out",), ("--module=gpu",))
+    container = Shifter("docker:me/code:1", ("/data:/in'out",), ("--module=gpu",))
     with SlurmAllocationCluster(
         2, container=container, python=sys.executable, scheduler_options=NO_DASHBOARD
     ) as cluster:
         cluster.wait_for_workers()
-    words = f"--image=docker:me/code:1 --volume=/data:/in out --module=gpu {sys.executable}"
+    words = f"--image=docker:me/code:1 --volume=/data:/in'out --module=gpu {sys.executable}"
     assert sorted(record.read_text().splitlines()) == [f"n{n} {words}" for n in (1, 1, 2)]
 
 

@@ -138,7 +138,7 @@ def test_scheduler_arguments(tmp_path: Path, options: dict[str, Any], arguments:
 
 
 @pytest.mark.parametrize(
-    ("container", "argument"), [(None, "--no-dashboard"), (Shifter(), "--dashboard-address")]
+    ("container", "argument"), [(None, "--no-dashboard"), (Shifter("i:1"), "--dashboard-address")]
 )
 def test_without_bokeh_there_is_no_dashboard_but_perhaps_in_a_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, container: Shifter | None, argument: str
