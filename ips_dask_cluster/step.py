@@ -14,14 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ips_dask_cluster import launch
-from ips_dask_cluster.diagnosis import diagnose
+from ips_dask_cluster.diagnosis import diagnose, holding_steps
 from ips_dask_cluster.errors import ClusterError, StepError
 
 __all__ = ["Step"]
 
-_TAIL_BYTES = 4096
-_TAIL_LINES = 12
+_TAIL_BYTES = 32768
+_QUOTED_LINES = 12
 _SLURM_COMMAND_SECONDS = 10
+_LOOK_SECONDS = 3
 
 
 class Step:
@@ -50,6 +51,7 @@ class Step:
         self.log = log
         self.job_name = job_name
         self.process: asyncio.subprocess.Process | None = None
+        self._look: asyncio.Task[None] | None = None
 
     @property
     def exit_code(self) -> int | None:
@@ -83,6 +85,8 @@ class Step:
             except OSError as error:
                 message = f"{self.argv[0]} cannot be started: {error.strerror}"
                 raise ClusterError(message) from None
+        if self.job_name:
+            self._look = asyncio.ensure_future(self._end_if_held())
 
     async def send(self, line: str) -> None:
         """Send a line to the scripts of all nodes of the step."""
@@ -92,25 +96,47 @@ class Step:
             self.process.stdin.write(line.encode() + b"\n")
             await self.process.stdin.drain()
 
-    def tail(self) -> str:
+    def tail(self, lines: int = _QUOTED_LINES) -> str:
         """Return the last lines of its log."""
         with contextlib.suppress(OSError), open(self.log, "rb") as file:
             file.seek(max(0, os.path.getsize(self.log) - _TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
-            return "\n".join(lines[-_TAIL_LINES:])
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
         return ""
 
     def error(self) -> StepError:
         """Return why the step ended, as an error to raise."""
-        tail = self.tail()
-        cause = diagnose(self.exit_code, tail)
+        # The cause may be further up than what is worth quoting
+        cause = diagnose(self.exit_code, self.tail(_TAIL_BYTES))
         return StepError(
-            self.role, ",".join(self.nodes), self.exit_code, cause, tail, str(self.log)
+            self.role, ",".join(self.nodes), self.exit_code, cause, self.tail(), str(self.log)
         )
 
     def given_up(self) -> bool:
         """Tell whether the script has failed on some node while the step goes on elsewhere."""
-        return bool(re.search(r"^srun: error: \S+: tasks? \S+: ", self.tail(), re.MULTILINE))
+        said = r"^srun: error: (?:\S+: tasks? \S+: |Node failure on )"
+        return bool(re.search(said, self.tail(_TAIL_BYTES), re.MULTILINE))
+
+    async def _end_if_held(self) -> None:
+        """End the process if Slurm does not create its step, since others hold the nodes.
+
+        srun would wait without limit, and says nothing of it for a minute. Slurm is asked a second
+        time, since a step that just ends holds its nodes for a moment.
+        """
+        assert self.process is not None
+        holders: list[str] = []
+        for _ in range(2):
+            if await self._ended(_LOOK_SECONDS):
+                return
+            listing = await _output("scontrol", "show", "steps")
+            holders = holding_steps(listing, self.process.pid)
+            if not holders:
+                return
+        with open(self.log, "a") as log:
+            log.write(
+                "ips-dask: Slurm does not start this step while step "
+                f"{', '.join(holders)} runs on {','.join(self.nodes)}\n"
+            )
+        self.process.terminate()
 
     async def end(self, patience: float, in_order: bool) -> None:
         """See to it that the process is gone; never raises.
@@ -124,6 +150,9 @@ class Step:
         """
         if self.process is None:
             return
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.wait([self._look])
         if not in_order or not await self._ended(patience):
             assert self.process.stdin is not None
             self.process.stdin.close()
@@ -172,4 +201,8 @@ async def _output(*argv: str) -> str:
     except (asyncio.TimeoutError, TimeoutError):
         process.kill()
         return ""
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
     return out.decode(errors="replace")

@@ -143,6 +143,6 @@ for ((attempt = 0; attempt <= $restarts; attempt++)); do
     reap
     [ $$code -ne 0 ] || exit 0
     say "worker $$worker ended with code $$code, start $$((attempt + 1)) of $$(($restarts + 1))"
-    tail -n 5 "$$log" >&2
+    tail -n 40 "$$log" >&2
 done
 exit $$code
