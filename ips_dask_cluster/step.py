@@ -17,12 +17,15 @@ from ips_dask_cluster import launch
 from ips_dask_cluster.diagnosis import diagnose, holding_steps
 from ips_dask_cluster.errors import ClusterError, StepError
 
-__all__ = ["Step"]
+__all__ = ["Step", "log_tail"]
 
 _TAIL_BYTES = 32768
 _QUOTED_LINES = 12
 _SLURM_COMMAND_SECONDS = 10
 _LOOK_SECONDS = 3
+_GIVEN_UP = re.compile(
+    r"^srun: error: (?:\S+: tasks? \S+: |Node failure on )|^ips-dask: \S+ \S+ cannot reach ", re.M
+)
 
 
 class Step:
@@ -96,25 +99,21 @@ class Step:
             self.process.stdin.write(line.encode() + b"\n")
             await self.process.stdin.drain()
 
-    def tail(self, lines: int = _QUOTED_LINES) -> str:
+    def tail(self) -> str:
         """Return the last lines of its log."""
-        with contextlib.suppress(OSError), open(self.log, "rb") as file:
-            file.seek(max(0, os.path.getsize(self.log) - _TAIL_BYTES))
-            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
-        return ""
+        return "\n".join(log_tail(self.log).splitlines()[-_QUOTED_LINES:])
 
     def error(self) -> StepError:
         """Return why the step ended, as an error to raise."""
         # The cause may be further up than what is worth quoting
-        cause = diagnose(self.exit_code, self.tail(_TAIL_BYTES))
+        cause = diagnose(self.exit_code, log_tail(self.log))
         return StepError(
             self.role, ",".join(self.nodes), self.exit_code, cause, self.tail(), str(self.log)
         )
 
     def given_up(self) -> bool:
         """Tell whether the script has failed on some node while the step goes on elsewhere."""
-        said = r"^srun: error: (?:\S+: tasks? \S+: |Node failure on )"
-        return bool(re.search(said, self.tail(_TAIL_BYTES), re.MULTILINE))
+        return bool(_GIVEN_UP.search(log_tail(self.log)))
 
     async def _end_if_held(self) -> None:
         """End the process if Slurm does not create its step, since others hold the nodes.
@@ -127,7 +126,7 @@ class Step:
         for _ in range(2):
             if await self._ended(_LOOK_SECONDS):
                 return
-            listing = await _output("scontrol", "show", "steps")
+            listing = await _output("scontrol", "show", "step", *self._job())
             holders = holding_steps(listing, self.process.pid)
             if not holders:
                 return
@@ -137,6 +136,11 @@ class Step:
                 f"{', '.join(holders)} runs on {','.join(self.nodes)}\n"
             )
         self.process.terminate()
+
+    def _job(self) -> list[str]:
+        """Return its job's id, if its command line has one: a site has thousands of steps."""
+        options = (word.partition("=") for word in self.argv)
+        return [value for option, _, value in options if option == "--jobid"][:1]
 
     async def end(self, patience: float, in_order: bool) -> None:
         """See to it that the process is gone; never raises.
@@ -184,6 +188,20 @@ class Step:
             step_id, _, job_name = line.partition(" ")
             if job_name == self.job_name:
                 await _output("scancel", step_id)
+
+
+def log_tail(path: Path) -> str:
+    """Return the end of a log, 32 kB at most; nothing when it cannot be read.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    """
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - _TAIL_BYTES))
+        return file.read().decode(errors="replace")
+    return ""
 
 
 async def _output(*argv: str) -> str:

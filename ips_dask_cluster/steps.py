@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import glob
 import shlex
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from ips_dask_cluster import launch
 from ips_dask_cluster.allocation import Allocation, Node
+from ips_dask_cluster.diagnosis import diagnose, recognise
 from ips_dask_cluster.errors import NotEnoughNodesError, StepError
 from ips_dask_cluster.settings import StepSettings
-from ips_dask_cluster.step import Step
+from ips_dask_cluster.step import Step, log_tail
 
 __all__ = ["Steps"]
 
@@ -215,6 +217,12 @@ class Steps:
     async def _start_round(self) -> None:
         workers, self._waiting, self._round = self._waiting, [], None
         await self.start_workers(sorted(workers))
+
+    def symptom(self) -> str:
+        """Return a sentence on the first known symptom in any of the logs, or nothing."""
+        logs = sorted(self.settings.log_directory.glob(f"{glob.escape(self.settings.name)}*.log"))
+        text = "\n".join(log_tail(path) for path in logs)
+        return diagnose(None, text) if recognise(None, text) else ""
 
     # -- ending ----------------------------------------------------------------------------
 

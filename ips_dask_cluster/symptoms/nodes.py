@@ -10,27 +10,28 @@ __all__ = ["NODES", "OWN"]
 OWN: tuple[Symptom, ...] = (
     Symptom(
         "run-directory",
-        r"ips-dask: (?P<what>node \S+ cannot see the directory .*)",
-        "$what",
+        r"ips-dask: node (?P<node>\S+) cannot see the directory (?P<directory>.*)",
+        "node $node cannot see the directory $directory",
         "choose shared_temp_directory (IPS: SIM_ROOT) on a file system that every node mounts",
     ),
     Symptom(
         "step-held",
-        r"ips-dask: (?P<what>Slurm does not start this step while step .*)",
-        "$what",
+        r"ips-dask: Slurm does not start this step while step (?P<steps>.*) runs on (?P<nodes>\S+)",
+        "Slurm does not start this step while step $steps runs on $nodes",
         "end it, or start it with --overlap (a shell on the node: srun --overlap --pty bash)",
     ),
     Symptom(
         "no-scheduler-address",
-        r"ips-dask: (?P<what>node \S+ got no scheduler address .*)",
-        "$what",
+        r"ips-dask: node (?P<node>\S+) got no scheduler address within (?P<seconds>\d+) s",
+        "node $node got no scheduler address within $seconds s",
         "the scheduler did not start in time; look at its log, or raise start_timeout",
     ),
     Symptom(
         "no-route",
-        r"ips-dask: (?P<what>node \S+ cannot reach the scheduler .*)",
-        "$what",
-        "pass interface= with a network that all nodes share, and no host= of one node only",
+        r"ips-dask: node (?P<node>\S+) cannot reach the scheduler at (?P<address>\S+) "
+        r"\((?P<why>.*)\); its own addresses are (?P<own>.*)",
+        "node $node cannot reach the scheduler at $address ($why); its own addresses are $own",
+        "pass interface= with a network that all nodes share",
     ),
 )
 
@@ -143,13 +144,13 @@ NODES: tuple[Symptom, ...] = (
     ),
     Symptom(
         "clock-skew",
-        r"certificate is not yet valid|certificate has expired",
+        r"certificate is not yet valid|certificate (?:has )?expired|alert bad certificate",
         "a node's clock differs from the driver's, so that the TLS certificate is not valid there",
         "tell the site's support; security=False does without TLS",
     ),
     Symptom(
         "tls",
-        r"CERTIFICATE_VERIFY_FAILED|SSLError|TLS handshake failed",
+        r"CERTIFICATE_VERIFY_FAILED|SSLError|\[SSL: \w+\]",
         "a TLS connection within the cluster was refused",
         "pass the same security= to everything that connects; another cluster's key is refused",
     ),
