@@ -26,7 +26,14 @@ from distributed.cli.dask_scheduler import main
 announce = types.ModuleType("ips_dask_announce")
 announce.dask_setup = lambda scheduler: print("ips-dask-scheduler", scheduler.address, flush=True)
 sys.modules[announce.__name__] = announce
-sys.exit(main(args=sys.argv[1:]))
+arguments = sys.argv[1:]
+if {"--interface", "--tls-cert"} <= {*arguments}:
+    # With TLS, distributed sets a host of its own, and then refuses the interface beside it
+    from distributed.utils import get_ip_interface
+    place = arguments.index("--interface")
+    host = get_ip_interface(arguments[place + 1])
+    arguments[place : place + 2] = ["--host", f"tls://{host}"]
+sys.exit(main(args=arguments))
 '
 log=$log_directory/$name.log
 scratch=$$(mktemp -d "$$temporary/ips-dask-XXXXXXXX") || exit 73

@@ -168,10 +168,17 @@ def test_python_that_is_missing(job_id, failed_start):
 # The network
 
 
-def test_interface_that_is_unknown_lists_those_that_are_there(job_id, failed_start):
-    sentence = failed_start(30, interface="nosuch0", security=False)
+@pytest.mark.parametrize("security", [True, False])
+def test_interface_that_is_unknown_lists_those_that_are_there(job_id, failed_start, security):
+    sentence = failed_start(30, interface="nosuch0", security=security)
     assert "no network interface nosuch0, but 'lo'" in sentence
     assert "interface=" in sentence
+
+
+def test_interface_with_tls(job_id):
+    with SlurmAllocationCluster(1, scheduler_options=NO_DASHBOARD, interface="lo") as cluster:
+        cluster.wait_for_workers()
+        assert cluster.scheduler_address.startswith("tls://127.0.0.1:")
 
 
 def test_host_that_is_not_the_node_s(job_id, failed_start):
