@@ -72,14 +72,14 @@ def holding_steps(listing: str, srun_pid: int) -> list[str]:
     for waiting in steps:
         pid = waiting.get("SrunHost:Pid", "").rpartition(":")[2]
         if waiting.get("State") == "PENDING" and pid == str(srun_pid):
-            job = waiting["StepId"].partition(".")[0]
-            nodes = set(expand_hostlist(waiting["NodeList"]))
+            job = waiting.get("StepId", "").partition(".")[0]
+            nodes = set(expand_hostlist(waiting.get("NodeList", "")))
             return [
-                f"{step['StepId']} ({step['Name']})"
+                f"{step['StepId']} ({step.get('Name', '')})"
                 for step in steps
                 # batch, extern and interactive steps hold nothing
                 if re.fullmatch(rf"{job}\.\d+", step.get("StepId", ""))
-                and step["State"] == "RUNNING"
-                and nodes.intersection(expand_hostlist(step["NodeList"]))
+                and step.get("State") == "RUNNING"
+                and nodes.intersection(expand_hostlist(step.get("NodeList", "")))
             ]
     return []

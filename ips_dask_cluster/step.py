@@ -130,7 +130,7 @@ class Step:
             holders = holding_steps(listing, self.process.pid)
             if not holders:
                 return
-        with open(self.log, "a") as log:
+        with contextlib.suppress(OSError), open(self.log, "a") as log:
             log.write(
                 "ips-dask: Slurm does not start this step while step "
                 f"{', '.join(holders)} runs on {','.join(self.nodes)}\n"

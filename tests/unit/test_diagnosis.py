@@ -146,11 +146,18 @@ def test_holding_steps_are_those_of_the_job_on_the_nodes() -> None:
     assert holding_steps(LISTING, 7305) == ["17.0 (bash)"]
 
 
+def test_step_without_a_name_holds_nodes_too() -> None:
+    assert holding_steps(LISTING.replace("Name=bash", "Name="), 7305) == ["17.0 ()"]
+
+
 @pytest.mark.parametrize("pid", [7278, 305, 1])
 def test_srun_that_does_not_wait_is_held_by_nothing(pid: int) -> None:
     assert holding_steps(LISTING, pid) == []
 
 
-@pytest.mark.parametrize("listing", ["", "No job steps in the system\n", "garbage=1\n\nState=?"])
+@pytest.mark.parametrize(
+    "listing",
+    ["", "No job steps in the system\n", "garbage=1\n\nState=PENDING SrunHost:Pid=a:7305"],
+)
 def test_listing_of_nothing(listing: str) -> None:
     assert holding_steps(listing, 7305) == []
