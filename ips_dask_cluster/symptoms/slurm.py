@@ -52,7 +52,7 @@ SLURM: tuple[Symptom, ...] = (
     Symptom(
         "memory-option",
         r"Memory (?:required by task is not available|specification can not be satisfied)",
-        "Slurm finds no memory for the step, or, as 22.05 puts it too, no node with its --constraint",
+        "Slurm finds no memory for the step or (22.05 says the same) no node for its --constraint",
         'pass srun_args_skip=["--mem"], and ' + _OPTIONS,
     ),
     Symptom(
