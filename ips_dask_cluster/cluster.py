@@ -320,7 +320,8 @@ class SlurmAllocationCluster(ScaledByNode):
             if not arrived.issuperset(self.steps.members(worker))
         )
         tails = "\n".join(filter(None, (step.tail() for step in self.steps.all)))
-        raise ClusterStartError(len(arrived), wanted, seconds, missing, tails)
+        cause = self.steps.symptom() if missing else ""
+        raise ClusterStartError(len(arrived), wanted, seconds, missing, tails, cause)
 
     def wait_for_workers(self, n_workers: int | None = None, timeout: Any = None) -> Any:
         """Wait until workers are connected.

@@ -19,7 +19,6 @@ from ips_dask_cluster.errors import ClusterError
 
 __all__ = [
     "SCRATCH",
-    "SYMPTOMS",
     "Apptainer",
     "Charliecloud",
     "Container",
@@ -36,36 +35,6 @@ _VARIABLE = "\0{}\0"
 SCRATCH = _VARIABLE.format("scratch")
 """Stands in `visible` for the node's own scratch directory, whose name only its script knows."""
 _TEMPORARY = _VARIABLE.format("temporary")
-
-SYMPTOMS: tuple[tuple[str, str], ...] = (
-    (
-        r"(?m)^(ch-run\S* error: can't stat: .*?|FATAL: +could not open image.*"
-        r"|Error: (?:short-name|initializing source|unable to copy from source|.*image not known).*"
-        r"|FAILED to (?:lookup \S+|find requested) image.*?)(?: \(ch_\w+\.c:.*)?$",
-        r"the nodes cannot open the container's image: '\1'; look at image=, and put it where "
-        "every node sees it",
-    ),
-    (
-        r"env: .([\w.-]+).: No such file or directory",
-        r"the nodes have no program \1; load its module in job_script_prologue",
-    ),
-    (
-        r"can't execve\(2\): (\S+): No such file|shifter: (\S+): No such file"
-        r'|[`"]([^\s`"]+)[`"]:? (?:executable file )?not found in \$PATH',
-        r"the container has no program \1\2\3; pass python= with one that is in the image",
-    ),
-    (
-        r"ch-run\S* error: can't bind: source not found: (\S+).*",
-        r"the nodes have no directory \1 to show in the container; look at volumes= and "
-        "local_directory=",
-    ),
-    (
-        r"ch-run\S* error: can't mkdir: (\S+?):? (?:Read-only file system|under existing).*",
-        r"the container has no mount point \1; make that directory in the image, bind one above it "
-        "(volumes=), or let ch-run make it (write=True)",
-    ),
-)
-"""What the tools say when they cannot start, and the sentence for it: see `diagnosis`."""
 
 _NO_USER_SITE = {"PYTHONNOUSERSITE": "1"}
 

@@ -137,15 +137,24 @@ class ClusterStartError(ClusterError):
         Names of the nodes whose worker is not there.
     log_tail : str
         The last lines of the steps' logs.
+    cause : str
+        One sentence from :mod:`ips_dask_cluster.diagnosis`, if any symptom is in the logs.
     """
 
     def __init__(
-        self, arrived: int, wanted: int, seconds: float, missing: tuple[str, ...], log_tail: str
+        self,
+        arrived: int,
+        wanted: int,
+        seconds: float,
+        missing: tuple[str, ...],
+        log_tail: str,
+        cause: str = "",
     ) -> None:
-        super().__init__(arrived, wanted, seconds, missing, log_tail)
+        super().__init__(arrived, wanted, seconds, missing, log_tail, cause)
 
     def __str__(self) -> str:
-        arrived, wanted, seconds, missing, log_tail = self.args
+        arrived, wanted, seconds, missing, log_tail, cause = self.args
         nodes = f"; none yet from {', '.join(missing)}" if missing else ""
+        nodes += f": {cause}" if cause else ""
         quoted = "".join(f"\n    {line}" for line in log_tail.splitlines())
         return f"{arrived} of {wanted} workers arrived within {seconds:g} s{nodes}{quoted}"

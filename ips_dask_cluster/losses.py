@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ips_dask_cluster.allocation import expand_hostlist
@@ -24,7 +24,8 @@ _WORKER_ENDED = re.compile(
 )
 _SCRIPT_ENDED = re.compile(r"srun: error: (\S+): tasks? \S+: (.*)")
 _NODE_FAILED = re.compile(r"srun: error: Node failure on (\S+)")
-_OUR_LINE = re.compile(r"ips-dask: |srun: |slurmstepd: ")
+_END_OF_QUOTE = re.compile(r"ips-dask: node \S+ worker |srun: |slurmstepd: ")
+_LINES_BEFORE = 45  # worker.sh quotes 40 of the worker's log
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,14 @@ def read_losses(lines: Sequence[str]) -> Iterator[Loss]:
             reason = diagnose(exit_code, _quoted(lines[number + 1 :]))
             yield Loss(node, worker, exit_code, reason, start != starts)
         elif match := _NODE_FAILED.match(line) or _SCRIPT_ENDED.match(line):
-            reason = diagnose(None, "\n".join(lines[max(0, number - 6) : number + 1]))
+            before = lines[max(0, number - _LINES_BEFORE) : number + 1]
+            reason = diagnose(None, "\n".join(before))
             for node in expand_hostlist(match[1]):
                 yield Loss(node, reason=reason)
 
 
 def _quoted(lines: Sequence[str]) -> str:
-    end = next((i for i, line in enumerate(lines) if _OUR_LINE.match(line)), len(lines))
+    end = next((i for i, line in enumerate(lines) if _END_OF_QUOTE.match(line)), len(lines))
     return "\n".join(lines[:end])
 
 
@@ -110,6 +112,7 @@ class LossWatch:
         self._is_missing = is_missing
         self._report = report
         self._logs: dict[Path, _Log] = {}
+        self._reasons: dict[str, str] = {}
         self._reason = asyncio.Event()
 
     def look(self) -> None:
@@ -139,6 +142,10 @@ class LossWatch:
         if step.role == "worker":
             lines = self._logs.setdefault(step.log, _Log(step.log)).settled_lines(ended)
             for loss in read_losses(lines):
+                if loss.worker:
+                    self._reasons[loss.node] = loss.reason
+                elif loss.node in self._reasons:  # the end of its script is the echo of that
+                    loss = replace(loss, reason=self._reasons[loss.node])
                 self._report(loss, step)
 
 

@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ips_dask_cluster import launch
-from ips_dask_cluster.diagnosis import diagnose
+from ips_dask_cluster.diagnosis import diagnose, holding_steps
 from ips_dask_cluster.errors import ClusterError, StepError
-from ips_dask_cluster.logs import end_of_file
 
-__all__ = ["Step"]
+__all__ = ["Step", "log_tail"]
 
-_TAIL_BYTES = 4096
-_TAIL_LINES = 12
+_TAIL_BYTES = 32768
+_QUOTED_LINES = 12
 _SLURM_COMMAND_SECONDS = 10
+_LOOK_SECONDS = 3
 
 
 class Step:
@@ -50,6 +50,7 @@ class Step:
         self.log = log
         self.job_name = job_name
         self.process: asyncio.subprocess.Process | None = None
+        self._look: asyncio.Task[None] | None = None
 
     @property
     def exit_code(self) -> int | None:
@@ -83,6 +84,8 @@ class Step:
             except OSError as error:
                 message = f"{self.argv[0]} cannot be started: {error.strerror}"
                 raise ClusterError(message) from None
+        if self.job_name:
+            self._look = asyncio.ensure_future(self._end_if_held())
 
     async def send(self, line: str) -> None:
         """Send a line to the scripts of all nodes of the step."""
@@ -94,7 +97,7 @@ class Step:
 
     def tail(self) -> str:
         """Return the last lines of its log."""
-        return "\n".join(end_of_file(self.log, _TAIL_BYTES).splitlines()[-_TAIL_LINES:])
+        return "\n".join(log_tail(self.log).splitlines()[-_QUOTED_LINES:])
 
     def error(self, nodes: str = "", cause: str = "") -> StepError:
         """Return why the step ended, as an error to raise.
@@ -104,10 +107,37 @@ class Step:
         nodes, cause : str
             What is lost, and why. Default: all of the step's nodes, and what its log says.
         """
-        tail = self.tail()
-        cause = cause or diagnose(self.exit_code, tail)
+        # The cause may be further up than what is worth quoting
+        cause = cause or diagnose(self.exit_code, log_tail(self.log))
         nodes = nodes or ",".join(self.nodes)
-        return StepError(self.role, nodes, self.exit_code, cause, tail, str(self.log))
+        return StepError(self.role, nodes, self.exit_code, cause, self.tail(), str(self.log))
+
+    async def _end_if_held(self) -> None:
+        """End the process if Slurm does not create its step, since others hold the nodes.
+
+        srun would wait without limit, and says nothing of it for a minute. Slurm is asked a second
+        time, since a step that just ends holds its nodes for a moment.
+        """
+        assert self.process is not None
+        holders: list[str] = []
+        for _ in range(2):
+            if await self._ended(_LOOK_SECONDS):
+                return
+            listing = await _output("scontrol", "show", "step", *self._job())
+            holders = holding_steps(listing, self.process.pid)
+            if not holders:
+                return
+        with contextlib.suppress(OSError), open(self.log, "a") as log:
+            log.write(
+                "ips-dask: Slurm does not start this step while step "
+                f"{', '.join(holders)} runs on {','.join(self.nodes)}\n"
+            )
+        self.process.terminate()
+
+    def _job(self) -> list[str]:
+        """Return its job's id, if its command line has one: a site has thousands of steps."""
+        options = (word.partition("=") for word in self.argv)
+        return [value for option, _, value in options if option == "--jobid"][:1]
 
     async def end(self, patience: float, in_order: bool) -> None:
         """See to it that the process is gone; never raises.
@@ -121,6 +151,9 @@ class Step:
         """
         if self.process is None:
             return
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.wait([self._look])
         if not in_order or not await self._ended(patience):
             assert self.process.stdin is not None
             self.process.stdin.close()
@@ -154,6 +187,20 @@ class Step:
                 await _output("scancel", step_id)
 
 
+def log_tail(path: Path) -> str:
+    """Return the end of a log, 32 kB at most; nothing when it cannot be read.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    """
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - _TAIL_BYTES))
+        return file.read().decode(errors="replace")
+    return ""
+
+
 async def _output(*argv: str) -> str:
     try:
         process = await asyncio.create_subprocess_exec(
@@ -169,4 +216,8 @@ async def _output(*argv: str) -> str:
     except (asyncio.TimeoutError, TimeoutError):
         process.kill()
         return ""
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
     return out.decode(errors="replace")

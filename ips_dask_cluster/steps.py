@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import glob
 import os
 import shlex
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,9 +12,10 @@ from itertools import groupby
 from ips_dask_cluster import containers, launch, versions
 from ips_dask_cluster.allocation import Allocation, Node
 from ips_dask_cluster.claims import Claims
+from ips_dask_cluster.diagnosis import diagnose, recognise
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError
 from ips_dask_cluster.settings import StepSettings
-from ips_dask_cluster.step import Step
+from ips_dask_cluster.step import Step, log_tail
 
 __all__ = ["Steps"]
 
@@ -300,6 +302,12 @@ class Steps:
                 await self._released.wait()
             if self._closing:
                 raise ClusterError("the cluster is closing")
+
+    def symptom(self) -> str:
+        """Return a sentence on the first known symptom in any of the logs, or nothing."""
+        logs = sorted(self.settings.log_directory.glob(f"{glob.escape(self.settings.name)}*.log"))
+        text = "\n".join(log_tail(path) for path in logs)
+        return diagnose(None, text) if recognise(None, text) else ""
 
     # -- ending ----------------------------------------------------------------------------
 

@@ -65,5 +65,5 @@ disown "$$listener"  # so that bash does not report its end
 wait "$$pid"
 code=$$?
 kill -KILL "$$listener" 2>/dev/null
-[ $$code -eq 0 ] || tail -n 5 "$$log" >&2
+[ $$code -eq 0 ] || tail -n 40 "$$log" >&2
 exit $$code

@@ -77,12 +77,34 @@ fi
 
 # The worker imports while the scheduler starts, then waits for the address on its standard input.
 boot='
-import sys
+import os, sys, threading
 from importlib import import_module
 sys.path.append(sys.path.pop(0))  # modules beside the driver are found, but hide no others
 $check
 main = import_module(sys.argv[1]).main
+
+def reach(address):
+    """Leave with the reason where distributed would try for minutes and say nothing."""
+    import socket, time
+    from distributed import Nanny, Worker
+    from psutil import net_if_addrs
+    time.sleep(10)
+    if any(each.status.name == "running" for each in (*Worker._instances, *Nanny._instances)):
+        return
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), 10).close()
+    except OSError as error:
+        own = [f"{name} {each.address}" for name, found in net_if_addrs().items() for each in found
+               if each.family == socket.AF_INET]
+        node = os.environ.get("IPS_DASK_NODE")
+        print(f"ips-dask: node {node} cannot reach the scheduler at {address} "
+              f"({error.strerror or error}); its own addresses are {own}", file=sys.stderr, flush=True)
+        os._exit(68)
+
 address = sys.stdin.readline().strip()
+if address.startswith(("tcp:", "tls:")):
+    threading.Thread(target=reach, args=[address], daemon=True).start()
 sys.exit(main(args=[address, *sys.argv[2:]]) if address else 0)
 '
 start_worker() {
@@ -146,7 +168,7 @@ for ((attempt = 0; attempt <= $restarts; attempt++)); do
     reap
     [ $$code -ne 0 ] || exit 0
     say "worker $$worker ended with code $$code, start $$((attempt + 1)) of $$(($restarts + 1))"
-    tail -n 5 "$$log" >&2
-    case $$code in 66 | 67) break ;; esac       # another start would see the same node
+    tail -n 40 "$$log" >&2
+    case $$code in 66 | 67 | 68) break ;; esac       # another start would see the same node
 done
 exit $$code

@@ -50,6 +50,10 @@ CLUSTER_EXAMPLES: dict[str, list[tuple[tuple[object, ...], str]]] = {
             "1 of 3 workers arrived within 120 s; none yet from n2, n3\n    line one\n    line two",
         ),
         ((0, 1, 0.5, (), ""), "0 of 1 workers arrived within 0.5 s"),
+        (
+            (0, 1, 9.0, ("n2",), "", "the cause"),
+            "0 of 1 workers arrived within 9 s; none yet from n2: the cause",
+        ),
     ],
 }
 CORE_EXAMPLES: dict[str, list[tuple[tuple[object, ...], str]]] = {

@@ -1,0 +1,279 @@
+"""What goes wrong on a real Slurm, provoked, and the one sentence that the user gets.
+
+What this test bed cannot provoke (memory limits, accounts, Slingshot, other versions) is recorded
+in ``tests/unit/recorded``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from distributed import Security
+
+from ips_dask_cluster import (
+    ClusterError,
+    ClusterStartError,
+    SlurmAllocationCluster,
+    StepError,
+    step,
+)
+from ips_dask_cluster.diagnosis import holding_steps
+from ips_dask_cluster.steps import Steps
+from ips_dask_cluster.testing import LocalSlurm
+
+NO_DASHBOARD = {"dashboard": False}
+#: As by default; an error that comes much earlier came by itself.
+START_TIMEOUT = 120
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]
+
+
+def steps_of_clusters(slurm: LocalSlurm) -> list[str]:
+    names = slurm.run(["squeue", "--steps", "-h", "-o", "%j"]).stdout.split()
+    return [name for name in names if name.startswith("ips-dask")]
+
+
+@pytest.fixture
+def failed_start(slurm: LocalSlurm, wait_until) -> Callable[..., str]:
+    """``failed_start(seconds, **options)``: the sentence of a start that fails in time."""
+
+    def fail(seconds: float, **options) -> str:
+        options = {"scheduler_options": NO_DASHBOARD, "start_timeout": START_TIMEOUT, **options}
+        begin = time.monotonic()
+        with (
+            pytest.raises(StepError) as caught,
+            SlurmAllocationCluster(2, **options) as cluster,
+        ):
+            cluster.wait_for_workers()
+        assert time.monotonic() - begin < seconds, "it came by a time-out"
+        wait_until(lambda: not steps_of_clusters(slurm), 15, "no step is left")
+        return first_line(caught.value)
+
+    return fail
+
+
+# A step cannot start
+
+
+@pytest.fixture
+def running() -> Iterator[list[subprocess.Popen[str]]]:
+    """The sruns of other steps."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture
+def other_step(slurm: LocalSlurm, job_id: str, running) -> Callable[..., str]:
+    """``other_step(*options)``: run one on all nodes of the allocation; its id."""
+
+    def start(*options: str) -> str:
+        environ = {k: v for k, v in os.environ.items() if k.startswith("SLURM_")}
+        argv = ["srun", "-N4", "--ntasks-per-node=1", "--job-name=other", *options]
+        process = subprocess.Popen(
+            [*argv, "sh", "-c", "echo up; exec sleep 100"],
+            env=slurm.environ | environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        running.append(process)
+        for _ in range(4):
+            assert process.stdout.readline() == "up\n"
+        (step_id,) = slurm.steps()
+        return step_id
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("options", "role"), [(["--exact"], "worker"), (["--exact", "-c2"], "scheduler")]
+)
+def test_step_that_holds_the_nodes_is_named_within_seconds(other_step, failed_start, options, role):
+    step_id = other_step(*options)
+    sentence = failed_start(40, srun_args_skip=["--overlap"])
+    assert f"the {role} step on n1" in sentence
+    assert f"Slurm does not start this step while step {step_id} (other)" in sentence
+    assert "start it with --overlap" in sentence
+
+
+def test_step_that_holds_the_nodes_does_no_harm_to_ours(other_step):
+    other_step("--exclusive", "-c2")
+    with SlurmAllocationCluster(2, scheduler_options=NO_DASHBOARD) as cluster:
+        cluster.wait_for_workers()
+        assert cluster.failure is None
+
+
+def test_step_that_waits_a_moment_is_not_ended(other_step, running, monkeypatch):
+    """The other step ends when Slurm has been asked the first time."""
+
+    def look(listing: str, srun_pid: int) -> list[str]:
+        held = holding_steps(listing, srun_pid)
+        looks.append(held)
+        if held:
+            running[0].terminate()
+            running[0].wait(30)
+        return held
+
+    looks = []
+    monkeypatch.setattr(step, "holding_steps", look)
+    other_step("--exact", "-c1")
+    # one CPU a node for the other step, and two of two for the scheduler and the worker
+    options = {"cores": 1, "srun_args_skip": ["--overlap"]}
+    with SlurmAllocationCluster(2, scheduler_options=NO_DASHBOARD, **options) as cluster:
+        cluster.wait_for_workers()
+        assert cluster.failure is None
+    assert [bool(held) for held in looks].count(True) == 1
+
+
+def test_processors(job_id, failed_start):
+    sentence = failed_start(30, cores=64)
+    assert "More processors requested than permitted" in sentence
+    assert "pass a smaller cores=" in sentence
+
+
+def test_option_that_srun_does_not_know(job_id, failed_start):
+    sentence = failed_start(30, srun_extra_args=["--no-such-option=1"])
+    assert 'srun_args_skip=["--no-such-option"]' in sentence
+
+
+def test_gpus_that_are_not_there(job_id, failed_start):
+    assert "GPUs (gres)" in failed_start(30, srun_extra_args=["--gres=gpu:2"])
+
+
+def test_node_that_is_not_held(slurm, allocate, failed_start):
+    allocate(slurm, 2, "--exclusive", "--nodelist=n1,n2")
+    sentence = failed_start(30, srun_extra_args=["--nodelist=n3"])
+    assert "nodes that are not held" in sentence
+
+
+def test_mpi_plugin_that_is_not_there(job_id, failed_start):
+    assert 'srun_args_skip=["--mpi"]' in failed_start(30, srun_extra_args=["--mpi=nosuch"])
+
+
+def test_python_that_is_missing(job_id, failed_start):
+    assert "the nodes have no program /nowhere/python" in failed_start(30, python="/nowhere/python")
+
+
+# The network
+
+
+@pytest.mark.parametrize("security", [True, False])
+def test_interface_that_is_unknown_lists_those_that_are_there(job_id, failed_start, security):
+    sentence = failed_start(30, interface="nosuch0", security=security)
+    assert "no network interface nosuch0, but 'lo'" in sentence
+    assert "interface=" in sentence
+
+
+def test_interface_with_tls(job_id):
+    with SlurmAllocationCluster(1, scheduler_options=NO_DASHBOARD, interface="lo") as cluster:
+        cluster.wait_for_workers()
+        assert cluster.scheduler_address.startswith("tls://127.0.0.1:")
+
+
+def test_host_that_is_not_the_node_s(job_id, failed_start):
+    options = {**NO_DASHBOARD, "host": "203.0.113.1"}
+    assert "look at host= in scheduler_options" in failed_start(30, scheduler_options=options)
+
+
+def test_scheduler_that_the_nodes_cannot_reach(job_id, failed_start, monkeypatch):
+    """They see what nodes see of a scheduler that listens on the loopback of its own node."""
+    announce = Steps.announce
+    monkeypatch.setattr(Steps, "announce", lambda self, _: announce(self, "tls://127.0.0.1:1"))
+    sentence = failed_start(60)
+    assert "cannot reach the scheduler at tls://127.0.0.1:1 (Connection refused)" in sentence
+    assert "its own addresses are ['lo 127.0.0.1'" in sentence
+
+
+def test_worker_with_another_cluster_s_certificates(job_id, shared_tmp_path):
+    """Only the scheduler's log tells, so it is read when the time is up."""
+    authority = shared_tmp_path / "ca.pem"
+    authority.write_text(Security.temporary().tls_ca_file)
+    options = {"worker_extra_args": ["--tls-ca-file", str(authority)], "start_timeout": 15}
+    with (
+        pytest.raises(ClusterStartError) as caught,
+        SlurmAllocationCluster(1, scheduler_options=NO_DASHBOARD, **options) as cluster,
+    ):
+        cluster.wait_for_workers()
+    sentence = first_line(caught.value)
+    assert sentence.startswith("0 of 1 workers arrived within 15 s; none yet from n1: a TLS conn")
+    assert "pass the same security=" in sentence
+
+
+# The allocation ends, or a node
+
+
+def start_and_fail(slurm, wait_until, seconds: float, fail: Callable[[], object]) -> str:
+    """Start a cluster, let it fail, and return the sentence that ``on_failure`` gets."""
+    told = []
+    with SlurmAllocationCluster(
+        2, scheduler_options=NO_DASHBOARD, on_failure=told.append
+    ) as cluster:
+        cluster.wait_for_workers()
+        fail()
+        wait_until(lambda: told, seconds, "on_failure is called")
+        assert len(told) == 1
+        assert cluster.failure is told[0]
+    return first_line(told[0])
+
+
+def test_allocation_that_is_cancelled(slurm, job_id, wait_until):
+    sentence = start_and_fail(slurm, wait_until, 20, lambda: slurm.run(["scancel", job_id]))
+    assert "somebody used scancel" in sentence
+
+
+def test_allocation_that_was_cancelled_before(slurm, job_id, failed_start, wait_until):
+    slurm.run(["scancel", job_id])
+    wait_until(lambda: not slurm.jobs(), 20, "the job is gone")
+    with pytest.raises(ClusterError) as caught:
+        SlurmAllocationCluster(2, scheduler_options=NO_DASHBOARD)
+    assert "the allocation is gone" in first_line(caught.value)
+
+
+def test_time_limit(slurm, job_id, wait_until):
+    """Slurm looks every half minute."""
+    end = ["scontrol", "update", f"JobId={job_id}", "EndTime=now"]
+    sentence = start_and_fail(slurm, wait_until, 80, lambda: slurm.run(end))
+    assert "the allocation reached its time limit; allocate for longer" in sentence
+
+
+@pytest.fixture
+def failing_slurm(shared_tmp_path, monkeypatch) -> Iterator[LocalSlurm]:
+    """Two nodes of its own, since one of them is killed; it leaves its temporary files."""
+    monkeypatch.setenv("TMPDIR", str(shared_tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("IPS_TEST_MARK")  # its daemons outlive the test
+        slurm = LocalSlurm(nodes=2, cpus=2).start()
+    with contextlib.closing(slurm):
+        yield slurm
+
+
+@pytest.mark.parametrize(("options", "node"), [([], "n2"), (["--no-kill"], "n1")])
+def test_node_that_fails(failing_slurm, allocate, wait_until, options, node):
+    """With --no-kill, only the node of the scheduler ends the cluster."""
+    allocate(failing_slurm, 2, "--exclusive", *options)
+    sentence = start_and_fail(failing_slurm, wait_until, 80, lambda: failing_slurm.stop_node(node))
+    assert "Slurm lost" in sentence
+    assert "salloc --no-kill" in sentence
+
+
+def test_node_that_does_not_start_its_part(failing_slurm, allocate):
+    allocate(failing_slurm, 2, "--exclusive")
+    failing_slurm.stop_node("n2")
+    with (
+        pytest.raises(StepError) as caught,
+        SlurmAllocationCluster(2, scheduler_options=NO_DASHBOARD) as cluster,
+    ):
+        cluster.wait_for_workers()
+    assert "node n2 did not start its part of the step" in first_line(caught.value)
+    assert "salloc --exclude=n2" in first_line(caught.value)
