@@ -15,14 +15,17 @@ import shlex
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 from dask.utils import parse_timedelta
+from distributed import WorkerPlugin
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 from distributed.utils import Log, Logs
+from tornado.ioloop import PeriodicCallback
 
 from ips_dask_cluster import allocation as allocations
 from ips_dask_cluster.allocation import Allocation
@@ -30,6 +33,7 @@ from ips_dask_cluster.containers import Container
 from ips_dask_cluster.errors import ClusterError, ClusterStartError, NotEnoughNodesError, StepError
 from ips_dask_cluster.jobqueue import JobQueueCluster
 from ips_dask_cluster.nodes import SrunNode, SrunScheduler
+from ips_dask_cluster.plugin_life import ClusterPlugins
 from ips_dask_cluster.settings import Configured, StepSettings, step_settings
 from ips_dask_cluster.steps import Steps
 
@@ -88,9 +92,13 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         Options of the srun line to leave out, by how they begin.
     template_directory : str or Path, optional
         A site's own copies of ``scheduler.sh``, ``worker.sh`` and ``srun.txt``.
-    start_timeout, close_timeout : float, optional
-        Seconds until the scheduler and the workers must be there (120), and seconds that they
-        get to end by themselves (10).
+    worker_plugins : sequence of WorkerPlugin, optional
+        Dask worker plugins that live as long as the cluster: each worker, also a late or a
+        restarted one, sets them up, and tears them down when it is drained or the cluster closes.
+        :mod:`ips_dask_cluster.plugins` has two ready-made ones.
+    start_timeout, close_timeout, teardown_timeout : float, optional
+        Seconds until the scheduler and the workers must be there (120), seconds that they get to
+        end by themselves (10), and seconds that ``worker_plugins`` get before that (60).
     on_failure : callable, optional
         Called with a ``StepError``, in the cluster's own thread, when a step ends that should
         not have.
@@ -140,6 +148,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         name: str | None = None,
         config_name: str = "slurm-allocation",
         on_failure: Callable[[StepError], None] | None = None,
+        worker_plugins: Sequence[WorkerPlugin] = (),
         asynchronous: bool = False,
         loop: Any = None,
         silence_logs: Any = "error",
@@ -148,6 +157,8 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         settings |= {"cores": cores, "memory": memory, "nanny": nanny, "security": security}
         settings |= {"processes": processes, "worker_per_gpu": worker_per_gpu}
         self._configured = configured = Configured(config_name, settings)
+        seconds = float(configured("teardown-timeout"))
+        self._plugins = ClusterPlugins(worker_plugins, seconds)
         self._failure: StepError | None = None
         self._failure_callback = on_failure
         self.allocation = allocation or _find_allocation(
@@ -228,7 +239,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         return None
 
     def _settings(self) -> StepSettings:
-        return step_settings(
+        settings = step_settings(
             self._configured,
             name=self._name,
             run_directory=self.run_directory,
@@ -240,6 +251,9 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             interface=self._job_kwargs["interface"],
             protocol=self._job_kwargs["protocol"],
         )
+        # Workers also leave because the driver died: plugins get their time then, too
+        grace = settings.grace + self._plugins.seconds
+        return replace(settings, grace=math.ceil(grace))
 
     # -- starting --------------------------------------------------------------------------
 
@@ -247,6 +261,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         if self.status == Status.created:
             self.steps = Steps(self.allocation, self._settings(), self._step_failed)
             self.scheduler_spec["options"]["steps"] = self.steps
+            self.scheduler_spec["options"]["before_workers"] = self._register_plugins
             self.new_spec["options"]["steps"] = self.steps
             for _ in range(self._first_round):
                 self.worker_spec.update(self.new_worker_spec())
@@ -265,6 +280,13 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             if error.__cause__ is None:
                 raise
             raise error.__cause__ from None
+        if self._plugins.seconds:
+            watch = PeriodicCallback(lambda: self._plugins.report(self.scheduler_comm), 2000)
+            self.periodic_callbacks["worker-plugins"] = watch
+            watch.start()
+
+    async def _register_plugins(self, scheduler: str) -> None:
+        await self._plugins.register(scheduler, self.security.get_connection_args("client"))
 
     def _step_failed(self, error: StepError) -> None:
         first = self._failure is None
@@ -290,6 +312,9 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         while True:
             arrived = {info["name"] for info in self.scheduler_info["workers"].values()}
             if len(arrived) >= n_workers:
+                workers = {a: info["name"] for a, info in self.scheduler_info["workers"].items()}
+                left = max(1.0, deadline - loop.time())
+                await self._plugins.wait_set_up(self.scheduler_comm, workers, left)
                 return
             for step in self.steps.all:
                 if step.exit_code not in (None, 0) or step.given_up():
@@ -321,6 +346,8 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             They did not come in time; the message names the nodes that are missing.
         StepError
             The moment a step, or its script on one node, ends.
+        WorkerPluginError
+            One of ``worker_plugins`` could not be set up on a worker, or not in time.
         """
         wanted = len(self.plan) if n_workers is None else n_workers
         return self.sync(self._wait_for_workers, wanted, timeout=timeout)
@@ -398,6 +425,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         if not workers:
             return
         await self._run_on(workers, finish_executing, deadline=deadline)
+        await self._plugins.tear_down(self.scheduler_comm, workers)
         await self.scheduler_comm.retire_workers(names=list(names), close_workers=True, remove=True)
 
     async def _dismiss_workers(self) -> None:
@@ -477,6 +505,8 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         try:
             seconds = float(self._configured("close-timeout"))
             if self.status == Status.running and self.shutdown_scheduler:
+                workers = list(self.scheduler_info["workers"])
+                await self._plugins.tear_down(self.scheduler_comm, workers)
                 await asyncio.wait_for(self._dismiss_workers(), seconds)
             await asyncio.wait_for(super()._close(), seconds)
         except Exception:
@@ -488,7 +518,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
         finally:
             if steps is not None:
                 await steps.close()
-            self._remove_run_directory(keep=self._failure is not None)
+            self._remove_run_directory(keep=self._failure is not None or self._plugins.trouble)
 
     def _remove_run_directory(self, keep: bool) -> None:
         if not keep:

@@ -51,6 +51,13 @@ CLUSTER_EXAMPLES: dict[str, list[tuple[tuple[object, ...], str]]] = {
         ),
         ((0, 1, 0.5, (), ""), "0 of 1 workers arrived within 0.5 s"),
     ],
+    "WorkerPluginError": [
+        (
+            ("prepare", "a-0, a-1", "OSError: no disk"),
+            "the worker plugin 'prepare' could not be set up on a-0, a-1: OSError: no disk; the "
+            "log of the worker has the traceback",
+        )
+    ],
 }
 CORE_EXAMPLES: dict[str, list[tuple[tuple[object, ...], str]]] = {
     "IPSError": [(("why",), "why")],
