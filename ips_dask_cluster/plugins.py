@@ -105,10 +105,13 @@ class _FilesPlugin(WorkerPlugin):
         real = Path(os.path.realpath(self._target))
         if real.is_relative_to(os.path.realpath(self._source)):
             raise ValueError(f"the target {self._target} is inside the source {self._source}")
-        os.makedirs(self._target, exist_ok=True)
-        if not os.access(self._target, os.W_OK | os.X_OK):
-            raise PermissionError(f"the target {self._target} is not writable")
-
+        try:
+            os.makedirs(self._target, exist_ok=True)
+            part = self._part()
+            private_file(part).close()  # what os.access says is not what every file system does
+            os.unlink(part)
+        except OSError as error:
+            raise OSError(f"the target {self._target} is not writable: {error.strerror}") from None
         # of a predecessor, on this or another node, that was killed while it wrote
         for name in os.listdir(self._target):
             if name.startswith(self._part_stem()):
