@@ -214,6 +214,16 @@ def test_closing_and_draining_wait_for_teardown(job_id, shared_tmp_path, wait_un
     assert sorted(os.listdir()) == ["done 0", "done 1"]
 
 
+def test_adapting_waits_for_teardown(job_id, shared_tmp_path, wait_until):
+    """Here Dask itself closes the worker, and only then its node is told to stop."""
+    plugins = [Slow(shared_tmp_path, 6)]
+    with SlurmAllocationCluster(2, worker_plugins=plugins, **OPTIONS) as cluster:
+        cluster.wait_for_workers()
+        cluster.adapt(minimum=1, maximum=2, interval="200 ms", wait_count=1)
+        wait_until(lambda: len(cluster.observed) == 1, 40, "one has left")
+        wait_until(lambda: list(shared_tmp_path.glob("done*")), 30, "it was torn down")
+
+
 def test_closing_waits_for_teardown_no_longer_than_it_may_take(job_id, shared_tmp_path, caplog):
     plugins = [Slow(shared_tmp_path, 3600)]
     with SlurmAllocationCluster(
