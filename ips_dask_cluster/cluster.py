@@ -280,7 +280,7 @@ class SlurmAllocationCluster(JobQueueCluster):  # type: ignore[misc]  # dask-job
             if error.__cause__ is None:
                 raise
             raise error.__cause__ from None
-        if self._plugins.seconds:
+        if self._plugins.plugins:
             watch = PeriodicCallback(lambda: self._plugins.report(self.scheduler_comm), 2000)
             self.periodic_callbacks["worker-plugins"] = watch
             watch.start()

@@ -63,7 +63,7 @@ def source(tmp_path: Path) -> Path:
     (folder / "a b").write_bytes(b"x" * 3_000_000)
     (folder / "deep" / "er" / "file").write_text("text")
     (folder / "deep" / "link").symlink_to("er/file")
-    os.close(os.open(os.fsencode(folder) + b"/caf\xe9", os.O_CREAT))
+    os.close(os.open(os.fsencode(folder) + b"/data\xe9", os.O_CREAT))
     return folder
 
 
