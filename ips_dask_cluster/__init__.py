@@ -16,6 +16,7 @@ from ips_dask_cluster.errors import (
     NotEnoughNodesError,
     SlurmCommandError,
     StepError,
+    WorkerPluginError,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "SlurmAllocationCluster",
     "SlurmCommandError",
     "StepError",
+    "WorkerPluginError",
 ]
 
 __version__ = "0.1.0"

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from distributed import WorkerPlugin
 from distributed.comm import get_address_host
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
@@ -33,6 +34,7 @@ from ips_dask_cluster.errors import ClusterStartError, StepError
 from ips_dask_cluster.logs import read_logs
 from ips_dask_cluster.losses import Loss, LossWatch
 from ips_dask_cluster.nodes import SrunNode, SrunScheduler
+from ips_dask_cluster.plugin_life import ClusterPlugins
 from ips_dask_cluster.reports import TOPIC, Reports
 from ips_dask_cluster.scaling import ScaledByNode
 from ips_dask_cluster.settings import StepSettings, make_run_directory, step_settings
@@ -106,9 +108,9 @@ class SlurmAllocationCluster(ScaledByNode):
         Options of the srun line to leave out, by how they begin.
     template_directory : str or Path, optional
         A site's own copies of ``scheduler.sh``, ``worker.sh`` and ``srun.txt``.
-    start_timeout, close_timeout : float, optional
-        Seconds until the scheduler and the workers must be there (120), and seconds that they
-        get to end by themselves (10).
+    start_timeout, close_timeout, teardown_timeout : float or str, optional
+        Seconds until the scheduler and the workers must be there (120), seconds that they get to
+        end by themselves (10), and seconds that ``worker_plugins`` get before that (60).
     walltime_margin : float or str, optional
         Seconds, or a text such as ``"5 min"``, before the allocation's end at which
         ``on_walltime`` is called and a warning logged. Default: 2 minutes.
@@ -117,6 +119,10 @@ class SlurmAllocationCluster(ScaledByNode):
         see :mod:`ips_dask_cluster.signals`. Default: ``["SIGTERM"]``.
     on_loss : callable, optional
         Called with a ``Loss``, in the cluster's own thread, when a worker or a node is lost.
+    worker_plugins : sequence of WorkerPlugin, optional
+        Dask worker plugins that live as long as the cluster: each worker, also a late or a
+        restarted one, sets them up, and tears them down when it is drained or the cluster closes.
+        :mod:`ips_dask_cluster.plugins` has two ready-made ones.
     on_failure : callable, optional
         Called with a ``StepError``, in the cluster's own thread, when nothing is left to go on
         with: the scheduler or the last node is lost.
@@ -169,6 +175,7 @@ class SlurmAllocationCluster(ScaledByNode):
         on_loss: Callable[[Loss], None] | None = None,
         on_failure: Callable[[StepError], None] | None = None,
         on_walltime: Callable[[float], None] | None = None,
+        worker_plugins: Sequence[WorkerPlugin] = (),
         asynchronous: bool = False,
         loop: Any = None,
         silence_logs: Any = "error",
@@ -180,6 +187,7 @@ class SlurmAllocationCluster(ScaledByNode):
         self._configured = configured = Configured(config_name, settings, parameters)
         callbacks = {"loss": on_loss, "failure": on_failure, "walltime": on_walltime}
         self._reports = Reports(callbacks, self._send_event)
+        self._plugins = ClusterPlugins(worker_plugins, configured("teardown-timeout"))
         self._watching: list[asyncio.Future[None]] = []
         self._given_up: set[str] = set()
         self._start_errors: list[StepError] = []
@@ -257,6 +265,7 @@ class SlurmAllocationCluster(ScaledByNode):
             run_directory=self.run_directory,
             processes=self.workers_per_node,
             gpus_per_worker=self._gpus_per_worker,
+            teardown_seconds=self._plugins.seconds,
             container=self._container,
             environment=self._environment,
             scheduler_environment=self._scheduler_environment,
@@ -271,6 +280,7 @@ class SlurmAllocationCluster(ScaledByNode):
         if self.status == Status.created:
             self.steps = Steps(self.allocation, self._settings(), self._claims, self._step_ended)
             self.scheduler_spec["options"]["steps"] = self.steps
+            self.scheduler_spec["options"]["before_workers"] = self._register_plugins
             self.new_spec["options"]["steps"] = self.steps
             for _ in range(self._first_round):
                 self.worker_spec.update(self.new_worker_spec())
@@ -294,6 +304,13 @@ class SlurmAllocationCluster(ScaledByNode):
             if error.__cause__ is None:
                 raise
             raise error.__cause__ from None
+        self._watching.append(asyncio.ensure_future(self._plugins.watch(self.scheduler_comm)))
+
+    async def _register_plugins(self, scheduler: str) -> None:
+        await self._plugins.register(scheduler, self.security.get_connection_args("client"))
+
+    async def _before_leaving(self, workers: list[str]) -> None:
+        await self._plugins.tear_down(self.scheduler_comm, workers)
 
     async def _wait_for_workers(self, n_workers: int | None = None, timeout: Any = None) -> None:
         loop = asyncio.get_running_loop()
@@ -310,6 +327,9 @@ class SlurmAllocationCluster(ScaledByNode):
                 error, self._start_errors = self._start_errors[0], []
                 raise error
             if len(arrived) >= wanted:
+                workers = {a: info["name"] for a, info in self.scheduler_info["workers"].items()}
+                left = max(1.0, deadline - loop.time())
+                await self._plugins.wait_set_up(self.scheduler_comm, workers, left)
                 return
             if loop.time() > deadline:
                 break
@@ -339,6 +359,9 @@ class SlurmAllocationCluster(ScaledByNode):
             They did not come in time; the message names the nodes that are missing.
         StepError
             The moment it is known that they will not come.
+            The moment a step, or its script on one node, ends.
+        WorkerPluginError
+            One of ``worker_plugins`` could not be set up on a worker, or not in time.
         """
         return self.sync(self._wait_for_workers, n_workers, timeout=timeout)
 
@@ -504,6 +527,7 @@ class SlurmAllocationCluster(ScaledByNode):
             seconds = self._configured("close-timeout")
             if self.status == Status.running and self.shutdown_scheduler:
                 workers = list(self.scheduler_info["workers"])
+                await self._plugins.tear_down(self.scheduler_comm, workers)
                 await asyncio.wait_for(draining.dismiss(self.scheduler_comm, workers), seconds)
             await asyncio.wait_for(super()._close(), seconds)
         except Exception:
@@ -519,7 +543,7 @@ class SlurmAllocationCluster(ScaledByNode):
             self._remove_run_directory()
 
     def _remove_run_directory(self) -> None:
-        if not self._reports.went_wrong:
+        if not self._reports.went_wrong and not self._plugins.trouble:
             shutil.rmtree(self.run_directory, ignore_errors=True)
         for key in self.run_directory.glob("*.pem"):  # logs are worth keeping, keys are not
             key.unlink(missing_ok=True)

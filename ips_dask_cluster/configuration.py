@@ -182,6 +182,7 @@ _KINDS = {
     "srun-args-skip": _WORDS,
     "start-timeout": _DURATION,
     "close-timeout": _DURATION,
+    "teardown-timeout": _DURATION,
     "walltime-margin": _DURATION,
     "close-on-signals": _WORDS,
     "version-check": _FLAG,

@@ -7,7 +7,7 @@ this package.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 import cloudpickle
@@ -17,7 +17,12 @@ __all__ = ["dismiss", "drain"]
 _ROUND_SECONDS = 20.0
 
 
-async def drain(scheduler: Any, names: Collection[str], deadline: float | None = None) -> None:
+async def drain(
+    scheduler: Any,
+    names: Collection[str],
+    before_leaving: Callable[[list[str]], Awaitable[None]],
+    deadline: float | None = None,
+) -> None:
     """Let workers finish the tasks they are executing, take no more, and leave.
 
     ``Client.retire_workers`` does not wait for running tasks: Dask would run them a second time
@@ -29,6 +34,8 @@ async def drain(scheduler: Any, names: Collection[str], deadline: float | None =
         Connection to the scheduler.
     names : collection of str
         Names of workers; one that is not connected is no matter.
+    before_leaving : callable
+        Awaited with their addresses when their tasks have ended.
     deadline : float, optional
         Seconds to wait for running tasks. Default: as long as they take.
     """
@@ -59,6 +66,7 @@ async def drain(scheduler: Any, names: Collection[str], deadline: float | None =
         if all(answers.values()) or (end is not None and loop.time() >= end):
             break
         await asyncio.sleep(0.1)
+    await before_leaving(workers)
     await scheduler.retire_workers(names=list(names), close_workers=True, remove=True)
 
 

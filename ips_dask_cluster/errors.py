@@ -6,7 +6,8 @@
     ├── NotEnoughNodesError         more nodes asked for than the allocation holds
     ├── SlurmCommandError           a Slurm program is missing or refused to answer
     ├── StepError                   a scheduler or worker step ended when it should not have
-    └── ClusterStartError           workers did not arrive in time
+    ├── ClusterStartError           workers did not arrive in time
+    └── WorkerPluginError           a worker plugin could not be set up
 
 Each is built from its plain arguments and makes its text in ``__str__``, so that all of them
 survive pickling between processes.
@@ -20,6 +21,7 @@ __all__ = [
     "NotEnoughNodesError",
     "SlurmCommandError",
     "StepError",
+    "WorkerPluginError",
 ]
 
 
@@ -158,3 +160,27 @@ class ClusterStartError(ClusterError):
         nodes += f": {cause}" if cause else ""
         quoted = "".join(f"\n    {line}" for line in log_tail.splitlines())
         return f"{arrived} of {wanted} workers arrived within {seconds:g} s{nodes}{quoted}"
+
+
+class WorkerPluginError(ClusterError):
+    """A worker plugin could not be set up.
+
+    Parameters
+    ----------
+    plugin : str
+        Its name.
+    workers : str
+        The workers, or the first of them and how many more.
+    reason : str
+        What its ``setup`` raised there.
+    """
+
+    def __init__(self, plugin: str, workers: str, reason: str) -> None:
+        super().__init__(plugin, workers, reason)
+
+    def __str__(self) -> str:
+        plugin, workers, reason = self.args
+        return (
+            f"the worker plugin {plugin!r} could not be set up on {workers}: {reason}; the log of "
+            "the worker has the traceback"
+        )

@@ -6,6 +6,7 @@ These keep ``ProcessInterface``'s promises; the processes behind them belong to 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any
 
@@ -50,11 +51,19 @@ class SrunScheduler(ProcessInterface):  # type: ignore[misc]  # distributed is u
     steps : Steps
         Its ``scheduler`` step is started already. Other options are the scheduler's own; the
         cluster has put them into its command line.
+    before_workers : callable, optional
+        Awaited with the scheduler's address before any worker learns it.
     """
 
-    def __init__(self, steps: Steps, **_options: Any) -> None:
+    def __init__(
+        self,
+        steps: Steps,
+        before_workers: Callable[[str], Awaitable[None]] | None = None,
+        **_options: Any,
+    ) -> None:
         super().__init__()
         self.steps = steps
+        self._before_workers = before_workers
         self._reader: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -78,6 +87,8 @@ class SrunScheduler(ProcessInterface):  # type: ignore[misc]  # distributed is u
             raise ClusterStartError(0, 1, seconds, step.nodes, step.tail()) from None
         self._refuse_loopback(step)
         self._reader = asyncio.ensure_future(_discard_output(step))
+        if self._before_workers is not None:
+            await self._before_workers(self.address)
         await self.steps.announce(self.address)
         await super().start()
 

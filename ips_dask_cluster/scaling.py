@@ -153,4 +153,7 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
         deadline : float, optional
             Seconds to wait for running tasks. Default: as long as they take.
         """
-        await draining.drain(self.scheduler_comm, names, deadline)
+        await draining.drain(self.scheduler_comm, names, self._before_leaving, deadline)
+
+    async def _before_leaving(self, workers: list[str]) -> None:
+        """Do what is to be done on idle workers, by address, before they leave."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from ips_dask_cluster.credentials import tls_arguments
 from ips_dask_cluster.errors import ClusterError
 
 __all__ = ["StepSettings", "make_run_directory", "step_settings"]
+
+_GRACE_SECONDS = 3
 
 #: There is a server for metrics without the pages, too, by default on all addresses.
 _NO_DASHBOARD = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
@@ -97,7 +100,7 @@ class StepSettings:
     restarts: int = 3
     start_timeout: float = 120
     close_timeout: float = 10
-    grace: int = 3
+    grace: int = _GRACE_SECONDS
     srun_extra_args: tuple[str, ...] = ()
     srun_args_skip: tuple[str, ...] = ()
     template_directory: Path | None = None
@@ -144,6 +147,7 @@ def step_settings(
     run_directory: Path,
     processes: int,
     gpus_per_worker: int,
+    teardown_seconds: float,
     container: Container | None,
     environment: Mapping[str, str],
     scheduler_environment: Mapping[str, str],
@@ -160,6 +164,8 @@ def step_settings(
     name, run_directory, processes, gpus_per_worker, container, environment, \
     scheduler_environment
         As for :class:`StepSettings`.
+    teardown_seconds : float
+        What worker plugins get to end, also when workers leave because the driver died.
     scheduler_options : dict
         As dask-jobqueue has merged them, ``security`` among them.
     interface, protocol : str or None
@@ -201,6 +207,7 @@ def step_settings(
         restarts=configured("restarts"),
         start_timeout=float(configured("start-timeout")),
         close_timeout=float(configured("close-timeout")),
+        grace=_GRACE_SECONDS + math.ceil(teardown_seconds),
         srun_extra_args=configured.words("srun-extra-args"),
         srun_args_skip=configured.words("srun-args-skip"),
         template_directory=Path(templates).expanduser() if templates else None,

@@ -55,6 +55,13 @@ CLUSTER_EXAMPLES: dict[str, list[tuple[tuple[object, ...], str]]] = {
             "0 of 1 workers arrived within 9 s; none yet from n2: the cause",
         ),
     ],
+    "WorkerPluginError": [
+        (
+            ("prepare", "a-0, a-1", "OSError: no disk"),
+            "the worker plugin 'prepare' could not be set up on a-0, a-1: OSError: no disk; the "
+            "log of the worker has the traceback",
+        )
+    ],
 }
 CORE_EXAMPLES: dict[str, list[tuple[tuple[object, ...], str]]] = {
     "IPSError": [(("why",), "why")],

@@ -31,6 +31,7 @@ def make(run: Path, options: dict[str, Any] | None = None, **keywords: Any) -> S
         name="c",
         run_directory=run,
         processes=keywords.get("processes", 1),
+        teardown_seconds=0,
         gpus_per_worker=int(keywords.get("worker_per_gpu", False)),
         environment={"A": "1"},
         scheduler_environment={"B": "2"},

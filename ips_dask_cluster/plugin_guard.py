@@ -1,0 +1,197 @@
+"""Worker plugins on the worker: they arrive by value, report their trouble, and end in time.
+
+The driver's side is in ``plugin_life``. What is here runs on workers that need not have this
+package, nor anything but distributed and its own dependencies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+from typing import Any
+
+import cloudpickle
+from distributed.diagnostics.plugin import WorkerPlugin
+
+__all__ = ["STOP_SECONDS", "TOPIC", "ByValue", "guard", "report", "set_up", "tear_down"]
+
+#: Topic of ``Client.get_events`` and ``Client.subscribe_topic`` under which trouble is reported.
+TOPIC = "ips-dask-plugins"
+#: Seconds for a plugin to notice that it shall stop.
+STOP_SECONDS = 3.0
+
+_REPORT_SECONDS = 5.0
+
+logger = logging.getLogger("distributed.ips_dask_plugins")  # so that it is in the worker's log
+
+
+class ByValue:
+    """A function or class of this package that arrives by value, however it is pickled.
+
+    ``cloudpickle.register_pickle_by_value`` alone is not enough: distributed tries plain pickle
+    first, which writes down a reference (distributed #8607).
+
+    Parameters
+    ----------
+    thing : callable
+        What arrives.
+    """
+
+    def __init__(self, thing: Callable[..., Any]) -> None:
+        package = sys.modules[__name__.partition(".")[0]]
+        registered = package.__name__ in cloudpickle.list_registry_pickle_by_value()
+        cloudpickle.register_pickle_by_value(package)
+        try:
+            self._pickled = cloudpickle.dumps(thing)
+        finally:
+            if not registered:
+                cloudpickle.unregister_pickle_by_value(package)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[bytes]]:
+        return cloudpickle.loads, (self._pickled,)
+
+    def __call__(self, *args: Any) -> Any:
+        """Call it here; only so that pickle takes this for a callable."""
+        return cloudpickle.loads(self._pickled)(*args)
+
+
+async def report(worker: Any, plugin: str, action: str, problem: str) -> None:
+    """Tell the driver, by way of the scheduler, and the worker's log.
+
+    When this returns, the scheduler has it: a worker that ends right then loses nothing.
+
+    Parameters
+    ----------
+    worker : distributed.Worker
+        Where it happened.
+    plugin : str
+        Name of the plugin.
+    action : str
+        What it was about, such as ``"teardown"``.
+    problem : str
+        One sentence.
+    """
+    message = {"plugin": plugin, "worker": str(worker.name), "action": action, "problem": problem}
+    logger.warning("worker plugin %r, %s: %s", plugin, action, problem)
+    with contextlib.suppress(OSError, asyncio.TimeoutError):  # no scheduler: the log has it
+        told = worker.scheduler.log_event(topic=TOPIC, msg=message)
+        await asyncio.wait_for(told, _REPORT_SECONDS)
+
+
+def _describe(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return text.encode(errors="backslashreplace").decode()
+
+
+class _Unloadable(WorkerPlugin):
+    """Stands for a plugin that cannot be unpickled where the worker runs."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def setup(self, worker: Any) -> None:
+        raise self.error
+
+
+def guard(pickled: bytes, name: str, seconds: float) -> WorkerPlugin:
+    """Unpickle a plugin on a worker; its trouble will be reported, its teardown ends in time.
+
+    The plugin stays the user's own object, since tasks look it up in ``Worker.plugins``.
+
+    Parameters
+    ----------
+    pickled : bytes
+        The plugin.
+    name : str
+        Under which it is registered.
+    seconds : float
+        That an asynchronous teardown may take; it is cancelled then.
+
+    Returns
+    -------
+    WorkerPlugin
+        Where it could not be unpickled, one whose ``setup`` raises the reason.
+    """
+    plugin: Any
+    try:
+        plugin = cloudpickle.loads(pickled)
+    except Exception as error:
+        plugin = _Unloadable(error)
+    inner_setup, inner_teardown = plugin.setup, plugin.teardown
+
+    async def run(worker: Any, action: str, function: Callable[..., Any], limit: Any) -> str:
+        try:
+            result = function(worker=worker)
+            if isawaitable(result):
+                await _in_time(result, limit)
+        except Exception as error:
+            problem = _describe(error)
+            await report(worker, name, action, problem)
+            vars(plugin)["_ips_dask_setup"] = problem
+            raise
+        return ""
+
+    async def setup(worker: Any) -> None:
+        vars(plugin)["_ips_dask_setup"] = await run(worker, "setup", inner_setup, None)
+
+    async def teardown(worker: Any) -> None:
+        await run(worker, "teardown", inner_teardown, seconds)
+
+    # in the instance, past any __setattr__ of a frozen class
+    vars(plugin).update(setup=setup, teardown=teardown)
+    return plugin
+
+
+async def _in_time(awaitable: Awaitable[Any], seconds: float | None) -> None:
+    task = asyncio.ensure_future(awaitable)
+    await asyncio.wait({task}, timeout=seconds)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=2 * STOP_SECONDS)
+        raise TimeoutError(f"it was not done after {seconds:g} s and was cancelled")
+    task.result()
+
+
+async def set_up(names: list[str], seconds: float, dask_worker: Any = None) -> dict[str, str]:
+    """Wait, on a worker, until plugins are set up.
+
+    Parameters
+    ----------
+    names : list of str
+        Of plugins that went through :func:`guard`.
+    seconds : float
+        To wait at most.
+
+    Returns
+    -------
+    dict of str to str
+        Why each of those that failed did, or is not ready.
+    """
+    end = asyncio.get_running_loop().time() + seconds
+    while True:
+        plugins = {name: vars(dask_worker.plugins.get(name, _Unloadable)) for name in names}
+        states = {name: state.get("_ips_dask_setup") for name, state in plugins.items()}
+        late = asyncio.get_running_loop().time() > end
+        if late or None not in states.values():
+            slow = f"setup was not done after {seconds:g} s"
+            return {n: slow if s is None else s for n, s in states.items() if s != ""}
+        await asyncio.sleep(0.02)
+
+
+async def tear_down(names: list[str], dask_worker: Any = None) -> None:
+    """Remove plugins from a worker that is about to leave; it takes no new task from here on.
+
+    Parameters
+    ----------
+    names : list of str
+        Of plugins that went through :func:`guard`.
+    """
+    from distributed.core import Status
+
+    dask_worker.status = Status.closing_gracefully
+    here = [name for name in names if name in dask_worker.plugins]
+    await asyncio.gather(*(dask_worker.plugin_remove(name) for name in here))
