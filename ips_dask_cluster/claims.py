@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import time
+import zlib
 
 from ips_dask_cluster.allocation import Allocation, nodes_of_steps
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError, SlurmCommandError
@@ -50,7 +51,9 @@ class Claims:
             raise ClusterError(f"a cluster named {cluster!r} runs in Slurm job {job_id} already")
 
     def _name(self, what: str) -> str:
-        return f"\0ips-dask {os.getuid()} {self.job_id} {what}"
+        # Job ids are those of one Slurm, of which there may be several for tests
+        slurm = zlib.crc32(os.environ.get("SLURM_CONF", "").encode())
+        return f"\0ips-dask {os.getuid()} {slurm:x} {self.job_id} {what}"
 
     def _bind(self, what: str) -> bool:
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -26,7 +26,7 @@ def test_without_an_allocation_it_takes_this_machine_and_says_so(
         wait_until(lambda: len(cluster.observed) == 1, 20, "one worker is left")
         cluster.scale(2)
         cluster.wait_for_workers()
-        assert cluster.observed == cluster.plan == {f"{cluster.name}-0", f"{cluster.name}-1"}
+        assert cluster.observed == cluster.plan == {f"{cluster.name}-0", f"{cluster.name}-2"}
         assert "--ntasks-per-node" not in cluster.job_script()
     assert list(tmp_path.iterdir()) == []
     (said,) = [record.getMessage() for record in caplog.records if record.levelno >= 30]

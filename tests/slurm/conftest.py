@@ -6,9 +6,12 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
+from ips_dask_cluster import allocation
+from ips_dask_cluster.allocation import Allocation
 from ips_dask_cluster.testing import LocalSlurm
 
 _SECONDS = 30
@@ -48,6 +51,17 @@ def allocate(monkeypatch: pytest.MonkeyPatch, shared_tmp_path) -> Iterator[Calla
 def job_id(slurm: LocalSlurm, allocate) -> str:
     """An exclusive allocation of four nodes."""
     return allocate(slurm, 4, "--exclusive")
+
+
+@pytest.fixture
+def larger_than_held() -> Callable[[], Allocation]:
+    """``larger_than_held()``: the allocation, had it 64 CPUs a node, which srun refuses."""
+
+    def read() -> Allocation:
+        held = allocation.read()
+        return replace(held, nodes=tuple(replace(node, cpus=64) for node in held.nodes))
+
+    return read
 
 
 @pytest.fixture

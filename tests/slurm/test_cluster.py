@@ -262,8 +262,10 @@ def failing_start(seconds: float, **options):
     yield str(caught.value)
 
 
-def test_too_many_cpus_quotes_srun_at_once(slurm, job_id, shared_tmp_path, wait_until):
-    with failing_start(30, srun_extra_args=["--cpus-per-task=64"]) as message:
+def test_too_many_cpus_quotes_srun_at_once(
+    slurm, job_id, larger_than_held, shared_tmp_path, wait_until
+):
+    with failing_start(30, allocation=larger_than_held()) as message:
         assert "the worker step on n1,n2,n3,n4 ended with exit code 1" in message
         assert "srun: error: Unable to create step" in message
         assert "allocate with --exclusive, or pass a smaller cores=" in message

@@ -129,15 +129,15 @@ def test_step_that_waits_a_moment_is_not_ended(other_step, running, monkeypatch)
     monkeypatch.setattr(step, "holding_steps", look)
     other_step("--exact", "-c1")
     # one CPU a node for the other step, and two of two for the scheduler and the worker
-    options = {"cores": 1, "srun_args_skip": ["--overlap"]}
+    options = {"srun_extra_args": ["--cpus-per-task=1"], "srun_args_skip": ["--overlap"]}
     with SlurmAllocationCluster(2, scheduler_options=NO_DASHBOARD, **options) as cluster:
         cluster.wait_for_workers()
         assert cluster.failure is None
     assert [bool(held) for held in looks].count(True) == 1
 
 
-def test_processors(job_id, failed_start):
-    sentence = failed_start(30, cores=64)
+def test_processors(job_id, failed_start, larger_than_held):
+    sentence = failed_start(30, allocation=larger_than_held())
     assert "More processors requested than permitted" in sentence
     assert "pass a smaller cores=" in sentence
 

@@ -107,7 +107,7 @@ def test_plugins_live_as_long_as_the_cluster(job_id, shared_tmp_path, wait_until
         wait_until(lambda: len(cluster.observed) == 3, 20, "it is gone")
     assert notes(folder)[-4:] == ["teardown 0", "teardown 1", "teardown 2", "teardown 3"]
     assert len(notes(folder)) == 9
-    assert caplog.messages == []
+    assert [str(loss) for loss in cluster.losses] == caplog.messages
     assert os.listdir() == ["notes"]
 
 
@@ -150,7 +150,7 @@ def test_a_setup_that_fails_is_one_error(job_id):
         f"the worker plugin 'licence' could not be set up on {name}-0, {name}-1: LookupError: no "
         "licence server; the log of the worker has the traceback"
     )
-    log = (cluster.run_directory / f"{name}-0.log").read_text()
+    log = (cluster.run_directory / f"{name}-worker-n1.log").read_text()
     assert 'raise LookupError("no licence server")' in log
 
 
@@ -287,7 +287,8 @@ def test_what_could_not_be_done_reaches_the_driver(job_id, shared_tmp_path, node
         f"more: {node_folder} is no directory: nothing was copied"
     ]
     for number in range(4):
-        assert "nothing was copied" in (cluster.run_directory / f"{name}-{number}.log").read_text()
+        log = cluster.run_directory / f"{name}-worker-n{number + 1}.log"
+        assert "nothing was copied" in log.read_text()
     assert list(cluster.run_directory.glob("*.pem")) == []
 
 
