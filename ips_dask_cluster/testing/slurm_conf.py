@@ -98,6 +98,8 @@ def slurm_conf(settings: Settings) -> str:
         "MpiDefault=none",
         "SwitchType=switch/none",
         "ReturnToService=2",
+        # Heterogeneous jobs wait for the backfill scheduler, every 30 s by default
+        "SchedulerParameters=bf_interval=1",
         "KillWait=5",
         "SlurmdTimeout=15",
         *(["GresTypes=gpu"] if gpus else []),

@@ -60,6 +60,7 @@ SlurmdParameters=config_overrides
 MpiDefault=none
 SwitchType=switch/none
 ReturnToService=2
+SchedulerParameters=bf_interval=1
 KillWait=5
 SlurmdTimeout=15
 GresTypes=gpu
