@@ -108,7 +108,11 @@ def start_cluster(
             scheduler_env={"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"},
             on_failure=lambda error: on_failure(str(error)),
         )
-    except ClusterError as error:
+    except (
+        ClusterError,
+        TypeError,
+        ValueError,
+    ) as error:  # also from the user's dask configuration
         raise DaskClusterError(str(error)) from None
     try:
         cluster.wait_for_workers()

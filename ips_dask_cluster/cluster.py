@@ -196,23 +196,9 @@ class SlurmAllocationCluster(ScaledByNode):
             configured("launcher"), job_id, nodes or n_workers, configured("cores")
         )
         self.allocation = found if nodelist is None else allocations.selected(found, nodelist)
-        self._gpus_per_worker = int(configured("gpus-per-worker") or configured("worker-per-gpu"))
-        self.workers_per_node = (
-            allocations.portions_of_gpus(self.allocation, self._gpus_per_worker)
-            if self._gpus_per_worker
-            else configured("processes")
-        )
-        if nodes is None and n_workers is not None:
-            nodes = math.ceil(n_workers / self.workers_per_node)
         where = self.allocation.job_id or "local"
         name = name or f"{configured('name')}-{where}-{uuid.uuid4().hex[:6]}"
-        self._claims = Claims(self.allocation.job_id, name)
-        try:
-            self._first_round = len(self._claims.take_nodes(self.allocation, nodes))
-            self.run_directory = make_run_directory(configured("shared-temp-directory"), name)
-        except BaseException:
-            self._claims.close()
-            raise
+        self._take_nodes(name, nodes, n_workers)
         self._container = container
         self._environment = dict(env or {})
         self._scheduler_environment = dict(scheduler_env or {})
@@ -253,6 +239,25 @@ class SlurmAllocationCluster(ScaledByNode):
         self.status = Status.closed
 
     # -- before the start ------------------------------------------------------------------
+
+    def _take_nodes(self, name: str, nodes: int | None, n_workers: int | None) -> None:
+        """Claim the nodes of the first round, and make the run directory."""
+        configured = self._configured
+        self._gpus_per_worker = int(configured("gpus-per-worker") or configured("worker-per-gpu"))
+        self.workers_per_node = (
+            allocations.portions_of_gpus(self.allocation, self._gpus_per_worker)
+            if self._gpus_per_worker
+            else configured("processes")
+        )
+        if nodes is None and n_workers is not None:
+            nodes = math.ceil(n_workers / self.workers_per_node)
+        self._claims = Claims(self.allocation.job_id, name)
+        try:
+            self._first_round = len(self._claims.take_nodes(self.allocation, nodes))
+            self.run_directory = make_run_directory(configured("shared-temp-directory"), name)
+        except BaseException:
+            self._claims.close()
+            raise
 
     def _get_worker_security(self, security: Any) -> None:
         """Leave certificates to ``credentials``: dask-jobqueue would write them to the cwd."""
