@@ -7,7 +7,9 @@ reason. Nothing that a task does raises out of :meth:`Runner.run`.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -19,9 +21,73 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-__all__ = ["Runner"]
+__all__ = ["Journal", "Runner"]
 
 _TERMINATION_GRACE = 3.0
+_INLINE_BYTES = 4096  # of a record; a longer one gets a file of its own
+
+
+class Journal:
+    """Where a worker notes what it has begun, and the record of what has ended.
+
+    It outlives the worker's process, so that a task that has ended is never run again. It does not
+    outlive a node that loses what it has not written to disk.
+
+    Parameters
+    ----------
+    directory : str
+        A directory that everybody sees who wants to read it.
+    worker : str
+        Name of the worker; each of its processes has a journal of its own.
+    """
+
+    def __init__(self, directory: str, worker: str) -> None:
+        self._directory = directory
+        name = f"{worker}-{socket.gethostname()}-{os.getpid()}.journal"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        try:
+            self._file = os.open(os.path.join(directory, name), flags, 0o600)
+        except OSError:  # tasks can run without it; what it could have saved is told as lost
+            self._file = -1
+
+    def begun(self, key: str, record: bytes) -> None:
+        """Note that a task begins."""
+        self._note({"key": key, "begun": base64.b64encode(record).decode()})
+
+    def ended(self, key: str, record: bytes) -> dict[str, Any]:
+        """Note that a task has ended and return where its record is.
+
+        Returns
+        -------
+        dict
+            ``record``, the bytes themselves, or ``file``, a name in the directory.
+        """
+        if len(record) > _INLINE_BYTES:
+            name = f"{key.rpartition('-')[2]}.result"  # the rest of a key may be no file name
+            try:
+                self._write(name, record)
+            except OSError:
+                self._note({"key": key, "unstored": True})
+                return {"record": record}
+            self._note({"key": key, "file": name})
+            return {"file": name}
+        self._note({"key": key, "ended": base64.b64encode(record).decode()})
+        return {"record": record}
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # one write: lines of threads do not mix
+            os.write(self._file, json.dumps(entry).encode() + b"\n")
+
+    def _write(self, name: str, record: bytes) -> None:
+        path = os.path.join(self._directory, name)
+        try:
+            with open(f"{path}.part", "xb") as file:
+                file.write(record)
+            os.rename(f"{path}.part", path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{path}.part")
+            raise
 
 
 class Runner:
@@ -42,7 +108,7 @@ class Runner:
         self._running: list[dict[str, Any]] = []
 
     def run(
-        self, task: dict[str, Any], started: Callable[[dict[str, Any]], None]
+        self, task: dict[str, Any], started: Callable[[dict[str, Any]], object]
     ) -> dict[str, Any]:
         """Run one task to its end and return its record.
 
@@ -53,7 +119,8 @@ class Runner:
             ``kwargs``; for a binary also ``cwd``, ``logfile``, ``errfile`` (paths or None),
             ``timeout`` (seconds or None) and ``env`` (dict, on top of the worker's environment).
         started : callable
-            Called with the first part of the record when the task starts.
+            Called with the first part of the record before the task starts, which it does not do if
+            the answer is False.
 
         Returns
         -------
@@ -77,8 +144,9 @@ class Runner:
             if self._is_cancelled(task["pool"]):
                 outcome = {"status": "cancelled", "exit_status": 1, "error": "cancelled"}
             else:
-                started(dict(record))
-                outcome = self._binary(task) if "argv" in task else _call(task)
+                outcome = {"status": "cancelled", "exit_status": 1, "error": "not started"}
+                if started(dict(record)) is not False:
+                    outcome = self._binary(task) if "argv" in task else _call(task)
         except (OSError, ValueError) as error:
             # not on this node: the binary, the directory or the log file; or no argument at all
             status = 127 if isinstance(error, FileNotFoundError) else 126

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ips_core.dask_cluster import ClusterRequest, shifter_arguments
@@ -87,7 +88,13 @@ class DaskBackend:
         return ClusterRequest(nodes, threads, cores or None, resources.launcher, shifter, per_gpu)
 
     def start(
-        self, pool: str, tasks: list[Task], request: ClusterRequest, plugin: Any, begin: float
+        self,
+        pool: str,
+        tasks: list[Task],
+        request: ClusterRequest,
+        plugin: Any,
+        retries: int,
+        begin: float,
     ) -> DaskRun:
         """Start working off tasks, on a cluster that is started if there is none like it.
 
@@ -101,6 +108,8 @@ class DaskBackend:
             As :meth:`request` returned it.
         plugin : WorkerPlugin or None
             Lives on the workers as long as the run.
+        retries : int
+            How often a task is run again whose worker was lost.
         begin : float
             When the pool was submitted.
 
@@ -128,7 +137,8 @@ class DaskBackend:
                 lambda trouble: self._finished(name, pool, begin, trouble),
             )
             client = self._client(reached)
-            run = DaskRun(name, tasks, client, reached.slots, report, plugin)
+            journal = Path(reached.run_directory)
+            run = DaskRun(name, tasks, client, reached.slots, journal, report, retries, plugin)
             self._runs[name] = (reached.address, request, run)
             run.start()
             if reached.address in self._lost:  # while this was on its way
@@ -143,7 +153,7 @@ class DaskBackend:
         """Return the client for a cluster; one serves all pools of the component."""
         from distributed import Client
 
-        from ips_core.pools.dask_run import START_TOPIC
+        from ips_core.pools.on_cluster import START_TOPIC
 
         client = self._clients.get(reached.address)
         if client is not None:
@@ -158,7 +168,7 @@ class DaskBackend:
     def _hear_start(self, event: tuple[float, dict[str, Any]]) -> None:
         record = unpack(event[1]["record"])
         for _, _, run in list(self._runs.values()):
-            run.hear_start(record)
+            run.hear_start(event[1]["key"], record)
 
     def _finished(self, name: str, pool: str, begin: float, trouble: str) -> None:
         _, request, _ = self._runs.pop(name)

@@ -1,8 +1,9 @@
 """Works off the tasks of a pool on a Dask cluster.
 
-A thread of the component's process keeps a bounded number of Dask tasks in flight, takes results
+A thread of the component's process keeps a bounded number of Dask tasks in flight, takes records
 as they come, and reports every start and end. A task's own failure is part of its record; Dask
-errors mean that a worker or the cluster was lost.
+errors mean that a worker or the cluster was lost. Whether a task whose worker was lost had ended is
+in that worker's journal: what has ended is never run again.
 """
 
 from __future__ import annotations
@@ -14,103 +15,22 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
 
 from ips_core.errors import TaskError, describe
+from ips_core.pools.journal import JournalReader
+from ips_core.pools.on_cluster import cancel_function, task_function
 from ips_core.pools.task import Task
 
-__all__ = ["START_TOPIC", "DaskRun", "PoolReport", "runner_plugin"]
+__all__ = ["DaskRun", "PoolReport"]
 
-START_TOPIC = "ips-task-start"
-_RETRIES_OF_LOST_WORKERS = 2
 _CANCEL_SECONDS = 10
 _FAILED = {"status": "failed", "exit_status": 1}
 _WINDOW = 2  # Dask tasks in flight for each thread of the cluster
-
-
-class _ByValue:
-    """A callable that arrives on workers by value.
-
-    ``Client.submit`` pickles a function of an importable module by reference, also when the
-    module is registered for pickling by value (distributed #8607).
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._pickled = cloudpickle.dumps(function)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[bytes]]:
-        return cloudpickle.loads, (self._pickled,)
-
-    def __call__(self, *args: Any) -> Any:
-        return cloudpickle.loads(self._pickled)(*args)
-
-
-def runner_plugin() -> Any:
-    """Return the worker plugin that carries ``task_runner.Runner`` to a cluster's workers."""
-    from distributed.diagnostics.plugin import WorkerPlugin
-
-    from ips_core import task_runner
-
-    cloudpickle.register_pickle_by_value(task_runner)
-    runner_class = task_runner.Runner
-
-    class TaskRunner(WorkerPlugin):  # type: ignore[misc]  # local, so that it travels by value
-        name = "ips-task-runner"
-        idempotent = True
-
-        async def setup(self, worker: Any) -> None:
-            import sys
-
-            # What a callable prints is seen while it runs, and so are its warnings: as for
-            # programs, stderr joins stdout. Dask's own logging keeps the worker's.
-            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-            sys.stderr = sys.stdout
-            self.runner = runner_class(str(worker.name))
-            # every task takes slots, so that tasks of several slots can never overbook a node
-            await worker.set_resources(slot=worker.state.nthreads)
-
-        def teardown(self, worker: Any) -> None:
-            self.runner.cancel()
-
-    return TaskRunner()
-
-
-def _make_stub() -> _ByValue:
-    def run_task(payload: bytes) -> bytes:
-        import traceback
-
-        import cloudpickle
-        from distributed import get_worker
-
-        worker = get_worker()
-        runner = worker.plugins["ips-task-runner"].runner
-        record = runner.run(
-            cloudpickle.loads(payload),
-            # pickled: an odd name would break the worker's connection, which knows only UTF-8
-            lambda begun: worker.log_event("ips-task-start", {"record": cloudpickle.dumps(begun)}),
-        )
-        try:
-            return cloudpickle.dumps(record)
-        except Exception as error:
-            lost = {
-                "status": "failed",
-                "exit_status": 1,
-                "value": None,
-                "error": f"its result cannot be pickled: {error}",
-                "traceback": traceback.format_exc(),
-            }
-            return cloudpickle.dumps(record | lost)
-
-    return _ByValue(run_task)
-
-
-def _make_canceller() -> _ByValue:
-    def cancel(pool: str, dask_worker: Any = None) -> list[dict[str, Any]]:
-        return dask_worker.plugins["ips-task-runner"].runner.cancel(pool)
-
-    return _ByValue(cancel)
+_JOURNAL_SECONDS = 0.5  # for the kernel to write out the files of a worker that was killed
 
 
 @dataclass
@@ -120,14 +40,16 @@ class _Attempt:
     task: Task
     number: int = 1
     begun: dict[str, Any] | None = None
+    future: Any = None
 
 
 @dataclass(frozen=True)
 class _News:
-    """What the run's thread is told: a start, an end, or that the cluster is lost."""
+    """What the run's thread is told: a start, a record, a future's or the cluster's end."""
 
     kind: str
     body: Any = None
+    key: str = ""
 
 
 @dataclass
@@ -163,8 +85,12 @@ class DaskRun:
         Connected to the cluster.
     slots : int
         Threads of the whole cluster.
+    journal : pathlib.Path
+        Where the workers keep their journals.
     report : PoolReport
         Hears of starts and ends.
+    retries : int
+        How often a task is run again whose worker was lost.
     plugin : WorkerPlugin or None
         Lives on every worker for as long as the run.
     """
@@ -175,7 +101,9 @@ class DaskRun:
         tasks: list[Task],
         client: Any,
         slots: int,
+        journal: Path,
         report: PoolReport,
+        retries: int,
         plugin: Any = None,
     ) -> None:
         self._pool = pool
@@ -183,14 +111,18 @@ class DaskRun:
         self._client = client
         self._window = max(1, slots * _WINDOW)
         self._report = report
+        self._retries = retries
         self._plugin = plugin
         self._news: queue.SimpleQueue[_News] = queue.SimpleQueue()
         self._results: dict[str, Any] = {}
         self._error: BaseException | None = None
-        self._in_flight: dict[Any, _Attempt] = {}
-        self._running: dict[str, _Attempt] = {}
+        self._in_flight: dict[str, _Attempt] = {}  # by the key of the Dask task
+        self._journal = JournalReader(journal, self._in_flight)
+        self._doubtful: dict[str, Any] = {}  # why the future ended although no record came
+        self._settle_at = 0.0
         self._stopped = ""
-        self._stub = _make_stub()
+        self._function = task_function()
+        self._end_topic = f"ips-task-end-{uuid.uuid4().hex}"
         self._cluster_lost = False
         # Waited for instead of the thread: after a join that a signal has interrupted, Python takes
         # the thread for ended (bpo-45274)
@@ -205,6 +137,7 @@ class DaskRun:
         Exception
             Whatever the plugin's ``setup`` raised on a worker.
         """
+        self._client.subscribe_topic(self._end_topic, self._hear_end)
         if self._plugin is not None:
             try:
                 self._client.register_plugin(self._plugin, name=self._pool)
@@ -234,10 +167,13 @@ class DaskRun:
         """Tell the run that its cluster is lost."""
         self._news.put(_News("lost", reason))
 
-    def hear_start(self, record: dict[str, Any]) -> None:
+    def hear_start(self, key: str, record: dict[str, Any]) -> None:
         """Tell the run that a task has started."""
         if record["pool"] == self._pool:
-            self._news.put(_News("started", record))
+            self._news.put(_News("started", record, key))
+
+    def _hear_end(self, event: tuple[float, dict[str, Any]]) -> None:
+        self._news.put(_News("record", event[1], event[1]["key"]))
 
     # -- the run's thread --------------------------------------------------------------------
 
@@ -246,15 +182,25 @@ class DaskRun:
             waiting = iter([_Attempt(task) for task in self._tasks])
             self._fill(waiting)
             while self._in_flight:
-                self._take(self._news.get())
+                self._take(self._next_news())
                 self._fill(waiting)
         except BaseException as error:
             self._error = error
         finally:
             self._end()
 
+    def _next_news(self) -> _News:
+        if not self._doubtful:
+            return self._news.get()
+        try:
+            return self._news.get(timeout=max(0.0, self._settle_at - time.monotonic()))
+        except queue.Empty:
+            return _News("settle")
+
     def _end(self) -> None:
         trouble = self._stopped
+        with contextlib.suppress(Exception):
+            self._client.unsubscribe_topic(self._end_topic)
         try:
             if self._plugin is not None and not self._cluster_lost:
                 self._client.unregister_worker_plugin(self._pool)
@@ -282,66 +228,106 @@ class DaskRun:
             text = f"it cannot be sent to a worker: {type(error).__name__}: {error}"
             self._finish(attempt, self._failed(attempt, text) | _FAILED)
             return
-        future = self._client.submit(
-            self._stub,
-            payload,
-            # any bytes may be in a name that comes from a file
-            key=f"{attempt.task.name.encode('ascii', 'replace').decode()}-{uuid.uuid4().hex}",
+        # any bytes may be in a name that comes from a file
+        key = f"{attempt.task.name.encode('ascii', 'replace').decode()}-{uuid.uuid4().hex}"
+        self._in_flight[key] = attempt
+        attempt.future = self._client.submit(
+            self._function,
+            *(key, self._end_topic, payload),
+            key=key,
             pure=False,
             resources={"slot": 1},
         )
-        self._in_flight[future] = attempt
-        self._running[attempt.task.name] = attempt
-        future.add_done_callback(lambda done: self._news.put(_News("ended", done)))
+        attempt.future.add_done_callback(lambda done: self._news.put(_News("done", done, key)))
 
     def _take(self, news: _News) -> None:
-        if news.kind == "started":
-            attempt = self._running.get(news.body["name"])
-            if attempt is not None:
+        if news.kind == "settle":
+            self._settle()
+        elif news.kind in ("cancel", "lost"):
+            if not self._stopped:
+                self._stop("cancelled" if news.kind == "cancel" else news.body, news.kind)
+        elif news.key in self._in_flight:
+            attempt = self._in_flight[news.key]
+            if news.kind == "started":
                 self._launch(attempt, news.body)
-        elif news.kind == "ended":
-            attempt = self._in_flight.pop(news.body, None)
-            if attempt is not None:
-                self._end_attempt(attempt, news.body)
-        elif not self._stopped:
-            self._stop("cancelled" if news.kind == "cancel" else news.body, news.kind == "cancel")
+            elif news.kind == "record":
+                self._take_record(news.key, self._bytes(news.body))
+            else:  # the record comes first, if it comes
+                self._doubtful[news.key] = news.body.status, _error_of(news.body)
+                self._settle_at = time.monotonic() + _JOURNAL_SECONDS
 
-    def _end_attempt(self, attempt: _Attempt, future: Any) -> None:
-        if future.status == "finished":
-            self._finish(attempt, self._read(attempt, future))
-            return
-        error = future.exception() if future.status == "error" else None
-        if type(error).__name__ == "KilledWorker" and attempt.number <= _RETRIES_OF_LOST_WORKERS:
-            if attempt.begun is not None:
-                self._report.ended(attempt.task, self._failed(attempt, "its worker was lost"))
-            self._submit(_Attempt(attempt.task, attempt.number + 1))
-            return
-        if error is None:  # the scheduler is gone; the keeper's reason is on its way
-            lost = "its worker was lost before its result had left it"
-            gone = self._stopped or f"the cluster is lost (Dask says: {future.status})"
-            self._finish(attempt, self._failed(attempt, lost if future.status == "lost" else gone))
-            return
-        self._finish(attempt, self._failed(attempt, f"{type(error).__name__}: {error}"))
+    def _bytes(self, event: dict[str, Any]) -> bytes | None:
+        return event["record"] if "record" in event else self._journal.take_file(event["file"])
 
-    def _read(self, attempt: _Attempt, future: Any) -> dict[str, Any]:
+    def _take_record(self, key: str, record: bytes | None) -> None:
+        attempt = self._in_flight.pop(key)
+        self._doubtful.pop(key, None)
+        self._finish(attempt, self._read(attempt, record))
+
+    def _read(self, attempt: _Attempt, record: bytes | None) -> dict[str, Any]:
+        if record is None:
+            text = "it has ended, but its result could not be stored and was lost with its worker"
+            return self._failed(attempt, text) | {"status": "result-lost"}
         try:
-            return cloudpickle.loads(future.result())
+            return cloudpickle.loads(record)
         except Exception as error:
             text = f"its result cannot be read here: {type(error).__name__}: {error}"
             return self._failed(attempt, text) | _FAILED
 
-    def _stop(self, reason: str, cancel: bool) -> None:
+    def _settle(self) -> None:
+        """Decide what became of the tasks whose worker was lost."""
+        self._journal.read()
+        doubtful, self._doubtful = self._doubtful, {}
+        for key, (status, error) in doubtful.items():
+            attempt = self._in_flight.get(key)
+            if attempt is None:
+                continue
+            if self._journal.has_ended(key):
+                self._take_record(key, self._journal.record(key))
+                continue
+            begun = self._journal.begun(key)
+            if begun is not None:
+                self._launch(attempt, begun)
+            del self._in_flight[key]
+            self._lose(attempt, status, error)
+
+    def _lose(self, attempt: _Attempt, status: str, error: BaseException | None) -> None:
+        """Run a task again whose worker was lost, if that is allowed."""
+        worker_lost = type(error).__name__ == "KilledWorker" or status in ("lost", "finished")
+        if worker_lost and attempt.number <= self._retries:
+            if attempt.begun is not None:
+                self._report.ended(attempt.task, self._failed(attempt, "its worker was lost"))
+            self._submit(_Attempt(attempt.task, attempt.number + 1))
+        elif error is not None:
+            self._finish(attempt, self._failed(attempt, f"{type(error).__name__}: {error}"))
+        else:  # the scheduler is gone; the keeper's reason is on its way
+            gone = self._stopped or f"the cluster is lost (Dask says: {status})"
+            self._finish(attempt, self._failed(attempt, gone))
+
+    def _stop(self, reason: str, kind: str) -> None:
         """End all that is in flight; what was not started yet ends with the same reason."""
+        cancel = kind == "cancel"
         self._stopped = reason
         self._cluster_lost = not cancel
         if cancel:
             for begun in self._cancel_on_workers():
-                self._take(_News("started", begun))  # if that was not heard yet
-            self._client.cancel(list(self._in_flight), force=True)
-        for future in list(self._in_flight):
-            attempt = self._in_flight.pop(future)
+                self._take_begun(begun)  # if that was not heard yet
+            self._client.cancel([each.future for each in self._in_flight.values()], force=True)
+        else:
+            self._journal.read()
+        for key, attempt in list(self._in_flight.items()):
+            if self._journal.has_ended(key):
+                self._take_record(key, self._journal.record(key))
+                continue
+            del self._in_flight[key]
             status = {"status": "cancelled"} if cancel else {}
             self._finish(attempt, self._failed(attempt, reason) | status)
+        self._doubtful.clear()
+
+    def _take_begun(self, begun: dict[str, Any]) -> None:
+        for attempt in self._in_flight.values():
+            if attempt.task.name == begun["name"]:
+                self._launch(attempt, begun)
 
     def _cancel_on_workers(self) -> list[dict[str, Any]]:
         """End what runs on the workers; return the first part of its records.
@@ -351,7 +337,7 @@ class DaskRun:
         with contextlib.suppress(Exception):
             answers = self._client.sync(
                 self._client._run,
-                _make_canceller(),
+                cancel_function(),
                 self._pool,
                 on_error="ignore",
                 callback_timeout=_CANCEL_SECONDS,
@@ -388,13 +374,16 @@ class DaskRun:
             # The start may have been announced already; the result is authoritative
             self._launch(attempt, record)
             self._report.ended(attempt.task, record)
-        self._running.pop(attempt.task.name, None)
         self._results[attempt.task.name] = _result(attempt.task, record)
+
+
+def _error_of(future: Any) -> BaseException | None:
+    return future.exception() if future.status == "error" else None
 
 
 def _result(task: Task, record: dict[str, Any]) -> Any:
     """Return what ``get_finished_tasks`` says: a return value, an exit code, or an error."""
-    if record["status"] == "lost":  # not even a program's exit code is known
+    if record["status"] in ("lost", "result-lost"):  # not even a program's exit code is known
         return TaskError(task.name, record["error"])
     if task.function is None:
         return record["exit_status"]

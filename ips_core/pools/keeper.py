@@ -34,12 +34,15 @@ class ClusterAddress:
         Its credentials.
     slots : int
         Threads of all workers.
+    run_directory : str
+        Where the workers keep their journals.
     """
 
     request: ClusterRequest
     address: str
     security: Any
     slots: int
+    run_directory: str
 
 
 @dataclass
@@ -99,7 +102,7 @@ class ClusterKeeper(Component):
                 self._close(other)
 
     def _start(self, request: ClusterRequest, code: str) -> _Kept:
-        from ips_core.pools.dask_run import runner_plugin
+        from ips_core.pools.on_cluster import plugins
 
         begin = time.time()
 
@@ -110,12 +113,17 @@ class ClusterKeeper(Component):
 
         cluster = start_cluster(request, self.services.get_run_directory(), lose)
         try:
-            cluster.get_client().register_plugin(runner_plugin())
+            client = cluster.get_client()
+            for plugin in plugins(str(cluster.run_directory)):
+                client.register_plugin(plugin)
         except BaseException:
             cluster.close()
             raise
         slots = sum(worker["nthreads"] for worker in cluster.scheduler_info["workers"].values())
-        reached = ClusterAddress(request, cluster.scheduler_address, cluster.security, slots)
+        directory = str(cluster.run_directory)
+        reached = ClusterAddress(
+            request, cluster.scheduler_address, cluster.security, slots, directory
+        )
         self._task_count += 1
         step = next(step for step in cluster.steps.all if step.role == "worker")
         # the script itself is an argument, and far too long for a log line

@@ -105,6 +105,7 @@ class PoolServices(ServicesBase):
         shifter_args: str | Sequence[str] | None = None,
         dask_worker_plugin: Any = None,
         dask_worker_per_gpu: bool = False,
+        retries: int = 2,
     ) -> int:
         """Start the tasks of a pool on a Dask cluster and go on.
 
@@ -130,6 +131,8 @@ class PoolServices(ServicesBase):
             ``get_finished_tasks`` returns.
         dask_worker_per_gpu : bool
             One worker for each GPU.
+        retries : int
+            How often a task is run again that had not ended when its worker was lost.
 
         Returns
         -------
@@ -165,7 +168,9 @@ class PoolServices(ServicesBase):
             self._events.pool_ended(pool.name, begin)
             return 0
         try:
-            pool.run = self._dask.start(pool.name, tasks, request, dask_worker_plugin, begin)
+            pool.run = self._dask.start(
+                pool.name, tasks, request, dask_worker_plugin, retries, begin
+            )
         except BaseException as error:
             pool.queued_tasks = {task.name: task for task in tasks} | pool.queued_tasks
             self._events.pool_ended(pool.name, begin, trouble=describe(error))

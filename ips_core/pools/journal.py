@@ -1,0 +1,75 @@
+"""Reads what workers have noted of their tasks, see ``task_runner.Journal``."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+__all__ = ["JournalReader"]
+
+
+class JournalReader:
+    """The journals of a cluster's workers.
+
+    Parameters
+    ----------
+    directory : pathlib.Path
+        Where they are.
+    wanted : container of str
+        The keys of the tasks that are of interest, as it is when the journals are read.
+    """
+
+    def __init__(self, directory: Path, wanted: Container[str]) -> None:
+        self._directory = directory
+        self._wanted = wanted
+        self._offsets: dict[Path, int] = {}
+        self._begun: dict[str, dict[str, Any]] = {}
+        self._ended: dict[str, dict[str, Any]] = {}
+
+    def read(self) -> None:
+        """Take what has been added since the last time."""
+        for path in self._directory.glob("*.journal"):
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                file.seek(self._offsets.get(path, 0))
+                text, newline, _ = file.read().rpartition(b"\n")
+                self._offsets[path] = self._offsets.get(path, 0) + len(text) + len(newline)
+                for line in text.splitlines():
+                    self._take(json.loads(line))
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        if entry["key"] not in self._wanted:
+            return
+        if "begun" in entry:
+            self._begun[entry["key"]] = cloudpickle.loads(base64.b64decode(entry["begun"]))
+        else:
+            self._ended[entry["key"]] = entry
+
+    def begun(self, key: str) -> dict[str, Any] | None:
+        """Return the first part of the record of a task, None if it did not begin."""
+        return self._begun.get(key)
+
+    def has_ended(self, key: str) -> bool:
+        """Tell whether a task has ended."""
+        return key in self._ended
+
+    def record(self, key: str) -> bytes | None:
+        """Return the record of a task that has ended, None if it could not be stored."""
+        entry = self._ended[key]
+        if "ended" in entry:
+            return base64.b64decode(entry["ended"])
+        return self.take_file(entry["file"]) if "file" in entry else None
+
+    def take_file(self, name: str) -> bytes | None:
+        """Return a record that has a file of its own, which is removed; None if it is not there."""
+        path = self._directory / name
+        with contextlib.suppress(OSError):
+            record = path.read_bytes()
+            path.unlink(missing_ok=True)
+            return record
+        return None
