@@ -262,7 +262,11 @@ class DaskRun:
     def _take_record(self, key: str, record: bytes | None) -> None:
         attempt = self._in_flight.pop(key)
         self._doubtful.pop(key, None)
-        self._finish(attempt, self._read(attempt, record))
+        found = self._read(attempt, record)
+        if found["status"] != "cancelled" or (self._stopped and not self._cluster_lost):
+            self._finish(attempt, found)
+        else:  # not by this pool: its worker was told to leave
+            self._lose(attempt, "lost", None)
 
     def _read(self, attempt: _Attempt, record: bytes | None) -> dict[str, Any]:
         if record is None:
@@ -294,7 +298,7 @@ class DaskRun:
     def _lose(self, attempt: _Attempt, status: str, error: BaseException | None) -> None:
         """Run a task again whose worker was lost, if that is allowed."""
         worker_lost = type(error).__name__ == "KilledWorker" or status in ("lost", "finished")
-        if worker_lost and attempt.number <= self._retries:
+        if worker_lost and not self._stopped and attempt.number <= self._retries:
             if attempt.begun is not None:
                 self._report.ended(attempt.task, self._failed(attempt, "its worker was lost"))
             self._submit(_Attempt(attempt.task, attempt.number + 1))
