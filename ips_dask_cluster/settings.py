@@ -24,6 +24,9 @@ __all__ = ["Configured", "StepSettings", "make_run_directory", "step_settings"]
 with (resources.files("ips_dask_cluster") / "slurm-allocation.yaml").open() as _file:
     dask.config.update_defaults(yaml.safe_load(_file))
 
+#: Address and port of a dashboard: its own node only, any free port.
+_LOOPBACK = "127.0.0.1:0"
+
 
 class Configured:
     """A setting by its name in the YAML file: the keyword, else what dask's configuration says."""
@@ -101,8 +104,9 @@ class StepSettings:
         As for ``launch.srun_argv``.
     template_directory : pathlib.Path or None
         A site's own templates.
-    dashboard_host : str
-        Where the dashboard listens; empty: on every address of the scheduler's node.
+    dashboard_host : str or None
+        Where the dashboard listens; empty: on every address of the scheduler's node; None: there
+        is none.
     inherit_stdout : bool
         True: what tasks print goes to this process's standard output; False: to the steps' logs.
     """
@@ -130,7 +134,7 @@ class StepSettings:
     srun_extra_args: tuple[str, ...] = ()
     srun_args_skip: tuple[str, ...] = ()
     template_directory: Path | None = None
-    dashboard_host: str = ""
+    dashboard_host: str | None = None
     inherit_stdout: bool = False
 
     @property
@@ -233,7 +237,7 @@ def step_settings(
         srun_extra_args=configured.words("srun-extra-args"),
         srun_args_skip=configured.words("srun-args-skip"),
         template_directory=Path(templates).expanduser() if templates else None,
-        dashboard_host=dashboard.rpartition(":")[0],
+        dashboard_host=dashboard.rpartition(":")[0] if dashboard else None,
         # else a notebook or a capture: print to the log
         inherit_stdout=sys.stdout is sys.__stdout__,
     )
@@ -260,11 +264,13 @@ def _dashboard_address(options: dict[str, Any], bokeh: bool) -> str:
         return ""
     # On the node's loopback: a dashboard shows the code and data of whoever runs it. A free port,
     # since 8787, which dask-jobqueue passes, belongs to whoever came first on a shared node.
-    return "127.0.0.1:0" if address == ":8787" else address
+    return _LOOPBACK if address == ":8787" else address
 
 
 def _scheduler_arguments(options: dict[str, Any], dashboard: str) -> list[str]:
-    arguments = ["--dashboard-address", dashboard] if dashboard else ["--no-dashboard"]
+    # Without a dashboard there is still its server, with pages of tasks, logs and call stacks
+    off = [] if dashboard else ["--no-dashboard"]
+    arguments = [*off, "--dashboard-address", dashboard or _LOOPBACK]
     for option, value in options.items():
         if value is not None:
             arguments += [f"--{option.replace('_', '-')}", str(value)]

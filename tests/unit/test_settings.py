@@ -93,6 +93,8 @@ def make(run: Path, options: dict[str, Any] | None = None, **keywords: Any) -> S
 
 
 WORKER_ARGUMENTS = ("--no-nanny", "--no-dashboard", "--death-timeout", "300")
+#: Its server is there all the same, and must not be open to the network.
+NO_DASHBOARD = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
 
 
 def test_settings_without_any_keyword(tmp_path: Path) -> None:
@@ -103,7 +105,7 @@ def test_settings_without_any_keyword(tmp_path: Path) -> None:
         python=sys.executable,
         worker_command="distributed.cli.dask_worker",
         worker_arguments=WORKER_ARGUMENTS,
-        scheduler_arguments=("--no-dashboard",),
+        scheduler_arguments=NO_DASHBOARD,
         environment={"A": "1"},
         scheduler_environment={"B": "2"},
     )
@@ -148,7 +150,7 @@ def test_settings_with_every_keyword(tmp_path: Path, monkeypatch: pytest.MonkeyP
             *("--interface", "ib0", "--protocol", "tcp"),
             *("--resources", "GPU=2", "7"),
         ),
-        scheduler_arguments=("--no-dashboard",),
+        scheduler_arguments=NO_DASHBOARD,
         processes=2,
         gpus_per_worker=1,
         cores=4,
@@ -178,15 +180,30 @@ def test_container_brings_its_own_python(tmp_path: Path) -> None:
         ({}, ["--dashboard-address", "127.0.0.1:0"]),
         ({"dashboard_address": ":8787"}, ["--dashboard-address", "127.0.0.1:0"]),
         ({"dashboard_address": "0.0.0.0:9000"}, ["--dashboard-address", "0.0.0.0:9000"]),
-        ({"dashboard": False, "dashboard_address": "0.0.0.0:9000"}, ["--no-dashboard"]),
+        ({"dashboard": False, "dashboard_address": "0.0.0.0:9000"}, [*NO_DASHBOARD]),
         (
             {"dashboard": False, "interface": "ib0", "idle_timeout": 60, "protocol": None},
-            ["--no-dashboard", "--interface", "ib0", "--idle-timeout", "60"],
+            [*NO_DASHBOARD, "--interface", "ib0", "--idle-timeout", "60"],
         ),
     ],
 )
 def test_scheduler_arguments(tmp_path: Path, options: dict[str, Any], arguments: list[str]) -> None:
     assert make(tmp_path, options).scheduler_arguments == tuple(arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "host"),
+    [
+        ({}, "127.0.0.1"),
+        ({"dashboard_address": ":0"}, ""),
+        ({"dashboard_address": "0.0.0.0:9000"}, "0.0.0.0"),
+        ({"dashboard": False}, None),
+    ],
+)
+def test_where_the_dashboard_listens(
+    tmp_path: Path, options: dict[str, Any], host: str | None
+) -> None:
+    assert make(tmp_path, options).dashboard_host == host
 
 
 @pytest.mark.parametrize(
@@ -211,7 +228,7 @@ def test_certificates_go_to_both_command_lines(tmp_path: Path) -> None:
     settings = make(tmp_path, options, worker_extra_args=["--last"])
     worker = (*WORKER_ARGUMENTS, "--tls-cert", "/keys/worker.pem", "--last")
     assert settings.worker_arguments == worker
-    assert settings.scheduler_arguments == ("--tls-cert", "/keys/scheduler.pem", "--no-dashboard")
+    assert settings.scheduler_arguments == ("--tls-cert", "/keys/scheduler.pem", *NO_DASHBOARD)
 
 
 @pytest.mark.parametrize("own", [True, False])
