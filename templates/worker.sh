@@ -79,6 +79,7 @@ boot='
 import sys
 from importlib import import_module
 sys.path.append(sys.path.pop(0))  # modules beside the driver are found, but hide no others
+sys.stdout.reconfigure(line_buffering=True)  # what tasks print comes at once, in whole lines
 main = import_module(sys.argv[1]).main
 address = sys.stdin.readline().strip()
 sys.exit(main(args=[address, *sys.argv[2:]]) if address else 0)
