@@ -262,7 +262,10 @@ def test_what_a_cell_shows_without_and_with_widgets(job_id, open_notebook):
     assert "<strong>Dashboard:</strong> none" in closed["data"]["text/html"]
 
 
-def test_prints_of_tasks_in_a_notebook_are_in_the_log(job_id, open_notebook, wait_until):
+@pytest.mark.parametrize("where", ["slurm", "local"])
+def test_prints_of_tasks_in_a_notebook_are_in_the_log(request, where, open_notebook, wait_until):
+    if where == "slurm":
+        request.getfixturevalue("job_id")
     notebook = open_notebook()
     notebook.run(START.format(arguments="1, scheduler_options={'dashboard': False}"))
     notebook.run("""
@@ -276,7 +279,10 @@ future = client.submit(speak)""")
     notebook.run("client.cancel(future, force=True); client.close(); cluster.close()")
 
 
-def test_prints_of_tasks_in_a_script_come_live(job_id, shared_tmp_path, wait_until):
+@pytest.mark.parametrize("where", ["slurm", "local"])
+def test_prints_of_tasks_in_a_script_come_live(request, where, wait_until):
+    if where == "slurm":
+        request.getfixturevalue("job_id")
     Path("script.py").write_text("""
 from ips_dask_cluster import SlurmAllocationCluster
 def speak():
