@@ -24,12 +24,12 @@ from distributed.deploy.cluster import Cluster
 from distributed.utils import Log, Logs
 
 from ips_dask_cluster import allocation as allocations
-from ips_dask_cluster import draining
+from ips_dask_cluster import display, draining
 from ips_dask_cluster.allocation import Allocation
 from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.configuration import BASE_CLASS, Configured, duration
 from ips_dask_cluster.containers import Container
-from ips_dask_cluster.dashboard import dashboard_link
+from ips_dask_cluster.dashboard import Dashboard
 from ips_dask_cluster.errors import ClusterStartError, StepError
 from ips_dask_cluster.logs import read_logs
 from ips_dask_cluster.losses import Loss, LossWatch
@@ -451,15 +451,41 @@ class SlurmAllocationCluster(ScaledByNode):
         """Address of the dashboard for a browser; empty without one.
 
         It listens on the loopback of the scheduler's node, since it shows code and data to all who
-        can open it. From another machine: ``ssh -N -L PORT:127.0.0.1:PORT NODE``.
+        can open it. From another machine: ``ssh -N -L PORT:127.0.0.1:PORT NODE``, with the port of
+        the link; behind JupyterHub the link goes through jupyter-server-proxy.
         """
+        found = self._dashboard()
+        return "" if found is None else found.link()
+
+    def _dashboard(self) -> Dashboard | None:
         port = self.scheduler_info.get("services", {}).get("dashboard")
-        if port is None or self.steps.scheduler is None:
-            return ""
-        host = self.steps.settings.dashboard_host or get_address_host(self.scheduler_address)
-        node = self.steps.scheduler.nodes[0]
-        here = self.allocation.job_id is None or node == os.environ.get("SLURMD_NODENAME")
-        return dashboard_link(host, port, here)
+        if port is None or self.steps.scheduler is None or self.status == Status.closed:
+            return None
+        listens = self.steps.settings.dashboard_host
+        if listens is None:
+            return None
+        address = get_address_host(self.scheduler_address)
+        node = self.steps.scheduler.nodes[0] if self.allocation.job_id else ""
+        here = not node or node == os.environ.get("SLURMD_NODENAME")
+        return Dashboard(listens, port, address, node, here)
+
+    def _repr_html_(self, cluster_status: str | None = None) -> str:
+        dashboard = self._dashboard()
+        status = display.Status(
+            allocation=str(self.allocation),
+            nodes_used=len(self.worker_spec),
+            nodes_held=len(self.allocation.nodes),
+            seconds_left=self.time_left(),
+            tunnel="" if dashboard is None else dashboard.tunnel(),
+        )
+        return display.cluster_page(
+            type(self).__name__,
+            self.name,
+            self.dashboard_link,
+            self.scheduler_info.get("workers", {}),
+            self.steps.node_names() if hasattr(self, "steps") else {},
+            status.rows() + (cluster_status or ""),
+        )
 
     def time_left(self) -> float | None:
         """Return the seconds until the allocation ends; None when it has no known end.

@@ -21,7 +21,8 @@ __all__ = ["StepSettings", "make_run_directory", "step_settings"]
 _GRACE_SECONDS = 3
 
 #: There is a server for metrics without the pages, too, by default on all addresses.
-_NO_DASHBOARD = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
+_LOOPBACK = "127.0.0.1:0"
+_NO_DASHBOARD = ("--no-dashboard", "--dashboard-address", _LOOPBACK)
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ class StepSettings:
         As for ``launch.srun_argv``.
     template_directory : pathlib.Path or None
         A site's own templates.
-    dashboard_host : str
-        Where the dashboard listens; empty: on every address of the scheduler's node.
+    dashboard_host : str or None
+        Where the dashboard listens; empty: on every address of the scheduler's node; None: there
+        is none.
     inherit_stdout : bool
         True: what tasks print goes to this process's standard output; False: to the steps' logs.
     """
@@ -104,7 +106,7 @@ class StepSettings:
     srun_extra_args: tuple[str, ...] = ()
     srun_args_skip: tuple[str, ...] = ()
     template_directory: Path | None = None
-    dashboard_host: str = ""
+    dashboard_host: str | None = None
     inherit_stdout: bool = False
 
     @property
@@ -211,7 +213,7 @@ def step_settings(
         srun_extra_args=configured.words("srun-extra-args"),
         srun_args_skip=configured.words("srun-args-skip"),
         template_directory=Path(templates).expanduser() if templates else None,
-        dashboard_host=dashboard.rpartition(":")[0],
+        dashboard_host=dashboard.rpartition(":")[0] if dashboard else None,
         # else a notebook or a capture: print to the log
         inherit_stdout=sys.stdout is sys.__stdout__,
     )
@@ -238,7 +240,7 @@ def _dashboard_address(options: dict[str, Any], bokeh: bool) -> str:
         return ""
     # On the node's loopback: a dashboard shows the code and data of whoever runs it. A free port,
     # since 8787, which dask-jobqueue passes, belongs to whoever came first on a shared node.
-    return "127.0.0.1:0" if address == ":8787" else address
+    return _LOOPBACK if address == ":8787" else address
 
 
 def _scheduler_arguments(options: dict[str, Any], dashboard: str) -> list[str]:

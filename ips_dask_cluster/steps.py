@@ -103,6 +103,11 @@ class Steps:
         count = self.settings.processes
         return [f"{worker}-{part}" for part in range(count)] if count > 1 else [worker]
 
+    def node_names(self) -> dict[str, str]:
+        """Return the name of the node of each worker."""
+        placed = self.placed.items()
+        return {name: node.name for worker, node in placed for name in self.members(worker)}
+
     # -- what runs -------------------------------------------------------------------------
 
     def worker_script(self, placed: dict[str, Node]) -> str:

@@ -81,6 +81,7 @@ import os, sys, threading
 from importlib import import_module
 sys.path.append(sys.path.pop(0))  # modules beside the driver are found, but hide no others
 $check
+sys.stdout.reconfigure(line_buffering=True)  # what tasks print comes at once, in whole lines
 main = import_module(sys.argv[1]).main
 
 def reach(address):
