@@ -324,7 +324,7 @@ def test_worker_that_fails_is_explained_by_its_log(stage: Stage) -> None:
     assert played.code == 3
     assert played.errors == (
         "ips-dask: node n1 worker c-0 ended with code 3, start 1 of 1\n"
-        "No module named distributed\n"
+        "c-0| No module named distributed\n"
     )
 
 
