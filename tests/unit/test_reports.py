@@ -108,8 +108,13 @@ def test_what_a_callback_raises_is_logged_and_the_rest_goes_on(
 
 @pytest.mark.parametrize(
     ("losses", "failed", "wrong"),
-    [([], False, False), ([WORKER], False, False), ([NODE], False, True), ([], True, True)]
-    + [([WORKER, NODE], False, True)],
+    [
+        ([], False, False),
+        ([WORKER], False, False),
+        ([NODE], False, True),
+        ([WORKER, NODE], False, True),
+        ([], True, True),
+    ],
 )
 def test_logs_are_kept_when_a_node_or_all_is_lost(
     told: Told, losses: list[Loss], failed: bool, wrong: bool
