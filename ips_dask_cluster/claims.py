@@ -178,4 +178,9 @@ def _socket() -> socket.socket:
 @cache
 def _close_in_children() -> None:
     """See to it that what a driver forks, such as multiprocessing's pools, holds no claim."""
-    os.register_at_fork(after_in_child=lambda: [claims.close() for claims in list(_all)])
+
+    def close_all() -> None:
+        for claims in list(_all):
+            claims.close()
+
+    os.register_at_fork(after_in_child=close_all)

@@ -213,7 +213,7 @@ def test_death_of_a_driver_gives_its_nodes_back(make: Make, driver, wait_until) 
     make("other")
 
 
-def test_processes_that_a_driver_forks_hold_nothing(make: Make, driver) -> None:
+def test_processes_that_a_driver_forks_hold_nothing(make: Make, driver, wait_until) -> None:
     """Such as those of multiprocessing, which may live on when the cluster is closed."""
     more = """
 if os.fork() == 0:
@@ -225,7 +225,8 @@ print("closed", flush=True)
     process = driver("other", ["n1"], more)
     go(process)
     assert [said(process) for _ in range(3)] == [["ready"], ["n1"], ["closed"]]
-    assert make("one").take("n1")
+    one = make("one")
+    wait_until(lambda: one.take("n1"), 10, "the node is free")
 
 
 def test_limit_of_open_files_is_named(make: Make) -> None:

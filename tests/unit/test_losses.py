@@ -26,6 +26,10 @@ NO_MODULE = (
     "the Python of the nodes has no module 'numpy'; install dask and distributed there, or pass "
     "python= (or container=) with one that has them"
 )
+NO_IMPORT = (
+    "the Python of the nodes cannot import a module: libc; use the same environment on all nodes, "
+    "python= or container="
+)
 
 
 # Lines.
@@ -58,12 +62,12 @@ def test_reason_is_in_what_is_quoted_of_the_workers_own_log() -> None:
         "No module named scipy",
         "ips-dask: node n2 worker c-1 ended with code 3, start 1 of 2",
         "c-1| text",
-        "c-0| ModuleNotFoundError: No module named 'numpy'",
+        "c-0| ImportError: libc",
         "ips-dask: node n1 worker c-0 ended with code 4, start 2 of 2",
         "c-0| text",
     ]
     assert [(loss.worker, loss.exit_code, loss.reason) for loss in read_losses(lines)] == [
-        ("c-0", 1, NO_MODULE),
+        ("c-0", 1, NO_IMPORT),
         ("c-1", 3, UNKNOWN),
         ("c-0", 4, UNKNOWN),
     ]
@@ -108,6 +112,8 @@ def test_reason_of_a_node_is_in_the_lines_before() -> None:
     (loss,) = read_losses([*lines, "srun: error: n2: task 1: Exited with exit code 66"])
     assert loss.reason.startswith("node n2 cannot see the directory /runs; choose")
     assert [loss.reason for loss in read_losses(["srun: error: Node failure on n3"])] == [FAILED]
+    lines = ["Traceback", "ImportError: libc", "srun: error: n2: task 1: Exited with exit code 1"]
+    assert [loss.reason for loss in read_losses(lines)] == [NO_IMPORT]
 
 
 def test_lines_long_before_are_not_the_reason() -> None:
@@ -238,7 +244,7 @@ def test_letter_that_is_half_written_is_no_trouble(watched: Watched) -> None:
     assert watched.looks(2) == []
     with open(watched.step.log, "ab") as log:
         log.write("ips-dask: node n1 worker ü-0 ended".encode()[26:])
-    watched.writes(" with code 3, start 1 of 1\nsome \xff\n")
+        log.write(b" with code 3, start 1 of 1\nsome \xff\n")
     assert watched.looks(2) == ["ü-0"]
 
 

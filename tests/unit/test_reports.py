@@ -13,7 +13,7 @@ import pytest
 from ips_dask_cluster.allocation import Allocation
 from ips_dask_cluster.errors import StepError
 from ips_dask_cluster.losses import Loss
-from ips_dask_cluster.reports import Reports
+from ips_dask_cluster.reports import TOPIC, Reports
 
 WORKER = Loss("n1", "c-0", -9, "why", True)
 NODE = Loss("n2", reason="why")
@@ -37,6 +37,10 @@ class Told:
 @pytest.fixture
 def told() -> Told:
     return Told()
+
+
+def test_topic_is_the_documented_one() -> None:
+    assert TOPIC == "ips-dask-cluster"
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
