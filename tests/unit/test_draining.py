@@ -82,7 +82,9 @@ async def until(condition: Callable[[], object], seconds: float = 20) -> None:
 async def bed() -> AsyncIterator[Bed]:
     async with contextlib.AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        scheduler = await enter(Scheduler(protocol="inproc://", dashboard=False))
+        # Port 0: it serves HTTP also without a dashboard
+        options = {"dashboard": False, "dashboard_address": ":0"}
+        scheduler = await enter(Scheduler(protocol="inproc://", **options))
         address = scheduler.address
         workers = [await enter(Worker(address, name=f"w-{n}", nthreads=2)) for n in range(2)]
         client = await enter(Client(address, asynchronous=True, set_as_default=False))

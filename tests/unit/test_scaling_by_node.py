@@ -117,6 +117,10 @@ def test_sizes_are_rounded_up_to_whole_nodes(
         assert cluster.corrected == 1
 
 
+def test_most_workers_are_those_of_all_nodes_that_can_be_had() -> None:
+    assert [Cluster(processes=processes).most_workers() for processes in (1, 3)] == [4, 12]
+
+
 def test_those_that_have_not_come_yet_go_first_and_then_the_latest() -> None:
     cluster = Cluster(4)
     cluster.connect("c-0", "c-2", "c-3")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import gc
 import os
 import signal
 import subprocess
@@ -88,7 +87,6 @@ def test_nothing_changes_in_another_thread() -> None:
 
 def test_cluster_is_not_kept_alive() -> None:
     exit_in_order_on(["SIGTERM"], Cluster())
-    gc.collect()
     assert not signals._clusters
 
 
