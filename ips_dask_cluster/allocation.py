@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -102,7 +103,7 @@ class Allocation:
         """Return the seconds until the allocation ends, None when it has no known end."""
         if self.end_time is None:
             return None
-        return (self.end_time - datetime.datetime.now()).total_seconds()
+        return self.end_time.timestamp() - time.time()  # also when clocks change meanwhile
 
 
 def expand_hostlist(hostlist: str) -> list[str]:
@@ -145,17 +146,17 @@ def selected(allocation: Allocation, nodelist: str | Sequence[str]) -> Allocatio
         twice.
     """
     wanted = _nodelist(nodelist) if isinstance(nodelist, str) else [str(name) for name in nodelist]
-    names = [node.name for node in allocation.nodes]
-    missing = [name for name in wanted if name not in names]
+    held = {node.name: node for node in allocation.nodes}
+    missing = [name for name in wanted if name not in held]
     if missing:
         raise ClusterError(
             f"nodelist: {allocation} has no node {', '.join(missing)}; its nodes are "
-            f"{_shortened(names)}"
+            f"{_shortened(list(held))}"
         )
     if not wanted or len(set(wanted)) < len(wanted):
         what = "names a node twice" if wanted else "names no node"
         raise ClusterError(f"nodelist={nodelist!r} {what}; leave it out for all nodes")
-    return replace(allocation, nodes=tuple(allocation.node(name) for name in wanted))
+    return replace(allocation, nodes=tuple(held[name] for name in wanted))
 
 
 def portions_of_gpus(allocation: Allocation, size: int) -> int:
@@ -282,8 +283,15 @@ def from_job_details(job_id: str, details: str) -> Allocation:
     Raises
     ------
     ClusterError
-        The job does not run, or is a heterogeneous one.
+        The job does not run, is an array of jobs or a heterogeneous one, or Slurm does not tell
+        what it holds.
     """
+    numbers = re.findall(r"^JobId=(\d+)", details, re.MULTILINE)
+    if len(numbers) > 1:
+        raise ClusterError(
+            f"job_id={job_id!r} is an array of jobs, which have nodes of their own; name one of "
+            f"them: {_shortened(numbers)}"
+        )
     state = re.search(r"\bJobState=(\S+)", details)
     if state is None or state[1] != "RUNNING":
         what = "has not started yet" if state and state[1] == "PENDING" else "does not run"
@@ -293,14 +301,20 @@ def from_job_details(job_id: str, details: str) -> Allocation:
         )
     if re.search(r"\bHetJobId=", details):
         raise _heterogeneous()
-    found = []
+    cpus = {}
     for match in _DETAILS.finditer(details):
-        cpus = len(expand_hostlist(f"[{match[2]}]"))
-        found += [Node(name, cpus) for name in expand_hostlist(match[1])]
+        count = len(expand_hostlist(f"[{match[2]}]"))
+        cpus.update(dict.fromkeys(expand_hostlist(match[1]), count))
+    if not cpus:
+        raise ClusterError(
+            f"job_id={job_id!r}: Slurm does not tell which CPUs of which nodes the job holds; run "
+            "the driver inside the job"
+        )
     order = re.search(r"^\s*NodeList=(\S+)", details, re.MULTILINE)
-    names = expand_hostlist(order[1]) if order else [node.name for node in found]
-    found.sort(key=lambda node: names.index(node.name))
-    return with_job_details(Allocation(job_id, tuple(found)), details)
+    names = expand_hostlist(order[1]) if order else list(cpus)
+    nodes = tuple(Node(name, cpus[name]) for name in names if name in cpus)
+    number = numbers[0] if numbers else job_id  # one of an array has a name besides, such as 17_1
+    return with_job_details(Allocation(number, nodes), details)
 
 
 def _heterogeneous() -> ClusterError:

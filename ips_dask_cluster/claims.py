@@ -8,12 +8,16 @@ elsewhere are seen by the names and nodes of their steps.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
+import resource
 import socket
 import time
 import zlib
+from functools import cache
+from weakref import WeakSet
 
 from ips_dask_cluster.allocation import Allocation, nodes_of_steps
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError, SlurmCommandError
@@ -25,6 +29,8 @@ logger = logging.getLogger("ips_dask_cluster")
 _STEP_NAME = re.compile(r"(?P<cluster>.*)-worker-\d+")
 #: Seconds for the steps of a driver that has just died, such as a restarted notebook, to end.
 _LEFTOVER_SECONDS = 8.0
+
+_all: WeakSet[Claims] = WeakSet()
 
 
 class Claims:
@@ -47,6 +53,8 @@ class Claims:
         self.job_id = job_id
         self._held: dict[str, socket.socket] = {}
         self._elsewhere: set[str] = set()
+        _all.add(self)
+        _close_in_children()
         if job_id is not None and not self._bind(f"cluster {cluster}"):
             raise ClusterError(f"a cluster named {cluster!r} runs in Slurm job {job_id} already")
 
@@ -56,7 +64,7 @@ class Claims:
         return f"\0ips-dask {os.getuid()} {slurm:x} {self.job_id} {what}"
 
     def _bind(self, what: str) -> bool:
-        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        claim = _socket()
         try:
             claim.bind(self._name(what))
         except OSError:
@@ -153,5 +161,29 @@ class Claims:
 
     def _is_bound(self, what: str) -> bool:
         # by connecting: trying to bind would be in the way of whoever binds it just now
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        with _socket() as probe:
             return probe.connect_ex(self._name(what)) == 0
+
+
+def _socket() -> socket.socket:
+    try:
+        return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        raise ClusterError(
+            f"each node of a cluster needs an open file, but this process may have only {most}; "
+            "raise the limit (ulimit -n) before it starts"
+        ) from None
+
+
+@cache
+def _close_in_children() -> None:
+    """See to it that what a driver forks, such as multiprocessing's pools, holds no claim."""
+
+    def close_all() -> None:
+        for claims in list(_all):
+            claims.close()
+
+    os.register_at_fork(after_in_child=close_all)

@@ -18,14 +18,17 @@ from ips_dask_cluster.step import Step
 __all__ = ["Loss", "LossWatch", "read_losses"]
 
 _SECONDS_BETWEEN_LOOKS = 0.2
+_MOST_LOOKS = 10  # that lines are kept back, in a log that never rests
 
+# What a task prints may end without a newline, but what is quoted counts for nothing
+_BEFORE = r"(?:(?!\| ).)*?"
 _WORKER_ENDED = re.compile(
-    r"ips-dask: node (\S+) worker (\S+) ended with code (\d+), start (\d+) of (\d+)"
+    _BEFORE + r"ips-dask: node (\S+) worker (.+) ended with code (\d+), start (\d+) of (\d+)"
 )
-_SCRIPT_ENDED = re.compile(r"srun: error: (\S+): tasks? \S+: (.*)")
-_NODE_FAILED = re.compile(r"srun: error: Node failure on (\S+)")
-_END_OF_QUOTE = re.compile(r"ips-dask: node \S+ worker |srun: |slurmstepd: ")
+_SCRIPT_ENDED = re.compile(_BEFORE + r"srun: error: (\S+): tasks? \S+: (.*)")
+_NODE_FAILED = re.compile(_BEFORE + r"srun: error: Node failure on (\S+)")
 _LINES_BEFORE = 45  # worker.sh quotes 40 of the worker's log
+_LAST_SIGNAL = 64  # signal(7)
 
 
 @dataclass(frozen=True)
@@ -69,24 +72,44 @@ def read_losses(lines: Sequence[str]) -> Iterator[Loss]:
     ----------
     lines : sequence of str
         What ``worker.sh`` and ``srun`` wrote; after its word on a worker's end, the script quotes
-        the end of that worker's own log, from which the reason is read.
+        the end of that worker's own log, from which the reason is read. Each line of a quote
+        begins with the worker's name, since nodes write side by side, and since tasks may have
+        had an srun of their own.
     """
+    quotes = _quotes(lines)
     for number, line in enumerate(lines):
         if match := _WORKER_ENDED.match(line):
             node, worker, code, start, starts = match.groups()
-            exit_code = int(code) if int(code) <= 128 else 128 - int(code)
-            reason = diagnose(exit_code, _quoted(lines[number + 1 :]))
+            exit_code = int(code)
+            if 128 < exit_code <= 128 + _LAST_SIGNAL:  # as shells tell a signal
+                exit_code = 128 - exit_code
+            reason = diagnose(exit_code, quotes.get(number, ""))
             yield Loss(node, worker, exit_code, reason, start != starts)
         elif match := _NODE_FAILED.match(line) or _SCRIPT_ENDED.match(line):
             before = lines[max(0, number - _LINES_BEFORE) : number + 1]
             reason = diagnose(None, "\n".join(before))
-            for node in expand_hostlist(match[1]):
+            for node in _nodes(match[1]):
                 yield Loss(node, reason=reason)
 
 
-def _quoted(lines: Sequence[str]) -> str:
-    end = next((i for i, line in enumerate(lines) if _END_OF_QUOTE.match(line)), len(lines))
-    return "\n".join(lines[:end])
+def _quotes(lines: Sequence[str]) -> dict[int, str]:
+    """Return what is quoted of a worker's log after each line that tells of its end."""
+    quotes: dict[int, list[str]] = {}
+    latest: dict[str, int] = {}
+    for number, line in enumerate(lines):
+        worker, mark, text = line.partition("| ")
+        if match := _WORKER_ENDED.match(line):
+            latest[match[2]] = number
+        elif mark and worker in latest:
+            quotes.setdefault(latest[worker], []).append(text)
+    return {number: "\n".join(quoted) for number, quoted in quotes.items()}
+
+
+def _nodes(hostlist: str) -> list[str]:
+    try:
+        return expand_hostlist(hostlist)
+    except ValueError:  # what a task printed
+        return []
 
 
 class LossWatch:
@@ -142,9 +165,11 @@ class LossWatch:
         if step.role == "worker":
             lines = self._logs.setdefault(step.log, _Log(step.log)).settled_lines(ended)
             for loss in read_losses(lines):
-                if loss.worker:
+                if loss.worker and not loss.restarted:
                     self._reasons[loss.node] = loss.reason
-                elif loss.node in self._reasons:  # the end of its script is the echo of that
+                elif (
+                    not loss.worker and loss.node in self._reasons
+                ):  # the end of its script is the echo of that
                     loss = replace(loss, reason=self._reasons[loss.node])
                 self._report(loss, step)
 
@@ -156,22 +181,26 @@ class _Log:
         self.path = path
         self._offset = 0
         self._pending: list[str] = []
+        self._looks = 0
 
     def settled_lines(self, ended: bool) -> list[str]:
         """Return lines that were there at the last look, if nothing has come since."""
-        new = self._new_lines()
-        if new and not ended:
+        new = self._new_lines(ended)
+        self._looks += 1
+        if new and not ended and self._looks < _MOST_LOOKS:
             self._pending += new
             return []
-        lines, self._pending = self._pending + new, []
+        lines, self._pending, self._looks = self._pending + new, [], 0
         return lines
 
-    def _new_lines(self) -> list[str]:
+    def _new_lines(self, ended: bool) -> list[str]:
         try:
             with open(self.path, "rb") as file:
                 file.seek(self._offset)
-                text, newline, _ = file.read().rpartition(b"\n")
+                text = file.read()
         except OSError:
             return []
-        self._offset += len(text) + len(newline)
+        if not ended:
+            text = text[: text.rfind(b"\n") + 1]
+        self._offset += len(text)
         return text.decode(errors="replace").splitlines()

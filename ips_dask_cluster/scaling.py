@@ -65,7 +65,8 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
         NotEnoughNodesError
             The allocation has fewer free nodes.
         ValueError
-            A number is no whole number of 0 or more.
+            A number is no whole number of 0 or more, or memory is asked for where that of a node
+            is not known.
         ClusterError
             The cluster is closed.
         """
@@ -74,12 +75,11 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
                 raise ValueError(f"scale: a whole number of 0 or more is needed, not {number!r}")
         if self.status == Status.closed:
             raise ClusterError(f"cluster {self.name} is closed; start another one")
-        node = self.new_spec["options"]
         nodes = max(
             jobs,
             math.ceil((n or 0) / self.workers_per_node),
-            math.ceil((cores or 0) / node["cores"]),
-            math.ceil(parse_bytes(memory or 0) / (parse_bytes(node["memory"]) or math.inf)),
+            math.ceil((cores or 0) / self.new_spec["options"]["cores"]),
+            self._nodes_with(memory),
         )
         most = self.steps.most_nodes()
         if nodes > max(most, len(self.worker_spec)):
@@ -94,6 +94,14 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
         self.loop.add_callback(self._correct_state)
         return NoOpAwaitable() if self.asynchronous else None
 
+    def _nodes_with(self, memory: Any) -> int:
+        wanted, each = parse_bytes(memory or 0), parse_bytes(self.new_spec["options"]["memory"])
+        if wanted < 0:
+            raise ValueError(f"scale: memory={memory!r} is less than none")
+        if wanted and not each:
+            raise ValueError("scale: the memory of a node is not known; pass jobs= instead")
+        return math.ceil(wanted / each) if wanted else 0
+
     def new_worker_spec(self) -> dict[str, Any]:
         """Return name and spec of the next node; a name is not used twice."""
         spec = super().new_worker_spec()
@@ -101,6 +109,7 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
         return dict(spec)
 
     async def _scale_down(self, names: Collection[str]) -> None:
+        names = {names} if isinstance(names, str) else names
         for worker in list(self.worker_spec):
             if self._is_on(worker, names) or {*self.steps.members(worker)} <= {*names}:
                 del self.worker_spec[worker]

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 from weakref import WeakSet
 
-__all__ = ["exit_in_order_on"]
+__all__ = ["exit_in_order_on", "numbers_of"]
 
 _clusters: WeakSet[Any] = WeakSet()
 _leaving = False
@@ -34,8 +34,13 @@ def exit_in_order_on(names: Iterable[str], cluster: Any) -> None:
         Names of signals, such as ``"SIGTERM"``.
     cluster : object
         Counts as open until its ``status.name`` is ``"closed"``.
+
+    Raises
+    ------
+    ValueError
+        As for :func:`numbers_of`.
     """
-    numbers = [signal.Signals[name] for name in names]
+    numbers = numbers_of(names)
     in_notebook = getattr(builtins, "__IPYTHON__", False)
     if threading.current_thread() is not threading.main_thread() or in_notebook:
         return
@@ -43,6 +48,26 @@ def exit_in_order_on(names: Iterable[str], cluster: Any) -> None:
     for number in numbers:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _leave)
+
+
+def numbers_of(names: Iterable[str]) -> list[signal.Signals]:
+    """Return the signals of those names.
+
+    Raises
+    ------
+    ValueError
+        There is no signal of a name, or it cannot be handled (signal(7)).
+    """
+    numbers = []
+    for name in names:
+        if name not in signal.Signals.__members__:
+            raise ValueError(
+                f"close_on_signals: {name!r} is not the name of a signal, such as 'SIGUSR1'"
+            )
+        if name in ("SIGKILL", "SIGSTOP"):
+            raise ValueError(f"close_on_signals: {name!r} cannot be handled; leave it out")
+        numbers.append(signal.Signals[name])
+    return numbers
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import glob
+import logging
 import os
 import shlex
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,6 +19,11 @@ from ips_dask_cluster.settings import StepSettings
 from ips_dask_cluster.step import Step, log_tail
 
 __all__ = ["Steps"]
+
+logger = logging.getLogger("ips_dask_cluster")
+
+#: Of one step, whose script names each: a word of a command line has 128 kB at most (execve(2)).
+_MOST_NODES = 1000
 
 
 class Steps:
@@ -222,21 +228,35 @@ class Steps:
     async def start_workers(self, workers: Sequence[str]) -> None:
         """Start the workers: one step for all nodes of one size, or a local process for each."""
         placed = self.place(workers)
-        for group in self.groups(placed):
-            step = await self._start("worker", list(group.values()), self.worker_script(group))
-            self._step_of.update(dict.fromkeys(group, step))
-            if self._address is not None:
-                await step.send(self._address)
+        try:
+            for group in self.groups(placed):
+                step = await self._start("worker", list(group.values()), self.worker_script(group))
+                self._step_of.update(dict.fromkeys(group, step))
+                if self._address is not None:
+                    await step.send(self._address)
+        except ClusterError:
+            for worker in placed:
+                if worker not in self._step_of:  # others may have their nodes
+                    await self.release(worker)
+            raise
 
     def groups(self, placed: dict[str, Node]) -> list[dict[str, Node]]:
-        """Return the workers that share a step: on nodes of one size, or one each without Slurm."""
+        """Return the workers that share a step: on nodes of one size, or one each without Slurm.
+
+        They are not more than a command line can name.
+        """
         if self.allocation.job_id is None:
             return [{worker: node} for worker, node in placed.items()]
 
         def size(item: tuple[str, Node]) -> tuple[int, int, int]:
             return item[1].cpus, item[1].memory, item[1].gpus
 
-        return [dict(group) for _, group in groupby(sorted(placed.items(), key=size), key=size)]
+        sizes = [list(group) for _, group in groupby(sorted(placed.items(), key=size), key=size)]
+        return [
+            dict(group[first : first + _MOST_NODES])
+            for group in sizes
+            for first in range(0, len(group), _MOST_NODES)
+        ]
 
     async def _start(self, role: str, nodes: list[Node], script: str) -> Step:
         number, self._count = self._count, self._count + 1
@@ -286,7 +306,11 @@ class Steps:
             self._waiting.append(worker)
             if self._round is None:
                 self._round = asyncio.ensure_future(self._start_round())
-            await asyncio.shield(self._round)
+            try:
+                await asyncio.shield(self._round)
+            except ClusterError:
+                if worker not in self._step_of:  # the first of a round may have their nodes
+                    raise
         step = self._step_of[worker]
         if step.exit_code is not None:
             raise step.error()
@@ -295,6 +319,7 @@ class Steps:
     async def _start_round(self) -> None:
         workers, self._waiting, self._round = sorted(self._waiting), [], None
         while workers:
+            self._released.clear()  # first: a node may become free while steps are started
             free = len(self.free_nodes())
             if free < len(workers) and self._leaving:  # a node that is drained will be free
                 now, workers = workers[:free], workers[free:]
@@ -302,8 +327,7 @@ class Steps:
                 now, workers = workers, []
             if now:
                 await self.start_workers(now)
-            if workers:
-                self._released.clear()
+            if workers and not self._closing:
                 await self._released.wait()
             if self._closing:
                 raise ClusterError("the cluster is closing")
@@ -330,6 +354,10 @@ class Steps:
         async def release() -> None:
             try:
                 await drained
+            except Exception as error:  # it ends all the same; nobody waits who could be told
+                logger.warning(
+                    "worker %s could not finish in order: %s", worker, error or repr(error)
+                )
             finally:
                 await self.release(worker)
 

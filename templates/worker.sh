@@ -169,7 +169,10 @@ for ((attempt = 0; attempt <= $restarts; attempt++)); do
     reap
     [ $$code -ne 0 ] || exit 0
     say "worker $$worker ended with code $$code, start $$((attempt + 1)) of $$(($restarts + 1))"
-    tail -n 40 "$$log" >&2
+    # named: nodes write side by side, and tasks may have had an srun of their own
+    tail -n 40 "$$log" | while IFS= read -r line || [ -n "$$line" ]; do
+        printf '%s| %s\n' "$$worker" "$$line" >&2
+    done
     case $$code in 66 | 67 | 68) break ;; esac       # another start would see the same node
 done
 exit $$code

@@ -74,7 +74,7 @@ NODES: tuple[Symptom, ...] = (
     ),
     Symptom(
         "import-failed",
-        r"^ImportError: (?P<why>.*)",
+        r"(?:^|\| )ImportError: (?P<why>.*)",
         "the Python of the nodes cannot import a module: $why",
         "use the same environment on all nodes, python= or container=",
     ),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import itertools
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -387,3 +389,360 @@ def test_gpus_of_this_machine_are_those_one_may_see(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
     assert [node.gpus for node in allocation.local(2).nodes] == [gpus, gpus]
+
+
+# Some of its nodes.
+
+
+@pytest.mark.parametrize(
+    ("nodelist", "names"),
+    [
+        ("n[1-3]", ["n1", "n2", "n3"]),
+        ("n3,n1", ["n3", "n1"]),
+        (["n2"], ["n2"]),
+        (("n3", "n2"), ["n3", "n2"]),
+    ],
+)
+def test_selected_nodes_are_those_of_the_list_in_its_order(
+    nodelist: str | list[str], names: list[str]
+) -> None:
+    nodes = tuple(COMPLETE.node(name) for name in names)
+    assert allocation.selected(COMPLETE, nodelist) == replace(COMPLETE, nodes=nodes)
+
+
+@pytest.mark.parametrize(
+    ("nodelist", "message"),
+    [
+        ("n[3-5]", "nodelist: Slurm job 17 has no node n4, n5; its nodes are n1, n2, n3"),
+        (["n1", "x"], "nodelist: Slurm job 17 has no node x; its nodes are n1, n2, n3"),
+        ("n[1-x]", "nodelist='n[1-x]' is not of the form n[1-4],n7"),
+        ("n[1-2],n1", "nodelist='n[1-2],n1' names a node twice; leave it out for all nodes"),
+        ("", "nodelist='' names no node; leave it out for all nodes"),
+        ([], "nodelist=[] names no node; leave it out for all nodes"),
+    ],
+)
+def test_list_of_nodes_that_makes_no_sense_is_explained(
+    nodelist: str | list[str], message: str
+) -> None:
+    with pytest.raises(ClusterError) as caught:
+        allocation.selected(COMPLETE, nodelist)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("count", "end"), [(8, "n8"), (9, "n8 and 1 more"), (50, "n8 and 42 more")]
+)
+def test_only_some_of_many_nodes_are_quoted(count: int, end: str) -> None:
+    held = Allocation("17", tuple(Node(f"n{number}", 1) for number in range(1, count + 1)))
+    with pytest.raises(ClusterError) as caught:
+        allocation.selected(held, "x")
+    assert str(caught.value).endswith(f"its nodes are n1, n2, n3, n4, n5, n6, n7, {end}")
+
+
+# GPUs.
+
+
+def with_gpus(*counts: int) -> Allocation:
+    return Allocation("17", tuple(Node(f"n{n}", 8, gpus=g) for n, g in enumerate(counts, 1)))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "size", "portions"), [((4, 4), 1, 4), ((4, 4), 2, 2), ((4,), 4, 1), ((1,), 1, 1)]
+)
+def test_gpus_of_a_node_are_shared_out(gpus: tuple[int, ...], size: int, portions: int) -> None:
+    assert allocation.portions_of_gpus(with_gpus(*gpus), size) == portions
+
+
+@pytest.mark.parametrize(
+    ("gpus", "size", "message"),
+    [
+        (
+            (4, 2),
+            1,
+            "worker_per_gpu: Slurm job 17 must hold the same number of GPUs, at least one, on "
+            "each node, but it has n1: 4, n2: 2; see salloc --gpus-per-node",
+        ),
+        (
+            (0,) * 9,
+            1,
+            "worker_per_gpu: Slurm job 17 must hold the same number of GPUs, at least one, on "
+            "each node, but it has n1: 0, n2: 0, n3: 0, n4: 0, n5: 0, n6: 0, n7: 0, n8: 0; see "
+            "salloc --gpus-per-node",
+        ),
+        (
+            (4, 4),
+            3,
+            "gpus_per_worker=3: the 4 GPUs of a node of Slurm job 17 cannot be shared out 3 by 3",
+        ),
+        (
+            (4, 4),
+            8,
+            "gpus_per_worker=8: the 4 GPUs of a node of Slurm job 17 cannot be shared out 8 by 8",
+        ),
+    ],
+)
+def test_gpus_that_cannot_be_shared_out_are_explained(
+    gpus: tuple[int, ...], size: int, message: str
+) -> None:
+    with pytest.raises(ClusterError) as caught:
+        allocation.portions_of_gpus(with_gpus(*gpus), size)
+    assert str(caught.value) == message
+
+
+# The end.
+
+
+def test_environment_of_newer_slurm_gives_the_end() -> None:
+    found = from_environment(JOB | {"SLURM_JOB_END_TIME": "1772361000"})
+    assert found.end_time is not None
+    assert found.end_time.timestamp() == 1772361000
+    assert allocation.with_job_details(found, "JobId=17\n").end_time == found.end_time
+    assert allocation.with_job_details(found, job_details()).end_time == COMPLETE.end_time
+
+
+@pytest.mark.parametrize("text", ["", "0"])
+def test_end_that_the_environment_does_not_tell_is_unknown(text: str) -> None:
+    found = from_environment(JOB | {"SLURM_JOB_END_TIME": text})
+    assert (found.end_time, found.time_left()) == (None, None)
+
+
+@pytest.fixture
+def time_in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
+    """``time_in_berlin(seconds)``: it is that many seconds after the epoch."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    yield lambda seconds: monkeypatch.setattr(time, "time", lambda: seconds)
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("end", "now", "left"),
+    [
+        ((2026, 3, 1, 10, 30), (2026, 3, 1, 9, 0), 1800),
+        ((2026, 3, 1, 10, 30), (2026, 3, 1, 9, 31), -60),
+        ((2026, 3, 29, 6, 0), (2026, 3, 29, 0, 0), 4 * 3600),  # 1:00 here, an hour is left out
+        ((2026, 10, 25, 6, 0), (2026, 10, 25, 0, 0), 5 * 3600),  # 2:00 here, which comes twice
+    ],
+)
+def test_time_that_is_left_is_right_also_when_clocks_change(
+    time_in_berlin: Callable[[float], None],
+    end: tuple[int, ...],
+    now: tuple[int, ...],
+    left: float,
+) -> None:
+    time_in_berlin(datetime.datetime(*now, tzinfo=datetime.timezone.utc).timestamp())
+    assert Allocation("17", (), datetime.datetime(*end)).time_left() == left
+
+
+# A job from outside.
+
+
+def test_details_alone_give_the_whole_allocation() -> None:
+    assert allocation.from_job_details("17", job_details()) == COMPLETE
+
+
+def test_nodes_are_in_the_order_of_the_jobs_list_and_cpus_are_counted() -> None:
+    lines = (
+        "     Nodes=n3 CPU_IDs=0-1,4,64-67 Mem=100 GRES=gpu:a100:2(IDX:0-1)\n"
+        "     Nodes=n[1-2] CPU_IDs=7 Mem=200 GRES=\n"
+    )
+    head, rest = job_details().split("     Nodes=", 1)
+    details = head + lines + rest[rest.index("   MinCPUsNode") :]
+    assert allocation.from_job_details("17", details).nodes == (
+        Node("n1", 1, 200 * MB),
+        Node("n2", 1, 200 * MB),
+        Node("n3", 7, 100 * MB, 2),
+    )
+
+
+def test_details_without_a_list_of_nodes_are_taken_as_they_come() -> None:
+    details = job_details().replace("   NodeList=n[1-3]\n", "")
+    assert allocation.from_job_details("17", details) == COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("state", "what"),
+    [
+        ("PENDING", "has not started yet (its state is PENDING)"),
+        ("COMPLETED", "does not run (its state is COMPLETED)"),
+        ("CANCELLED", "does not run (its state is CANCELLED)"),
+        (None, "does not run (its state is unknown)"),
+    ],
+)
+def test_job_that_does_not_run_is_explained(state: str | None, what: str) -> None:
+    details = job_details().replace("JobState=RUNNING", f"JobState={state}" if state else "")
+    with pytest.raises(ClusterError) as caught:
+        allocation.from_job_details("17", details)
+    assert str(caught.value) == (f"job_id='17': the job {what}; see squeue --me for those that do")
+
+
+def test_component_of_a_heterogeneous_job_is_refused() -> None:
+    details = job_details().replace("JobId=17", "JobId=17 HetJobId=17 HetJobOffset=0")
+    with pytest.raises(ClusterError, match="heterogeneous Slurm job"):
+        allocation.from_job_details("17", details)
+
+
+ARRAY = "\n".join(
+    job_details().replace("JobId=17", f"JobId={job} ArrayJobId=17 ArrayTaskId={task}")
+    for job, task in (("17", "2"), ("18", "1"))
+)
+
+
+def test_array_of_jobs_is_not_one_allocation() -> None:
+    with pytest.raises(ClusterError) as caught:
+        allocation.from_job_details("17", ARRAY)
+    assert str(caught.value) == (
+        "job_id='17' is an array of jobs, which have nodes of their own; name one of them: 17, 18"
+    )
+
+
+def test_job_of_an_array_goes_by_its_own_number() -> None:
+    """srun --jobid takes no other."""
+    details = ARRAY.split("\n\n")[1]
+    assert allocation.from_job_details("17_1", details) == replace(COMPLETE, job_id="18")
+
+
+def test_details_that_name_no_cpus_are_no_allocation() -> None:
+    """Without --details, or of a job of somebody else on a site that hides them."""
+    details = "\n".join(line for line in job_details().splitlines() if " Nodes=" not in line)
+    with pytest.raises(ClusterError) as caught:
+        allocation.from_job_details("17", details)
+    assert str(caught.value) == (
+        "job_id='17': Slurm does not tell which CPUs of which nodes the job holds; run the driver "
+        "inside the job"
+    )
+
+
+def test_many_nodes_take_no_time() -> None:
+    """Each with a line of its own, as a shared machine may have them."""
+    lines = "".join(f"     Nodes=n{n} CPU_IDs=0-3 Mem=100 GRES=\n" for n in range(10_000, 0, -1))
+    head, rest = job_details().split("     Nodes=", 1)
+    details = (head + lines + rest[rest.index("   MinCPUsNode") :]).replace("n[1-3]", "n[1-10000]")
+    begin = time.process_time()
+    found = allocation.from_job_details("17", details)
+    chosen = allocation.selected(found, "n[1-10000]")
+    assert time.process_time() - begin < 1
+    assert chosen == found
+    assert [node.name for node in found.nodes[::9999]] == ["n1", "n10000"]
+
+
+@pytest.mark.parametrize("job_id", [18, "18"])
+def test_read_asks_for_the_job_that_is_named(
+    program: Program, monkeypatch: pytest.MonkeyPatch, job_id: int | str
+) -> None:
+    details = job_details().replace("JobId=17", "JobId=18")
+    program("scontrol", answer(details, "show job --details 18"))
+    assert allocation.read(dict(os.environ), job_id) == replace(COMPLETE, job_id="18")
+    assert allocation.read(os.environ | JOB, job_id) == replace(COMPLETE, job_id="18")
+
+
+def test_own_job_may_be_named_too(program: Program) -> None:
+    program("scontrol", answer("JobId=17", "show job --details 17"))
+    assert allocation.read(os.environ | JOB, 17) == from_environment(JOB)
+
+
+# Steps, and hosts.
+
+
+def test_nodes_of_steps_by_name(program: Program) -> None:
+    program(
+        "squeue",
+        answer(
+            "n[1-2] c-worker-1\nn1 c-scheduler-0\nn3 my own  step\nn4 c-worker-1",
+            "--jobs=17 --steps --noheader --format=%N %j",
+        ),
+    )
+    # the last line of a document in the shell is an empty one
+    assert allocation.nodes_of_steps("17") == {
+        "c-worker-1": ["n1", "n2", "n4"],
+        "c-scheduler-0": ["n1"],
+        "my own  step": ["n3"],
+    }
+
+
+@pytest.mark.parametrize(("hosts", "one"), [(["h", "h", "h"], True), (["h", "h", "g"], False)])
+def test_nodes_on_one_host(program: Program, hosts: list[str], one: bool) -> None:
+    text = "\n".join(
+        f"NodeName=n{n} Arch=x86_64 NodeAddr=n{n} NodeHostName={host} Port=1"
+        for n, host in enumerate(hosts, 1)
+    )
+    program("scontrol", answer(text, "show node --oneliner n1,n2,n3"))
+    assert allocation.on_one_host(COMPLETE) is one
+
+
+@pytest.mark.parametrize(
+    "held", [allocation.local(3), replace(COMPLETE, nodes=COMPLETE.nodes[:1])], ids=["local", "one"]
+)
+def test_one_node_is_on_one_host_and_nobody_need_be_asked(
+    program: Program, held: Allocation
+) -> None:
+    program("scontrol", "exit 9")
+    assert allocation.on_one_host(held)
+
+
+# Finding one.
+
+
+@pytest.fixture
+def in_job(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of job 17, which may be shared."""
+    details = answer(job_details(share="OK"), "show job --details 17")
+    nodes = answer(node_lines(256, 256, 64), "show node --oneliner n1,n2,n3")
+    program("scontrol", f"case $2 in job) {details}\n;; node) {nodes}\n;; esac")
+    for name, value in JOB.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("in_job")
+@pytest.mark.parametrize("launcher", [None, "srun"])
+def test_slurm_job_is_found_and_its_news_are_told(
+    launcher: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert allocation.find(launcher, None, None, None) == SHARED
+    assert caplog.messages == allocation.unheld(SHARED) != []
+
+
+@pytest.mark.usefixtures("in_job")
+def test_this_machine_is_found_also_in_a_job(caplog: pytest.LogCaptureFixture) -> None:
+    assert allocation.find("local", None, 2, None) == allocation.local(2)
+    assert caplog.messages == []
+
+
+def test_this_machine_is_found_without_a_job_and_that_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert allocation.find(None, None, None, 3) == allocation.local(1)
+    assert allocation.find(None, None, 2, None) == allocation.local(2)
+    told = "no Slurm allocation (SLURM_JOB_ID is not set): %s on this machine"
+    assert caplog.messages == [
+        told % "1 worker(s) with 3 thread(s) each",
+        told % "2 worker(s) with 4 thread(s) each",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "job_id", "message"),
+    [
+        ("mpi", None, 'launcher=\'mpi\': expected "srun" or "local"'),
+        ("", None, 'launcher=\'\': expected "srun" or "local"'),
+        ("local", 17, 'launcher="local" starts nothing in a job, such as job_id=17'),
+    ],
+)
+def test_launcher_that_makes_no_sense_is_explained(
+    launcher: str, job_id: int | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=r"^launcher=") as caught:
+        allocation.find(launcher, job_id, None, None)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("launcher", "job_id"), [("srun", None), (None, "18")])
+def test_job_that_is_asked_for_is_never_replaced_by_this_machine(
+    program: Program, monkeypatch: pytest.MonkeyPatch, launcher: str | None, job_id: str | None
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(ClusterError):
+        allocation.find(launcher, job_id, None, None)

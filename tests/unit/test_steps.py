@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import sysconfig
+import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -324,7 +326,7 @@ def test_worker_that_fails_is_explained_by_its_log(stage: Stage) -> None:
     assert played.code == 3
     assert played.errors == (
         "ips-dask: node n1 worker c-0 ended with code 3, start 1 of 1\n"
-        "No module named distributed\n"
+        "c-0| No module named distributed\n"
     )
 
 
@@ -677,3 +679,308 @@ class TestRounds:
             assert steps.placed == {"c-1": NODES[0]}
 
         play(scenario)
+
+    def test_node_of_a_step_that_could_not_start_is_free_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also when the step of another size has started."""
+        big = Node("n9", 8, 16 * GB)
+        start = FakeStep.start
+
+        async def refuse_big(step: FakeStep, stdout: int | None) -> None:
+            if step.nodes == ("n9",):
+                raise ClusterError("srun cannot be started: Resource temporarily unavailable")
+            await start(step, stdout)
+
+        async def scenario(steps: Steps, failures: list[StepError]) -> None:
+            monkeypatch.setattr(FakeStep, "start", refuse_big)
+            asking = [steps.join("c-0"), steps.join("c-1")]
+            first, second = await asyncio.gather(*asking, return_exceptions=True)
+            assert (first, type(second)) == (steps.all[0], ClusterError)
+            assert steps.placed == {"c-0": NODES[0]}
+            assert steps.free_nodes() == [big]
+
+        play(scenario, NODES[0], big)
+
+    def test_many_nodes_have_several_steps(self) -> None:
+        """Their script is one word of a command line, of which Linux takes 128 kB."""
+        many = tuple(Node(f"nid{number:06d}.site.example", 4, 8 * GB) for number in range(5000))
+
+        async def scenario(steps: Steps, failures: list[StepError]) -> None:
+            workers = [f"ips-dask-12345678-abcdef-{number}" for number in range(5000)]
+            begin = time.process_time()
+            await steps.start_workers(workers)
+            assert len(steps.all) == 5
+            assert sorted(node for step in steps.all for node in step.nodes) == [
+                node.name for node in many
+            ]
+            assert max(len(word) for step in steps.all for word in step.argv) < 2**17
+            assert steps.free_nodes() == []
+            assert time.process_time() - begin < 2
+
+        play(scenario, *many)
+
+
+async def resting(future: asyncio.Future[Any]) -> bool:
+    """Let everything go on that can; whether a future still waits."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+    return not future.done()
+
+
+@pytest.mark.usefixtures("fake_steps")
+class TestDraining:
+    """Nodes that are drained, and rounds that wait for them."""
+
+    def test_node_is_free_when_its_worker_is_drained(self) -> None:
+        async def scenario(steps: Steps, failures: list[StepError]) -> None:
+            drained = asyncio.Event()
+            await steps.start_workers(["c-0", "c-1", "c-2"])
+            steps.expect_leave("c-1")
+            steps.release_after("c-1", drained.wait())
+            assert (len(steps.placed), steps.most_nodes()) == (3, 3)
+            drained.set()
+            await settle()
+            assert steps.free_nodes() == [NODES[1]]
+            assert steps.all[0].sent == ["stop c-1"]
+
+        play(scenario)
+
+    def test_node_is_free_also_when_draining_failed(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def refuse() -> None:
+            raise OSError("the scheduler is gone")
+
+        async def scenario(steps: Steps, failures: list[StepError]) -> None:
+            await steps.start_workers(["c-0"])
+            steps.release_after("c-0", refuse())
+            await settle()
+            assert steps.placed == {}
+
+        play(scenario)
+        gc.collect()  # asyncio would tell of an exception that nobody looked at
+        assert caplog.messages == ["worker c-0 could not finish in order: the scheduler is gone"]
+
+    def test_round_takes_what_is_free_and_waits_for_what_drains(self) -> None:
+        async def scenario(steps: Steps, failures: list[StepError]) -> None:
+            await steps.start_workers(["c-0", "c-1"])
+            steps.expect_leave("c-0")
+            asking = asyncio.gather(steps.join("c-3"), steps.join("c-4"))
+            assert await resting(asking)
+            assert nodes_of(steps) == [("n1", "n2"), ("n3",)]
+            await steps.release("c-0")
+            assert [step.nodes for step in await asking] == [("n3",), ("n1",)]
+
+        play(scenario)
+
+    def test_node_that_is_released_while_steps_start_is_noticed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def scenario(steps: Steps, failures: list[StepError]) -> None:
+            await steps.start_workers(["c-0", "c-1"])
+            steps.expect_leave("c-0")
+            start = FakeStep.start
+
+            async def start_slowly(step: FakeStep, stdout: int | None) -> None:
+                await steps.release("c-0")
+                await start(step, stdout)
+
+            monkeypatch.setattr(FakeStep, "start", start_slowly)
+            asking = asyncio.gather(steps.join("c-3"), steps.join("c-4"))
+            assert not await resting(asking)
+            assert nodes_of(steps)[1:] == [("n3",), ("n1",)]
+
+        play(scenario)
+
+    def test_node_that_is_lost_meanwhile_is_the_error_of_who_waits_for_it_only(self) -> None:
+        async def scenario(steps: Steps, failures: list[StepError]) -> None:
+            await steps.start_workers(["c-0", "c-1"])
+            steps.expect_leave("c-0")
+            asking = asyncio.gather(steps.join("c-3"), steps.join("c-4"), return_exceptions=True)
+            assert await resting(asking)
+            steps.leave_out(["c-0"])
+            await steps.release("c-0")
+            first, second = await asking
+            assert first is steps.all[1]
+            assert isinstance(second, NotEnoughNodesError)
+            assert second.args == (1, 0, 3, "Slurm job 17", "n1")
+            assert list(steps.placed) == ["c-1", "c-3"]
+
+        play(scenario)
+
+    def test_release_of_a_node_that_is_not_enough_is_no_busy_wait(self) -> None:
+        async def scenario(steps: Steps, failures: list[StepError]) -> None:
+            await steps.start_workers(["c-0", "c-1", "c-2"])
+            for worker in ("c-0", "c-1"):
+                steps.expect_leave(worker)
+            looks = 0
+            look = steps.free_nodes
+
+            def counted() -> list[Node]:
+                nonlocal looks
+                looks += 1
+                return look()
+
+            steps.free_nodes = counted
+            asking = asyncio.gather(steps.join("c-3"), steps.join("c-4"))
+            assert await resting(asking)
+            await steps.release("c-0")
+            assert await resting(asking)
+            assert nodes_of(steps)[1:] == [("n1",)]
+            assert looks <= 4
+            await steps.release("c-1")
+            await asking
+
+        play(scenario)
+
+    @pytest.mark.parametrize("when", ["before", "while", "after"])
+    def test_closing_ends_the_wait_for_a_node(
+        self, monkeypatch: pytest.MonkeyPatch, when: str
+    ) -> None:
+        async def scenario(steps: Steps, failures: list[StepError]) -> None:
+            await steps.start_workers(["c-0", "c-1"])
+            steps.expect_leave("c-0")
+            start = FakeStep.start
+
+            async def start_meanwhile(step: FakeStep, stdout: int | None) -> None:
+                steps.expect_end()
+                await start(step, stdout)
+
+            if when == "while":
+                monkeypatch.setattr(FakeStep, "start", start_meanwhile)
+            asking = asyncio.gather(steps.join("c-3"), steps.join("c-4"), return_exceptions=True)
+            if when == "after":
+                assert await resting(asking)
+            if when != "while":
+                steps.expect_end()
+            assert not await resting(asking)
+            second = (await asking)[1]
+            assert (type(second), str(second)) == (ClusterError, "the cluster is closing")
+
+        play(scenario)
+
+    def test_close_ends_what_still_drains(self) -> None:
+        async def scenario(steps: Steps, failures: list[StepError]) -> None:
+            await steps.start_workers(["c-0"])
+            steps.release_after("c-0", asyncio.Event().wait())
+            await steps.close()
+            assert steps._tasks == set()
+
+        play(scenario)
+
+
+# Which nodes are there for this cluster.
+
+
+@pytest.fixture
+def claims() -> Iterator[tuple[Claims, Claims]]:
+    """Those of this cluster, and of another one of the same job."""
+    job = uuid.uuid4().hex
+    both = Claims(job, "c"), Claims(job, "other")
+    yield both
+    for each in both:
+        each.close()
+
+
+def with_claims(claims: Claims, *nodes: Node) -> Steps:
+    held = Allocation("17", nodes or NODES)
+    return Steps(held, make_settings(), claims, lambda step: None)
+
+
+def test_nodes_of_another_cluster_are_not_free(claims: tuple[Claims, Claims]) -> None:
+    own, other = claims
+    steps = with_claims(own)
+    assert other.take("n1")
+    assert steps.free_nodes() == [NODES[1], NODES[2]]
+    assert steps.most_nodes() == 2
+    assert steps.place(["c-0"]) == {"c-0": NODES[1]}
+    assert (steps.free_nodes(), steps.most_nodes()) == ([NODES[2]], 2)
+    other.give_back("n1")
+    assert steps.most_nodes() == 3
+
+
+def test_nodes_that_are_claimed_already_come_first(claims: tuple[Claims, Claims]) -> None:
+    own, _ = claims
+    assert [own.take("n2"), own.take("n3")] == [True, True]
+    steps = with_claims(own)
+    assert steps.free_nodes() == [NODES[1], NODES[2], NODES[0]]
+    assert steps.place(["c-0"]) == {"c-0": NODES[1]}
+    assert not own.holds("n1")
+
+
+def test_nodes_are_claimed_when_placed_and_given_back_when_released_or_not_enough(
+    claims: tuple[Claims, Claims],
+) -> None:
+    own, other = claims
+    steps = with_claims(own)
+    with pytest.raises(NotEnoughNodesError):
+        steps.place(["c-0", "c-1", "c-2", "c-3"])
+    assert [other.is_free(node.name) for node in NODES] == [True, True, True]
+    steps.place(["c-0", "c-1"])
+    assert [other.is_free(node.name) for node in NODES] == [False, False, True]
+    asyncio.run(steps.release("c-0"))
+    assert [other.is_free(node.name) for node in NODES] == [True, False, True]
+
+
+def test_node_that_is_taken_between_looking_and_claiming_is_passed_over(
+    claims: tuple[Claims, Claims], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = claims
+    steps = with_claims(own)
+    free = steps.free_nodes()
+    assert other.take("n1")
+    monkeypatch.setattr(steps, "free_nodes", lambda: free)
+    assert steps.place(["c-0"]) == {"c-0": NODES[1]}
+
+
+def test_lost_nodes_are_left_out(claims: tuple[Claims, Claims]) -> None:
+    steps = with_claims(claims[0])
+    steps.place(["c-0", "c-1"])
+    steps.leave_out(["c-1"])
+    asyncio.run(steps.release("c-1"))
+    assert (steps.lost, steps.free_nodes(), steps.most_nodes()) == ({"n2"}, [NODES[2]], 2)
+    assert steps.not_enough(3, 2).args == (3, 2, 3, "Slurm job 17", "n2")
+
+
+@pytest.mark.parametrize(
+    ("held", "here", "expected"),
+    [
+        ([], None, "n1"),
+        (["n2", "n3"], None, "n2"),
+        (["n2", "n3"], "n3", "n3"),
+        (["n2", "n3"], "n1", "n2"),
+        (["n2"], "login1", "n2"),
+    ],
+)
+def test_scheduler_goes_to_the_drivers_node_if_it_is_ours(
+    claims: tuple[Claims, Claims],
+    monkeypatch: pytest.MonkeyPatch,
+    held: list[str],
+    here: str | None,
+    expected: str,
+) -> None:
+    assert all(claims[0].take(name) for name in held)
+    monkeypatch.delenv("SLURMD_NODENAME", raising=False)
+    if here is not None:
+        monkeypatch.setenv("SLURMD_NODENAME", here)
+    assert with_claims(claims[0]).scheduler_node().name == expected
+
+
+@pytest.mark.parametrize("difference", [{"gpus": 4}, {"cpus": 8}, {"memory": GB}])
+def test_nodes_of_one_size_share_a_step(difference: dict[str, int]) -> None:
+    other = replace(NODES[1], **difference)
+    placed = {"c-0": NODES[0], "c-1": other, "c-2": NODES[2]}
+    groups = make_steps().groups(placed)
+    assert sorted(map(list, groups)) == [["c-0", "c-2"], ["c-1"]]
+    assert {worker: node for group in groups for worker, node in group.items()} == placed
+
+
+def test_without_slurm_each_worker_is_a_process_of_its_own() -> None:
+    steps = make_steps(Allocation(None, NODES))
+    placed = dict(zip(["c-0", "c-1"], NODES, strict=False))
+    assert steps.groups(placed) == [{"c-0": NODES[0]}, {"c-1": NODES[1]}]
+
+
+@pytest.mark.parametrize(("role", "gres"), [("worker", ["--gres=gpu:4"]), ("scheduler", [])])
+def test_gpus_are_for_workers(role: str, gres: list[str]) -> None:
+    command = make_steps().command(role, [replace(NODES[0], gpus=4)], "script", 0)
+    assert [word for word in command if word.startswith("--g")] == gres
