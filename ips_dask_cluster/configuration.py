@@ -12,6 +12,7 @@ import operator
 import os
 import re
 import shlex
+import signal
 import warnings
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
@@ -128,6 +129,13 @@ def _lines(value: Any) -> tuple[str, ...]:
     return tuple(map(os.fspath, lines))
 
 
+def _signals(value: Any) -> tuple[str, ...]:
+    names = _words(value)
+    if any(signal.Signals[name] in (signal.SIGKILL, signal.SIGSTOP) for name in names):
+        raise ValueError  # nobody can catch these
+    return names
+
+
 def _security(value: Any) -> Any:
     if not isinstance(value, bool) and not hasattr(value, "get_tls_config_for_role"):
         raise ValueError
@@ -184,7 +192,7 @@ _KINDS = {
     "close-timeout": _DURATION,
     "teardown-timeout": _DURATION,
     "walltime-margin": _DURATION,
-    "close-on-signals": _WORDS,
+    "close-on-signals": _Kind('a list of names such as "SIGTERM"', _signals),
     "version-check": _FLAG,
 }
 
@@ -348,7 +356,7 @@ def _converted(name: str, layer: _Layer) -> Any:
     kind = _KINDS[name]
     try:
         return None if value is None else kind.convert(value)
-    except (AttributeError, OverflowError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         raise ValueError(f"{layer.called(name)}={value!r}: {kind.need} is needed") from None
 
 
