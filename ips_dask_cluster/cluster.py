@@ -27,7 +27,7 @@ from ips_dask_cluster import allocation as allocations
 from ips_dask_cluster import draining
 from ips_dask_cluster.allocation import Allocation
 from ips_dask_cluster.claims import Claims
-from ips_dask_cluster.configuration import BASE_CLASS, Configured, duration
+from ips_dask_cluster.configuration import BASE_CLASS, Configured, checked, duration
 from ips_dask_cluster.containers import Container
 from ips_dask_cluster.dashboard import dashboard_link
 from ips_dask_cluster.errors import ClusterStartError, StepError
@@ -185,14 +185,23 @@ class SlurmAllocationCluster(ScaledByNode):
             settings["processes"] = workers_per_node
         parameters = inspect.signature(SlurmAllocationCluster).parameters
         self._configured = configured = Configured(config_name, settings, parameters)
-        callbacks = {"loss": on_loss, "failure": on_failure, "walltime": on_walltime}
+        nodes, n_workers = checked("nodes", nodes), checked("n_workers", n_workers)
+        self._container = checked("container", container)
+        self._environment = checked("env", env) or {}
+        self._scheduler_environment = checked("scheduler_env", scheduler_env) or {}
+        name = checked("name", name)
+        callbacks = {
+            "loss": checked("on_loss", on_loss),
+            "failure": checked("on_failure", on_failure),
+            "walltime": checked("on_walltime", on_walltime),
+        }
         self._reports = Reports(callbacks, self._send_event)
         self._plugins = ClusterPlugins(worker_plugins, configured("teardown-timeout"))
         self._watching: list[asyncio.Future[None]] = []
         self._given_up: set[str] = set()
         self._start_errors: list[StepError] = []
         self._seen: set[str] = set()
-        found = allocation or allocations.find(
+        found = checked("allocation", allocation) or allocations.find(
             configured("launcher"), job_id, nodes or n_workers, configured("cores")
         )
         self.allocation = found if nodelist is None else allocations.selected(found, nodelist)
@@ -213,9 +222,6 @@ class SlurmAllocationCluster(ScaledByNode):
         except BaseException:
             self._claims.close()
             raise
-        self._container = container
-        self._environment = dict(env or {})
-        self._scheduler_environment = dict(scheduler_env or {})
         held = self.allocation.nodes
         try:
             super().__init__(
