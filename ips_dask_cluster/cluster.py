@@ -198,6 +198,7 @@ class SlurmAllocationCluster(ScaledByNode):
         self._reports = Reports(callbacks, self._send_event)
         self._plugins = ClusterPlugins(worker_plugins, configured("teardown-timeout"))
         self._watching: list[asyncio.Future[None]] = []
+        self._closing: asyncio.Future[None] | None = None
         self._given_up: set[str] = set()
         self._start_errors: list[StepError] = []
         self._seen: set[str] = set()
@@ -223,7 +224,10 @@ class SlurmAllocationCluster(ScaledByNode):
             self._claims.close()
             raise
         held = self.allocation.nodes
+        self.status = Status.created
         try:
+            # before the start: there are keys in the run directory
+            exit_in_order_on(configured.words("close-on-signals"), self)
             super().__init__(
                 n_workers=0,  # the first round is started beside the scheduler, see _start
                 loop=loop,
@@ -244,7 +248,6 @@ class SlurmAllocationCluster(ScaledByNode):
         except BaseException:
             self._abandon(asynchronous)
             raise
-        exit_in_order_on(configured.words("close-on-signals"), self)
 
     def _abandon(self, asynchronous: bool) -> None:
         """End what a constructor that failed, or was interrupted, has started."""
@@ -522,6 +525,12 @@ class SlurmAllocationCluster(ScaledByNode):
     # -- the end -----------------------------------------------------------------------------
 
     async def _close(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close_once())
+        # Ctrl-C ends this wait, not the closing: the end of the program waits for it again
+        await asyncio.shield(self._closing)
+
+    async def _close_once(self) -> None:
         if self.status == Status.closed:
             return
         steps = getattr(self, "steps", None)
@@ -541,12 +550,13 @@ class SlurmAllocationCluster(ScaledByNode):
             logger.debug("the scheduler did not close in order", exc_info=True)
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(Cluster._close(self), seconds)
-            self.status = Status.closed
         finally:
+            self.status = Status.closing  # whoever sees it closed does not wait any more
             if steps is not None:
                 await steps.close()
             self._claims.close()
             self._remove_run_directory()
+            self.status = Status.closed
 
     def _remove_run_directory(self) -> None:
         if not self._reports.went_wrong and not self._plugins.trouble:
