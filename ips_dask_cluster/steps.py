@@ -260,9 +260,10 @@ class Steps:
             self._on_end(step)
 
     def workers_of(self, step: Step) -> list[str]:
-        """Return the workers of a step that have not been told to leave."""
+        """Return the workers of a step that neither were told to leave nor are lost."""
         of_step = (worker for worker, of in self._step_of.items() if of is step)
-        return [worker for worker in of_step if worker not in self._leaving]
+        there = (worker for worker in of_step if worker not in self._leaving)
+        return [worker for worker in there if self.placed[worker].name not in self.lost]
 
     async def announce(self, address: str) -> None:
         """Tell every worker step, started or yet to start, where the scheduler is."""
