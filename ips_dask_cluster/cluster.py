@@ -202,11 +202,14 @@ class SlurmAllocationCluster(ScaledByNode):
         self._given_up: set[str] = set()
         self._start_errors: list[StepError] = []
         self._seen: set[str] = set()
+        self._gpus_per_worker = int(configured("gpus-per-worker") or configured("worker-per-gpu"))
+        there = nodes  # of this machine's making, if there is no Slurm; its GPUs are one node's
+        if nodes is None and n_workers is not None and not self._gpus_per_worker:
+            there = math.ceil(n_workers / configured("processes"))
         found = checked("allocation", allocation) or allocations.find(
-            configured("launcher"), job_id, nodes or n_workers, configured("cores")
+            configured("launcher"), job_id, there, configured("cores")
         )
         self.allocation = found if nodelist is None else allocations.selected(found, nodelist)
-        self._gpus_per_worker = int(configured("gpus-per-worker") or configured("worker-per-gpu"))
         self.workers_per_node = (
             allocations.portions_of_gpus(self.allocation, self._gpus_per_worker)
             if self._gpus_per_worker
@@ -323,7 +326,7 @@ class SlurmAllocationCluster(ScaledByNode):
 
     async def _wait_for_workers(self, n_workers: int | None = None, timeout: Any = None) -> None:
         loop = asyncio.get_running_loop()
-        seconds = duration(timeout or self.steps.settings.start_timeout)
+        seconds = duration(self.steps.settings.start_timeout if timeout is None else timeout)
         deadline = loop.time() + seconds
         while True:
             plan = self.plan
