@@ -19,6 +19,7 @@ from ips_dask_cluster import draining
 from ips_dask_cluster.adaptive import NodeAdaptive
 from ips_dask_cluster.errors import ClusterError
 from ips_dask_cluster.jobqueue import JobQueueCluster
+from ips_dask_cluster.reports import Reports
 from ips_dask_cluster.steps import Steps
 
 __all__ = ["ScaledByNode"]
@@ -31,6 +32,7 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
 
     steps: Steps
     workers_per_node: int
+    _reports: Reports
     status: Any  # distributed's Status; its base classes set it
 
     def _connected(self) -> set[str]:
@@ -67,7 +69,7 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
         ValueError
             A number is no whole number of 0 or more.
         ClusterError
-            The cluster is closed.
+            The cluster is closed, or its scheduler is lost: ``failure`` is raised then.
         """
         for number in (n or 0, jobs, cores or 0):
             if not isinstance(number, int) or number < 0:
@@ -81,6 +83,9 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
             math.ceil((cores or 0) / node["cores"]),
             math.ceil(parse_bytes(memory or 0) / (parse_bytes(node["memory"]) or math.inf)),
         )
+        lost = self.scheduler.status == Status.failed and self._reports.failure
+        if lost and nodes > len(self.worker_spec):
+            raise lost
         most = self.steps.most_nodes()
         if nodes > max(most, len(self.worker_spec)):
             raise self.steps.not_enough(nodes, most)

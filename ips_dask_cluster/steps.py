@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import glob
 import os
 import shlex
@@ -324,10 +325,9 @@ class Steps:
         """Make a worker's node free again as soon as it is drained; nobody has to wait."""
 
         async def release() -> None:
-            try:
+            with contextlib.suppress(Exception):  # nobody to ask: the scheduler is lost or closed
                 await drained
-            finally:
-                await self.release(worker)
+            await self.release(worker)
 
         self._own(release())
 

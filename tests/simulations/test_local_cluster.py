@@ -28,7 +28,7 @@ def test_without_an_allocation_it_takes_this_machine_and_says_so(
         wait_until(lambda: len(cluster.observed) == 1, 20, "one worker is left")
         cluster.scale(2)
         cluster.wait_for_workers()
-        assert cluster.observed == cluster.plan == {f"{cluster.name}-0", f"{cluster.name}-1"}
+        assert cluster.observed == cluster.plan == {f"{cluster.name}-0", f"{cluster.name}-2"}
         assert "--ntasks-per-node" not in cluster.job_script()
         with pytest.raises(ClusterStartError, match=r"^2 of 3 workers arrived within 0 s"):
             cluster.wait_for_workers(3, timeout=0)  # just a look

@@ -164,6 +164,9 @@ def test_the_scheduler_that_dies_is_the_end_and_told_at_once(job_id, told, wait_
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: told.failures, 20, "somebody is told")
         assert "the scheduler step on n1 ended with exit code 137" in str(told.failures[0])
+        with pytest.raises(StepError, match="the scheduler step on n1 ended"):
+            cluster.scale(3)
+        assert len(cluster.steps.all) == 2
     assert len(told.failures) == 1
 
 
