@@ -290,26 +290,12 @@ class SlurmAllocationCluster(ScaledByNode):
 
     async def _start(self) -> None:
         if self.status == Status.created:
-            self.steps = Steps(self.allocation, self._settings(), self._claims, self._step_ended)
-            self.scheduler_spec["options"]["steps"] = self.steps
-            self.scheduler_spec["options"]["before_workers"] = self._register_plugins
-            self.new_spec["options"]["steps"] = self.steps
-            for _ in range(self._first_round):
-                self.worker_spec.update(self.new_worker_spec())
-            self._loss_watch = LossWatch(self.steps.all, self._is_missing, self._lost)
-            # Side by side: worker nodes import while the scheduler starts
             try:
-                await self.steps.start_scheduler()
-                if self.worker_spec:
-                    await self.steps.start_workers(list(self.worker_spec))
+                await self._start_steps()
             except BaseException:
                 self.worker_spec.clear()
                 await self._close()
                 raise
-            margin = self._configured("walltime-margin")
-            for watch in (self._loss_watch.run(), self._reports.watch(self.allocation, margin)):
-                self._watching.append(asyncio.ensure_future(watch))
-            self._loss_watch.look()
         try:
             await super()._start()
         except RuntimeError as error:
@@ -317,6 +303,23 @@ class SlurmAllocationCluster(ScaledByNode):
                 raise
             raise error.__cause__ from None
         self._watching.append(asyncio.ensure_future(self._plugins.watch(self.scheduler_comm)))
+
+    async def _start_steps(self) -> None:
+        self.steps = Steps(self.allocation, self._settings(), self._claims, self._step_ended)
+        self.scheduler_spec["options"]["steps"] = self.steps
+        self.scheduler_spec["options"]["before_workers"] = self._register_plugins
+        self.new_spec["options"]["steps"] = self.steps
+        for _ in range(self._first_round):
+            self.worker_spec.update(self.new_worker_spec())
+        self._loss_watch = LossWatch(self.steps.all, self._is_missing, self._lost)
+        # Side by side: worker nodes import while the scheduler starts
+        await self.steps.start_scheduler()
+        if self.worker_spec:
+            await self.steps.start_workers(list(self.worker_spec))
+        margin = self._configured("walltime-margin")
+        for watch in (self._loss_watch.run(), self._reports.watch(self.allocation, margin)):
+            self._watching.append(asyncio.ensure_future(watch))
+        self._loss_watch.look()
 
     async def _register_plugins(self, scheduler: str) -> None:
         await self._plugins.register(scheduler, self.security.get_connection_args("client"))

@@ -8,7 +8,7 @@ import logging
 import pytest
 from distributed import Client
 
-from ips_dask_cluster import ClusterStartError, SlurmAllocationCluster
+from ips_dask_cluster import ClusterError, ClusterStartError, SlurmAllocationCluster
 
 
 def test_without_an_allocation_it_takes_this_machine_and_says_so(
@@ -72,3 +72,18 @@ def test_no_share_of_this_machine_lies_idle(options, gpus, nodes, tmp_path, monk
             await cluster.close()
 
     assert asyncio.run(held()) == nodes
+
+
+def test_an_asynchronous_start_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    async def start() -> None:
+        cluster = SlurmAllocationCluster(
+            launcher="local", asynchronous=True, log_directory="/proc/nowhere"
+        )
+        with pytest.raises(ClusterError, match=r"^the log directory /proc/nowhere cannot be made"):
+            await cluster
+        assert cluster.status.name == "closed"
+
+    asyncio.run(start())
+    assert list(tmp_path.iterdir()) == []
