@@ -181,6 +181,21 @@ def test_numbers_that_make_no_sense_are_refused(cluster):
     assert len(cluster.plan) == 4
 
 
+def test_what_srun_reads_from_the_environment_of_the_driver_is_no_matter(job_id, monkeypatch):
+    """Left by ``sbatch --export=NONE``, ``--gpus=8`` and by users' own profiles."""
+    monkeypatch.setenv("SLURM_EXPORT_ENV", "NONE")
+    monkeypatch.setenv("SLURM_GPUS", "8")
+    monkeypatch.setenv("SLURM_CPUS_PER_GPU", "1")
+    monkeypatch.setenv("SLURM_CONSTRAINT", "nosuch")
+    monkeypatch.setenv("SLURM_EXCLUSIVE", "1")
+    monkeypatch.setenv("SLURM_LABELIO", "1")
+    for stream in ("STDIN", "STDOUT", "STDERR"):
+        monkeypatch.setenv(f"SLURM_{stream}MODE", "none")
+    options = {"scheduler_options": NO_DASHBOARD, "start_timeout": 20}
+    with SlurmAllocationCluster(2, **options) as cluster:
+        cluster.wait_for_workers()
+
+
 def test_a_run_directory_with_blanks_and_quotes(job_id, shared_tmp_path):
     folder = shared_tmp_path / """a b'c"d"""
     folder.mkdir()
