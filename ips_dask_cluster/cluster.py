@@ -373,8 +373,7 @@ class SlurmAllocationCluster(ScaledByNode):
         ClusterStartError
             They did not come in time; the message names the nodes that are missing.
         StepError
-            The moment it is known that they will not come.
-            The moment a step, or its script on one node, ends.
+            They will not come: a step, or its script on one node, has ended.
         WorkerPluginError
             One of ``worker_plugins`` could not be set up on a worker, or not in time.
         """
@@ -544,6 +543,7 @@ class SlurmAllocationCluster(ScaledByNode):
             steps.expect_end()
         for task in self._watching:
             task.cancel()
+        connected = self.plan <= self._connected()
         try:
             seconds = self._configured("close-timeout")
             if self.status == Status.running and self.shutdown_scheduler:
@@ -559,7 +559,7 @@ class SlurmAllocationCluster(ScaledByNode):
         finally:
             self.status = Status.closing  # whoever sees it closed does not wait any more
             if steps is not None:
-                await steps.close()
+                await steps.close(connected)
             self._claims.close()
             self._remove_run_directory()
             self.status = Status.closed

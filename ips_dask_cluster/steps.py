@@ -347,13 +347,19 @@ class Steps:
         self._closing = True
         self._released.set()  # whoever waits for a node need not any more
 
-    async def close(self) -> None:
-        """End all steps: by themselves, then by closing their input, by signal, by scancel."""
+    async def close(self, connected: bool = True) -> None:
+        """End all steps: by themselves, then by closing their input, by signal, by scancel.
+
+        Parameters
+        ----------
+        connected : bool
+            Whether the scheduler knew all workers, and so has told them to end.
+        """
         self.expect_end()
         patience = self.settings.close_timeout / 2
         # Only a scheduler that is told to end tells the workers to; without one, close their input
         in_order = self.scheduler is not None and self.scheduler.exit_code in (None, 0)
-        in_order = in_order and self._address is not None
+        in_order = in_order and self._address is not None and connected
         await asyncio.gather(*(step.end(patience, in_order) for step in self.all))
         for task in self._tasks:
             task.cancel()

@@ -77,6 +77,17 @@ def test_close_leaves_nothing_and_is_idempotent(slurm, job_id, shared_tmp_path, 
     assert capfd.readouterr() == ("", "")
 
 
+def test_closing_does_not_wait_for_workers_that_are_still_to_come(slurm, cluster, wait_until):
+    cluster.scale(3)
+    wait_until(lambda: len(cluster.steps.placed) == 3, 20, "a node is given back")
+    cluster.scale(4)
+    wait_until(lambda: len(cluster.steps.all) == 3, 20, "it is taken again")
+    begin = time.monotonic()
+    cluster.close()
+    assert time.monotonic() - begin < 5  # close_timeout / 2, after which their input is closed
+    wait_until(lambda: not live_steps(slurm), 10, "no step is left")
+
+
 def test_scaling_down_leaves_the_siblings_and_up_takes_the_free_node(slurm, cluster, wait_until):
     before = {info["name"]: a for a, info in cluster.scheduler_info["workers"].items()}
     cluster.scale(3)
