@@ -33,6 +33,7 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
     steps: Steps
     workers_per_node: int
     _reports: Reports
+    _closing: Any  # the future of its end, once that has begun
     status: Any  # distributed's Status; its base classes set it
 
     def _connected(self) -> set[str]:
@@ -143,7 +144,8 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
             if self.status != Status.running:
                 raise
             # SpecCluster would keep what could not start, and never try again
-            logger.error("cluster %s could not grow: %s", self.name, error)
+            level = logging.ERROR if self._closing is None else logging.DEBUG
+            logger.log(level, "cluster %s could not grow: %s", self.name, error)
             for name in [n for n, node in self.workers.items() if node.status == Status.created]:
                 self.worker_spec.pop(name, None)
                 del self.workers[name]

@@ -88,6 +88,19 @@ def test_closing_does_not_wait_for_workers_that_are_still_to_come(slurm, cluster
     wait_until(lambda: not live_steps(slurm), 10, "no step is left")
 
 
+def test_closing_while_it_waits_for_nodes_that_drain_is_no_error(cluster, wait_until, caplog):
+    with cluster.get_client() as client:
+        tasks = client.map(time.sleep, [60] * 8, pure=False)
+        wait_until(lambda: sum(map(len, client.processing().values())) == 8, 20, "all run")
+        cluster.scale(1)
+        wait_until(lambda: len(cluster.workers) == 1, 20, "three nodes drain")
+        cluster.scale(4)
+        wait_until(lambda: cluster.steps._round or cluster._lock.locked(), 20, "it waits for them")
+        cluster.close()
+        del tasks
+    assert "could not grow" not in caplog.text
+
+
 def test_scaling_down_leaves_the_siblings_and_up_takes_the_free_node(slurm, cluster, wait_until):
     before = {info["name"]: a for a, info in cluster.scheduler_info["workers"].items()}
     cluster.scale(3)
