@@ -11,27 +11,22 @@ import contextlib
 import inspect
 import logging
 import math
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from distributed import WorkerPlugin
-from distributed.comm import get_address_host
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
-from distributed.utils import Log, Logs
 
 from ips_dask_cluster import allocation as allocations
-from ips_dask_cluster import display, draining
+from ips_dask_cluster import draining
 from ips_dask_cluster.allocation import Allocation
 from ips_dask_cluster.claims import Claims
-from ips_dask_cluster.configuration import BASE_CLASS, Configured, duration
+from ips_dask_cluster.configuration import BASE_CLASS, Configured, checked, duration
 from ips_dask_cluster.containers import Container
-from ips_dask_cluster.dashboard import Dashboard
 from ips_dask_cluster.errors import ClusterStartError, StepError
-from ips_dask_cluster.logs import read_logs
 from ips_dask_cluster.losses import Loss, LossWatch
 from ips_dask_cluster.nodes import SrunNode, SrunScheduler
 from ips_dask_cluster.plugin_life import ClusterPlugins
@@ -41,13 +36,14 @@ from ips_dask_cluster.settings import StepSettings, make_run_directory, step_set
 from ips_dask_cluster.signals import exit_in_order_on
 from ips_dask_cluster.step import Step
 from ips_dask_cluster.steps import Steps
+from ips_dask_cluster.views import Visible
 
 __all__ = ["SlurmAllocationCluster"]
 
 logger = logging.getLogger("ips_dask_cluster")
 
 
-class SlurmAllocationCluster(ScaledByNode):
+class SlurmAllocationCluster(Visible, ScaledByNode):
     """A Dask cluster on the nodes of the Slurm allocation one already holds.
 
     It starts a scheduler and one worker per node as job steps (``srun``) inside the current
@@ -185,25 +181,39 @@ class SlurmAllocationCluster(ScaledByNode):
             settings["processes"] = workers_per_node
         parameters = inspect.signature(SlurmAllocationCluster).parameters
         self._configured = configured = Configured(config_name, settings, parameters)
-        callbacks = {"loss": on_loss, "failure": on_failure, "walltime": on_walltime}
+        nodes, n_workers = checked("nodes", nodes), checked("n_workers", n_workers)
+        self._container = checked("container", container)
+        self._environment = checked("env", env) or {}
+        self._scheduler_environment = checked("scheduler_env", scheduler_env) or {}
+        name = checked("name", name)
+        callbacks = {
+            "loss": checked("on_loss", on_loss),
+            "failure": checked("on_failure", on_failure),
+            "walltime": checked("on_walltime", on_walltime),
+        }
         self._reports = Reports(callbacks, self._send_event)
         self._plugins = ClusterPlugins(worker_plugins, configured("teardown-timeout"))
         self._watching: list[asyncio.Future[None]] = []
+        self._closing: asyncio.Future[None] | None = None
         self._given_up: set[str] = set()
         self._start_errors: list[StepError] = []
         self._seen: set[str] = set()
-        found = allocation or allocations.find(
-            configured("launcher"), job_id, nodes or n_workers, configured("cores")
+        self._gpus_per_worker = int(configured("gpus-per-worker") or configured("worker-per-gpu"))
+        there = nodes  # of this machine's making, if there is no Slurm; its GPUs are one node's
+        if nodes is None and n_workers is not None and not self._gpus_per_worker:
+            there = math.ceil(n_workers / configured("processes"))
+        found = checked("allocation", allocation) or allocations.find(
+            configured("launcher"), job_id, there, configured("cores")
         )
         self.allocation = found if nodelist is None else allocations.selected(found, nodelist)
         where = self.allocation.job_id or "local"
         name = name or f"{configured('name')}-{where}-{uuid.uuid4().hex[:6]}"
         self._take_nodes(name, nodes, n_workers)
-        self._container = container
-        self._environment = dict(env or {})
-        self._scheduler_environment = dict(scheduler_env or {})
         held = self.allocation.nodes
+        self.status = Status.created
         try:
+            # before the start: there are keys in the run directory
+            exit_in_order_on(configured.words("close-on-signals"), self)
             super().__init__(
                 n_workers=0,  # the first round is started beside the scheduler, see _start
                 loop=loop,
@@ -224,7 +234,6 @@ class SlurmAllocationCluster(ScaledByNode):
         except BaseException:
             self._abandon(asynchronous)
             raise
-        exit_in_order_on(configured.words("close-on-signals"), self)
 
     def _abandon(self, asynchronous: bool) -> None:
         """End what a constructor that failed, or was interrupted, has started."""
@@ -243,7 +252,6 @@ class SlurmAllocationCluster(ScaledByNode):
     def _take_nodes(self, name: str, nodes: int | None, n_workers: int | None) -> None:
         """Claim the nodes of the first round, and make the run directory."""
         configured = self._configured
-        self._gpus_per_worker = int(configured("gpus-per-worker") or configured("worker-per-gpu"))
         self.workers_per_node = (
             allocations.portions_of_gpus(self.allocation, self._gpus_per_worker)
             if self._gpus_per_worker
@@ -283,26 +291,12 @@ class SlurmAllocationCluster(ScaledByNode):
 
     async def _start(self) -> None:
         if self.status == Status.created:
-            self.steps = Steps(self.allocation, self._settings(), self._claims, self._step_ended)
-            self.scheduler_spec["options"]["steps"] = self.steps
-            self.scheduler_spec["options"]["before_workers"] = self._register_plugins
-            self.new_spec["options"]["steps"] = self.steps
-            for _ in range(self._first_round):
-                self.worker_spec.update(self.new_worker_spec())
-            self._loss_watch = LossWatch(self.steps.all, self._is_missing, self._lost)
-            # Side by side: worker nodes import while the scheduler starts
             try:
-                await self.steps.start_scheduler()
-                if self.worker_spec:
-                    await self.steps.start_workers(list(self.worker_spec))
+                await self._start_steps()
             except BaseException:
                 self.worker_spec.clear()
                 await self._close()
                 raise
-            margin = self._configured("walltime-margin")
-            for watch in (self._loss_watch.run(), self._reports.watch(self.allocation, margin)):
-                self._watching.append(asyncio.ensure_future(watch))
-            self._loss_watch.look()
         try:
             await super()._start()
         except RuntimeError as error:
@@ -310,6 +304,23 @@ class SlurmAllocationCluster(ScaledByNode):
                 raise
             raise error.__cause__ from None
         self._watching.append(asyncio.ensure_future(self._plugins.watch(self.scheduler_comm)))
+
+    async def _start_steps(self) -> None:
+        self.steps = Steps(self.allocation, self._settings(), self._claims, self._step_ended)
+        self.scheduler_spec["options"]["steps"] = self.steps
+        self.scheduler_spec["options"]["before_workers"] = self._register_plugins
+        self.new_spec["options"]["steps"] = self.steps
+        for _ in range(self._first_round):
+            self.worker_spec.update(self.new_worker_spec())
+        self._loss_watch = LossWatch(self.steps.all, self._is_missing, self._lost)
+        # Side by side: worker nodes import while the scheduler starts
+        await self.steps.start_scheduler()
+        if self.worker_spec:
+            await self.steps.start_workers(list(self.worker_spec))
+        margin = self._configured("walltime-margin")
+        for watch in (self._loss_watch.run(), self._reports.watch(self.allocation, margin)):
+            self._watching.append(asyncio.ensure_future(watch))
+        self._loss_watch.look()
 
     async def _register_plugins(self, scheduler: str) -> None:
         await self._plugins.register(scheduler, self.security.get_connection_args("client"))
@@ -319,7 +330,7 @@ class SlurmAllocationCluster(ScaledByNode):
 
     async def _wait_for_workers(self, n_workers: int | None = None, timeout: Any = None) -> None:
         loop = asyncio.get_running_loop()
-        seconds = duration(timeout or self.steps.settings.start_timeout)
+        seconds = duration(self.steps.settings.start_timeout if timeout is None else timeout)
         deadline = loop.time() + seconds
         while True:
             plan = self.plan
@@ -363,8 +374,7 @@ class SlurmAllocationCluster(ScaledByNode):
         ClusterStartError
             They did not come in time; the message names the nodes that are missing.
         StepError
-            The moment it is known that they will not come.
-            The moment a step, or its script on one node, ends.
+            They will not come: a step, or its script on one node, has ended.
         WorkerPluginError
             One of ``worker_plugins`` could not be set up on a worker, or not in time.
         """
@@ -416,84 +426,6 @@ class SlurmAllocationCluster(ScaledByNode):
             self.worker_spec.pop(worker, None)
         self._correct_state()
 
-    @property
-    def failure(self) -> StepError | None:
-        """Why there is nothing left to go on with; None while all is well."""
-        return self._reports.failure
-
-    @property
-    def losses(self) -> tuple[Loss, ...]:
-        """The workers and nodes that were lost so far, in the order of their end."""
-        return tuple(self._reports.losses)
-
-    @property
-    def plan(self) -> set[str]:
-        """Names of the workers that there should be."""
-        return super().plan - self._given_up
-
-    # -- what one may look at ----------------------------------------------------------------
-
-    def __repr__(self) -> str:
-        workers = self.scheduler_info.get("workers", {}).values()
-        threads = sum(info["nthreads"] for info in workers)
-        used, held = len(self.worker_spec), len(self.allocation.nodes)
-        return (
-            f"{type(self).__name__}({self.name!r}, {self.scheduler_address!r}, "
-            f"on {self.allocation}, nodes={used}/{held}, workers={len(workers)}, threads={threads})"
-        )
-
-    def job_script(self) -> str:
-        """Return what runs: the commands and scripts of the scheduler and the worker step."""
-        return self.steps.text()
-
-    @property
-    def dashboard_link(self) -> str:
-        """Address of the dashboard for a browser; empty without one.
-
-        It listens on the loopback of the scheduler's node, since it shows code and data to all who
-        can open it. From another machine: ``ssh -N -L PORT:127.0.0.1:PORT NODE``, with the port of
-        the link; behind JupyterHub the link goes through jupyter-server-proxy.
-        """
-        found = self._dashboard()
-        return "" if found is None else found.link()
-
-    def _dashboard(self) -> Dashboard | None:
-        port = self.scheduler_info.get("services", {}).get("dashboard")
-        if port is None or self.steps.scheduler is None or self.status == Status.closed:
-            return None
-        listens = self.steps.settings.dashboard_host
-        if listens is None:
-            return None
-        address = get_address_host(self.scheduler_address)
-        node = self.steps.scheduler.nodes[0] if self.allocation.job_id else ""
-        here = not node or node == os.environ.get("SLURMD_NODENAME")
-        return Dashboard(listens, port, address, node, here)
-
-    def _repr_html_(self, cluster_status: str | None = None) -> str:
-        dashboard = self._dashboard()
-        status = display.Status(
-            allocation=str(self.allocation),
-            nodes_used=len(self.worker_spec),
-            nodes_held=len(self.allocation.nodes),
-            seconds_left=self.time_left(),
-            tunnel="" if dashboard is None else dashboard.tunnel(),
-        )
-        return display.cluster_page(
-            type(self).__name__,
-            self.name,
-            self.dashboard_link,
-            self.scheduler_info.get("workers", {}),
-            self.steps.node_names() if hasattr(self, "steps") else {},
-            status.rows() + (cluster_status or ""),
-        )
-
-    def time_left(self) -> float | None:
-        """Return the seconds until the allocation ends; None when it has no known end.
-
-        The end is asked of Slurm once, at the start.
-        """
-        return self.allocation.time_left()
-
     def _send_event(self, event: dict[str, Any]) -> None:
         async def send() -> None:
             with contextlib.suppress(Exception):  # the scheduler may be what was lost
@@ -502,51 +434,20 @@ class SlurmAllocationCluster(ScaledByNode):
         if self.status == Status.running:
             self._watching.append(asyncio.ensure_future(send()))
 
-    def get_logs(self, cluster: bool = True, scheduler: bool = True, workers: Any = True) -> Any:
-        """Return the logs of the scheduler, the workers and the steps, also after the end.
-
-        Parameters
-        ----------
-        cluster, scheduler : bool
-            Whether to return ``"Cluster"``, what Slurm and the node scripts said and what was
-            lost, and ``"Scheduler"``.
-        workers : bool or list of str
-            Whether to return those of the workers, or of which addresses.
-
-        Returns
-        -------
-        dict of str to str
-            While the cluster runs, workers go by their addresses, as everywhere in Dask; later, by
-            their log files, whose last 100 kB are returned.
-
-        Raises
-        ------
-        ClusterError
-            The log files are gone with the run directory; ``log_directory`` keeps them.
-        """
-        if self.status == Status.closed and not self.asynchronous:
-            return self._logs_of_files(cluster, scheduler, workers)
-        return super().get_logs(cluster, scheduler, workers)
-
-    async def _get_logs(
-        self, cluster: bool = True, scheduler: bool = True, workers: Any = True
-    ) -> Logs:
-        if self.status != Status.running or self.failure is not None:  # nobody would answer
-            return self._logs_of_files(cluster, scheduler, workers)
-        logs = await super()._get_logs(False, scheduler, workers)
-        return Logs(logs | self._logs_of_files(cluster, False, False))
-
-    def _logs_of_files(self, cluster: bool, scheduler: bool, workers: Any) -> Logs:
-        directory = self.steps.settings.log_directory
-        logs = read_logs(directory, str(self.name), scheduler, bool(workers))
-        if cluster:
-            tails = [f"{step.role}: {step.tail()}" for step in self.steps.all if step.tail()]
-            logs["Cluster"] = Log("\n".join([*map(str, self.losses), *tails]))
-        return logs
+    @property
+    def plan(self) -> set[str]:
+        """Names of the workers that there should be."""
+        return super().plan - self._given_up
 
     # -- the end -----------------------------------------------------------------------------
 
     async def _close(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close_once())
+        # Ctrl-C ends this wait, not the closing: the end of the program waits for it again
+        await asyncio.shield(self._closing)
+
+    async def _close_once(self) -> None:
         if self.status == Status.closed:
             return
         steps = getattr(self, "steps", None)
@@ -554,6 +455,7 @@ class SlurmAllocationCluster(ScaledByNode):
             steps.expect_end()
         for task in self._watching:
             task.cancel()
+        connected = self.plan <= self._connected()
         try:
             seconds = self._configured("close-timeout")
             if self.status == Status.running and self.shutdown_scheduler:
@@ -566,12 +468,13 @@ class SlurmAllocationCluster(ScaledByNode):
             logger.debug("the scheduler did not close in order", exc_info=True)
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(Cluster._close(self), seconds)
-            self.status = Status.closed
         finally:
+            self.status = Status.closing  # whoever sees it closed does not wait any more
             if steps is not None:
-                await steps.close()
+                await steps.close(connected)
             self._claims.close()
             self._remove_run_directory()
+            self.status = Status.closed
 
     def _remove_run_directory(self) -> None:
         if not self._reports.went_wrong and not self._plugins.trouble:

@@ -12,6 +12,7 @@ import operator
 import os
 import re
 import shlex
+import signal
 import warnings
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +26,7 @@ from dask.utils import parse_bytes, parse_timedelta
 
 from ips_dask_cluster.jobqueue import shipped_sections
 
-__all__ = ["BASE_CLASS", "DEFAULT", "Configured", "duration", "profiles"]
+__all__ = ["BASE_CLASS", "DEFAULT", "Configured", "checked", "duration", "profiles"]
 
 #: The section that dask-jobqueue's base class reads instead of the user's.
 BASE_CLASS = "slurm-allocation-base-class"
@@ -109,6 +110,30 @@ def _text(value: Any) -> str:
     return os.fspath(value)
 
 
+def _name(value: Any) -> str:
+    # of a directory, of logs and of a claim, which has room for 108 bytes (unix(7))
+    if not re.fullmatch(r"[^/\x00-\x1f]+", value) or len(os.fsencode(value)) > 64:
+        raise ValueError
+    return str(value)
+
+
+def _environment(value: Any) -> dict[str, str]:
+    for name, word in value.items():
+        usable = isinstance(word, (str, int, float, os.PathLike)) and not isinstance(word, bool)
+        if not usable or not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            raise ValueError
+    return {name: str(word) for name, word in value.items()}
+
+
+def _that_has(attribute: str) -> Callable[[Any], Any]:
+    def convert(value: Any) -> Any:
+        if isinstance(value, type) or not hasattr(value, attribute):
+            raise ValueError
+        return value
+
+    return convert
+
+
 def _path(value: Any) -> str:
     path = os.path.expandvars(os.path.expanduser(os.fspath(value)))
     if "$" in path:  # a directory of that name would be made
@@ -126,6 +151,13 @@ def _words(value: Any) -> tuple[str, ...]:
 def _lines(value: Any) -> tuple[str, ...]:
     lines = value.splitlines() if isinstance(value, str) else tuple(value)
     return tuple(map(os.fspath, lines))
+
+
+def _signals(value: Any) -> tuple[str, ...]:
+    names = _words(value)
+    if any(signal.Signals[name] in (signal.SIGKILL, signal.SIGSTOP) for name in names):
+        raise ValueError  # nobody can catch these
+    return names
 
 
 def _security(value: Any) -> Any:
@@ -155,8 +187,22 @@ _TEXT = _Kind("a text", _text)
 _PATH = _Kind("a path, all of whose variables are set here", _path)
 _WORDS = _Kind("a list of words, or a text that a shell can split", _words)
 
+_NUMBER = _Kind("a whole number of 0 or more", _whole(0))
+_ENVIRONMENT = _Kind("a mapping of names of variables to texts or numbers", _environment)
+
 _KINDS = {
-    "name": _TEXT,
+    # Of the constructor alone
+    "n-workers": _NUMBER,
+    "nodes": _NUMBER,
+    "container": _Kind('a container, such as Shifter(image="...")', _that_has("prefix")),
+    "allocation": _Kind("an ips_dask_cluster.allocation.Allocation", _that_has("nodes")),
+    "env": _ENVIRONMENT,
+    "scheduler-env": _ENVIRONMENT,
+    "on-loss": _Kind("a function", _that_has("__call__")),
+    "on-failure": _Kind("a function", _that_has("__call__")),
+    "on-walltime": _Kind("a function", _that_has("__call__")),
+    # Settings
+    "name": _Kind("a text that may name a file, of 64 bytes at most", _name),
     "launcher": _Kind('"srun" or "local"', _launcher),
     "cores": _COUNT,
     "memory": _Kind('a number of bytes, or a text such as "64 GiB"', _bytes),
@@ -172,7 +218,7 @@ _KINDS = {
     "death-timeout": _DURATION,
     "local-directory": _PATH,
     "job-script-prologue": _Kind("a list of lines, or one text", _lines),
-    "restarts": _Kind("a whole number of 0 or more", _whole(0)),
+    "restarts": _NUMBER,
     "security": _Kind("True, False or a distributed.Security", _security),
     "shared-temp-directory": _PATH,
     "log-directory": _PATH,
@@ -184,7 +230,7 @@ _KINDS = {
     "close-timeout": _DURATION,
     "teardown-timeout": _DURATION,
     "walltime-margin": _DURATION,
-    "close-on-signals": _WORDS,
+    "close-on-signals": _Kind('a list of names such as "SIGTERM"', _signals),
     "version-check": _FLAG,
 }
 
@@ -246,6 +292,17 @@ class Configured:
     def lines(self, name: str) -> tuple[str, ...]:
         """Return a setting that is a list of lines; a string may have held several."""
         return tuple(self._values[name])
+
+
+def checked(word: str, value: Any) -> Any:
+    """Return the value of a keyword that no configuration has, as it must be; None stays None.
+
+    Raises
+    ------
+    ValueError
+        It is of the wrong kind.
+    """
+    return _converted(_dashed(word), _Layer({_dashed(word): value}))
 
 
 def profiles() -> list[str]:
@@ -348,7 +405,7 @@ def _converted(name: str, layer: _Layer) -> Any:
     kind = _KINDS[name]
     try:
         return None if value is None else kind.convert(value)
-    except (AttributeError, OverflowError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         raise ValueError(f"{layer.called(name)}={value!r}: {kind.need} is needed") from None
 
 

@@ -23,13 +23,24 @@ _MISLEADING_VARIABLES = (
     "SLURM_DISTRIBUTION",
     "SLURM_CPU_BIND",
     "SLURM_MEM_",
-    "SLURM_GPUS_PER_",
+    "SLURM_GPUS",  # of the whole job: more than the scheduler's node has
+    "SLURM_CPUS_PER_GPU",
+    "SLURM_CONSTRAINT",
+    "SLURM_EXCLUSIVE",
     "SLURM_GPU_BIND",
     "SLURM_STEP_",
     "SLURM_HINT",
     "SLURM_EXACT",
     "SLURM_WAIT",
     "SLURM_OVERLAP",
+    # After sbatch --export=NONE a step would get no PATH.
+    "SLURM_EXPORT_ENV",
+    "SRUN_EXPORT_ENV",
+    # Would come between the node scripts and us.
+    "SLURM_LABELIO",
+    "SLURM_STDINMODE",
+    "SLURM_STDOUTMODE",
+    "SLURM_STDERRMODE",
 )
 
 

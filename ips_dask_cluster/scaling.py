@@ -19,6 +19,7 @@ from ips_dask_cluster import draining
 from ips_dask_cluster.adaptive import NodeAdaptive
 from ips_dask_cluster.errors import ClusterError
 from ips_dask_cluster.jobqueue import JobQueueCluster
+from ips_dask_cluster.reports import Reports
 from ips_dask_cluster.steps import Steps
 
 __all__ = ["ScaledByNode"]
@@ -31,6 +32,8 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
 
     steps: Steps
     workers_per_node: int
+    _reports: Reports
+    _closing: Any  # the future of its end, once that has begun
     status: Any  # distributed's Status; its base classes set it
 
     def _connected(self) -> set[str]:
@@ -68,7 +71,7 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
             A number is no whole number of 0 or more, or memory is asked for where that of a node
             is not known.
         ClusterError
-            The cluster is closed.
+            The cluster is closed, or its scheduler is lost: ``failure`` is raised then.
         """
         for number in (n or 0, jobs, cores or 0):
             if not isinstance(number, int) or number < 0:
@@ -81,6 +84,9 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
             math.ceil((cores or 0) / self.new_spec["options"]["cores"]),
             self._nodes_with(memory),
         )
+        lost = self.scheduler.status == Status.failed and self._reports.failure
+        if lost and nodes > len(self.worker_spec):
+            raise lost
         most = self.steps.most_nodes()
         if nodes > max(most, len(self.worker_spec)):
             raise self.steps.not_enough(nodes, most)
@@ -147,7 +153,8 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
             if self.status != Status.running:
                 raise
             # SpecCluster would keep what could not start, and never try again
-            logger.error("cluster %s could not grow: %s", self.name, error)
+            level = logging.ERROR if self._closing is None else logging.DEBUG
+            logger.log(level, "cluster %s could not grow: %s", self.name, error)
             for name in [n for n, node in self.workers.items() if node.status == Status.created]:
                 self.worker_spec.pop(name, None)
                 del self.workers[name]

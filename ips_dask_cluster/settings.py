@@ -175,7 +175,13 @@ def step_settings(
     """
     directory = configured("log-directory")
     log_directory = Path(directory).expanduser().absolute() if directory else run_directory
-    log_directory.mkdir(parents=True, exist_ok=True)
+    try:
+        log_directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ClusterError(
+            f"the log directory {log_directory} cannot be made: {error.strerror}; choose another "
+            "log_directory"
+        ) from None
     templates = configured("template-directory")
     security = scheduler_options.pop("security", None)
     tls = {role: tls_arguments(security, role, run_directory) for role in ("scheduler", "worker")}

@@ -285,9 +285,10 @@ class Steps:
             self._on_end(step)
 
     def workers_of(self, step: Step) -> list[str]:
-        """Return the workers of a step that have not been told to leave."""
+        """Return the workers of a step that neither were told to leave nor are lost."""
         of_step = (worker for worker, of in self._step_of.items() if of is step)
-        return [worker for worker in of_step if worker not in self._leaving]
+        there = (worker for worker in of_step if worker not in self._leaving)
+        return [worker for worker in there if self.placed[worker].name not in self.lost]
 
     async def announce(self, address: str) -> None:
         """Tell every worker step, started or yet to start, where the scheduler is."""
@@ -354,12 +355,12 @@ class Steps:
         async def release() -> None:
             try:
                 await drained
-            except Exception as error:  # it ends all the same; nobody waits who could be told
-                logger.warning(
-                    "worker %s could not finish in order: %s", worker, error or repr(error)
-                )
-            finally:
-                await self.release(worker)
+            except Exception as error:  # nobody waits who could be told
+                if not self._closing:
+                    logger.warning(
+                        "worker %s could not finish in order: %s", worker, error or repr(error)
+                    )
+            await self.release(worker)
 
         self._own(release())
 
@@ -379,13 +380,19 @@ class Steps:
         self._closing = True
         self._released.set()  # whoever waits for a node need not any more
 
-    async def close(self) -> None:
-        """End all steps: by themselves, then by closing their input, by signal, by scancel."""
+    async def close(self, connected: bool = True) -> None:
+        """End all steps: by themselves, then by closing their input, by signal, by scancel.
+
+        Parameters
+        ----------
+        connected : bool
+            Whether the scheduler knew all workers, and so has told them to end.
+        """
         self.expect_end()
         patience = self.settings.close_timeout / 2
         # Only a scheduler that is told to end tells the workers to; without one, close their input
         in_order = self.scheduler is not None and self.scheduler.exit_code in (None, 0)
-        in_order = in_order and self._address is not None
+        in_order = in_order and self._address is not None and connected
         await asyncio.gather(*(step.end(patience, in_order) for step in self.all))
         for task in self._tasks:
             task.cancel()

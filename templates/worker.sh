@@ -132,9 +132,11 @@ finish() {
 }
 trap finish EXIT
 
-# Closing in order ends the worker by itself; what is still there after the grace is killed.
+# Closing in order ends the worker by itself, unless it is still looking for its scheduler; what is
+# there after the grace is killed.
 leave() {
     trap '' TERM
+    kill -TERM "$$pid" 2>/dev/null
     for ((tick = 0; tick < $grace * 10; tick++)); do
         kill -0 "$$pid" 2>/dev/null || break
         sleep 0.1

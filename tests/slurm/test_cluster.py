@@ -77,6 +77,30 @@ def test_close_leaves_nothing_and_is_idempotent(slurm, job_id, shared_tmp_path, 
     assert capfd.readouterr() == ("", "")
 
 
+def test_closing_does_not_wait_for_workers_that_are_still_to_come(slurm, cluster, wait_until):
+    cluster.scale(3)
+    wait_until(lambda: len(cluster.steps.placed) == 3, 20, "a node is given back")
+    cluster.scale(4)
+    wait_until(lambda: len(cluster.steps.all) == 3, 20, "it is taken again")
+    begin = time.monotonic()
+    cluster.close()
+    assert time.monotonic() - begin < 5  # close_timeout / 2, after which their input is closed
+    wait_until(lambda: not live_steps(slurm), 10, "no step is left")
+
+
+def test_closing_while_it_waits_for_nodes_that_drain_is_no_error(cluster, wait_until, caplog):
+    with cluster.get_client() as client:
+        tasks = client.map(time.sleep, [60] * 8, pure=False)
+        wait_until(lambda: sum(map(len, client.processing().values())) == 8, 20, "all run")
+        cluster.scale(1)
+        wait_until(lambda: len(cluster.workers) == 1, 20, "three nodes drain")
+        cluster.scale(4)
+        wait_until(lambda: cluster.steps._round or cluster._lock.locked(), 20, "it waits for them")
+        cluster.close()
+        del tasks
+    assert "could not grow" not in caplog.text
+
+
 def test_scaling_down_leaves_the_siblings_and_up_takes_the_free_node(slurm, cluster, wait_until):
     before = {info["name"]: a for a, info in cluster.scheduler_info["workers"].items()}
     cluster.scale(3)
@@ -179,6 +203,21 @@ def test_numbers_that_make_no_sense_are_refused(cluster):
         with pytest.raises(ValueError, match=r"^scale: a whole number of 0 or more"):
             cluster.scale(number)
     assert len(cluster.plan) == 4
+
+
+def test_what_srun_reads_from_the_environment_of_the_driver_is_no_matter(job_id, monkeypatch):
+    """Left by ``sbatch --export=NONE``, ``--gpus=8`` and by users' own profiles."""
+    monkeypatch.setenv("SLURM_EXPORT_ENV", "NONE")
+    monkeypatch.setenv("SLURM_GPUS", "8")
+    monkeypatch.setenv("SLURM_CPUS_PER_GPU", "1")
+    monkeypatch.setenv("SLURM_CONSTRAINT", "nosuch")
+    monkeypatch.setenv("SLURM_EXCLUSIVE", "1")
+    monkeypatch.setenv("SLURM_LABELIO", "1")
+    for stream in ("STDIN", "STDOUT", "STDERR"):
+        monkeypatch.setenv(f"SLURM_{stream}MODE", "none")
+    options = {"scheduler_options": NO_DASHBOARD, "start_timeout": 20}
+    with SlurmAllocationCluster(2, **options) as cluster:
+        cluster.wait_for_workers()
 
 
 def test_a_run_directory_with_blanks_and_quotes(job_id, shared_tmp_path):

@@ -127,6 +127,19 @@ def test_a_node_that_never_starts_is_an_error_of_who_waits_for_all(job_id, told,
     assert told.failures == []
 
 
+def test_the_end_of_a_whole_step_is_told_once(job_id, told, wait_until):
+    bad = {"worker_extra_args": ["--nosuch"], "restarts": 0}
+    with SlurmAllocationCluster(1, **bad, **told.options()) as cluster:
+        with pytest.raises(StepError, match="the worker step on n1"):
+            cluster.wait_for_workers()
+        wait_until(lambda: cluster.steps.all[1].exit_code, 20, "the step ends")
+        wait_until(lambda: not cluster.steps.placed, 20, "its node is released")
+        assert [(loss.node, bool(loss.worker)) for loss in told.losses] == [
+            ("n1", True),
+            ("n1", False),
+        ]
+
+
 def test_who_waits_for_fewer_need_not_hear_of_a_bad_node(job_id, told):
     bad = {"job_script_prologue": ["[ $SLURMD_NODENAME != n3 ] || exit 7"]}
     with SlurmAllocationCluster(**bad, **told.options()) as cluster:
@@ -151,6 +164,9 @@ def test_the_scheduler_that_dies_is_the_end_and_told_at_once(job_id, told, wait_
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: told.failures, 20, "somebody is told")
         assert "the scheduler step on n1 ended with exit code 137" in str(told.failures[0])
+        with pytest.raises(StepError, match="the scheduler step on n1 ended"):
+            cluster.scale(3)
+        assert len(cluster.steps.all) == 2
     assert len(told.failures) == 1
 
 

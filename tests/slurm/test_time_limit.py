@@ -101,6 +101,45 @@ def test_sigterm_ends_a_script_in_order(slurm, job_id, driver, shared_tmp_path, 
     assert {path.name for path in shared_tmp_path.iterdir()} == {"driver.py", "record"}
 
 
+SLOW = {
+    "start": "options['job_script_prologue'] = ['sleep 3']; Path('now').touch()",
+    "close": """
+end = Steps.close
+
+async def slow_end(steps, *arguments):
+    Path("now").touch()
+    await asyncio.sleep(2)
+    await end(steps, *arguments)
+
+Steps.close = slow_end
+""",
+}
+
+
+@pytest.mark.parametrize("moment", sorted(SLOW))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_starts_or_closes_leaves_nothing(
+    number, moment, slurm, job_id, shared_tmp_path, wait_until
+):
+    script = f"""
+import asyncio
+from pathlib import Path
+from ips_dask_cluster import SlurmAllocationCluster
+from ips_dask_cluster.steps import Steps
+
+options = {{}}
+{SLOW[moment]}
+with SlurmAllocationCluster(1, **options) as cluster:
+    cluster.wait_for_workers()
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: Path("now").exists() and live_steps(slurm), 60, "it starts or closes")
+        process.send_signal(number)
+        assert process.wait(30) in (128 + number, -number)
+    wait_until(lambda: not live_steps(slurm), 10, "no step is left")
+    assert [path.name for path in shared_tmp_path.iterdir()] == ["now"]
+
+
 def test_the_batch_signal_ends_a_batch_job_in_order(slurm, driver, shared_tmp_path, wait_until):
     """As with ``#SBATCH --signal=B:USR1@120``, which Slurm sends that long before the end."""
     script, record = driver('close_on_signals=["SIGTERM", "SIGUSR1"]')

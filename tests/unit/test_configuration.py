@@ -14,7 +14,14 @@ import pytest
 import yaml
 
 from ips_dask_cluster import SlurmAllocationCluster, configuration
-from ips_dask_cluster.configuration import BASE_CLASS, DEFAULT, Configured, duration, profiles
+from ips_dask_cluster.configuration import (
+    BASE_CLASS,
+    DEFAULT,
+    Configured,
+    checked,
+    duration,
+    profiles,
+)
 from ips_dask_cluster.jobqueue import Job, JobQueueCluster, shipped_sections
 
 SECTION = "jobqueue.slurm-allocation"
@@ -279,6 +286,9 @@ WRONG = [
     ("security", "yes"),
     ("launcher", "mpirun"),
     ("name", 3),
+    ("close_on_signals", ["SIGFOO"]),
+    ("close_on_signals", "SIGKILL"),
+    ("close_on_signals", [15]),
     ("python", ["python"]),
     ("local_directory", "$NO_SUCH_VARIABLE/x"),
     ("worker_extra_args", '--x="'),
@@ -326,6 +336,39 @@ def test_the_constructor_refuses_before_it_makes_anything(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("nodes", -1),
+        ("nodes", 1.5),
+        ("nodes", "two"),
+        ("n_workers", -2),
+        ("n_workers", True),
+        ("name", "a/b"),
+        ("name", "a\nb"),
+        ("name", "x" * 65),
+        ("name", 17),
+        ("env", ["A=1"]),
+        ("env", {"A B": "x"}),
+        ("env", {"A": None}),
+        ("scheduler_env", {"A": True}),
+        ("container", "docker:me/code:1"),
+        ("allocation", "17"),
+        ("on_loss", 3),
+        ("on_failure", "print"),
+        ("on_walltime", {}),
+    ],
+)
+def test_a_keyword_of_the_wrong_kind(
+    word: str, value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"=.*: .* is needed$") as caught:
+        SlurmAllocationCluster(**({"launcher": "local"} | {word: value}))
+    assert str(caught.value).startswith(f"{word}={value!r}: ")
+    assert list(tmp_path.iterdir()) == []
+
+
 # What is understood.
 
 
@@ -358,6 +401,11 @@ def test_values_become_what_the_code_needs(
     found = configured(**{word: given})(word.replace("_", "-"))
     assert found == value
     assert type(found) is type(value)
+
+
+def test_variables_may_be_numbers_and_paths() -> None:
+    given = {"OMP_NUM_THREADS": 1, "HERE": Path("/a"), "EMPTY": ""}
+    assert checked("env", given) == {"OMP_NUM_THREADS": "1", "HERE": "/a", "EMPTY": ""}
 
 
 def test_a_duration_that_is_none() -> None:

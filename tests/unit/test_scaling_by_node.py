@@ -44,6 +44,8 @@ class Cluster(ScaledByNode):
         self.steps: Any = FakeSteps(processes)
         self.workers_per_node = processes
         self.status = Status.running
+        self.scheduler: Any = SimpleNamespace(status=Status.running)
+        self._closing: Any = None
         self.new_spec = {"options": {"cores": 4, "memory": memory}}
         self.worker_spec: dict[str, Any] = {}
         self.workers: dict[str, Any] = {}

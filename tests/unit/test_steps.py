@@ -569,6 +569,23 @@ class TestRounds:
 
         play(scenario)
 
+    def test_node_whose_draining_fails_is_released_and_no_task_complains(self) -> None:
+        async def scenario(steps: Steps, failures: list[StepError]) -> None:
+            async def drained() -> None:
+                raise OSError("the scheduler is lost")
+
+            complaints: list[Any] = []
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda _, context: complaints.append(context))
+            await steps.start_workers(["c-0", "c-1"])
+            steps.release_after("c-1", drained())
+            await settle()
+            gc.collect()
+            assert [*steps.placed] == ["c-0"]
+            assert complaints == []
+
+        play(scenario)
+
     @pytest.mark.parametrize(
         ("leaving", "code", "reported"),
         [
