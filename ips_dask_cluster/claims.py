@@ -94,7 +94,7 @@ class Claims:
         NotEnoughNodesError
             There are fewer.
         """
-        self._look_elsewhere()
+        self.look_elsewhere(_LEFTOVER_SECONDS)
         claimed: list[str] = []
         for node in allocation.nodes:
             if len(claimed) != wanted and self.take(node.name):
@@ -130,15 +130,19 @@ class Claims:
             return True
         return node not in self._elsewhere and not self._is_bound(f"node {node}")
 
-    def _look_elsewhere(self) -> None:
-        """Learn which nodes the clusters of drivers on other hosts have; asks Slurm once.
+    def look_elsewhere(self, patience: float = 0.0) -> None:
+        """Learn which nodes the clusters of drivers on other hosts have; asks Slurm.
 
-        The steps of a driver that has died end within seconds and are waited for. A site without
-        squeue has no such clusters, as far as we know.
+        A site without squeue has no such clusters, as far as we know.
+
+        Parameters
+        ----------
+        patience : float
+            Seconds to wait for the steps of a driver that has just died to end.
         """
         if self.job_id is None:
             return
-        deadline = time.monotonic() + _LEFTOVER_SECONDS
+        deadline = time.monotonic() + patience
         while True:
             try:
                 steps = nodes_of_steps(self.job_id)

@@ -26,7 +26,7 @@ from ips_dask_cluster.allocation import Allocation
 from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.configuration import BASE_CLASS, Configured, checked, duration
 from ips_dask_cluster.containers import Container
-from ips_dask_cluster.errors import ClusterStartError, StepError
+from ips_dask_cluster.errors import ClusterError, ClusterStartError, StepError
 from ips_dask_cluster.losses import Loss, LossWatch
 from ips_dask_cluster.nodes import SrunNode, SrunScheduler
 from ips_dask_cluster.plugin_life import ClusterPlugins
@@ -257,8 +257,11 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
             if self._gpus_per_worker
             else configured("processes")
         )
-        if nodes is None and n_workers is not None:
-            nodes = math.ceil(n_workers / self.workers_per_node)
+        if n_workers is not None:
+            filled = math.ceil(n_workers / self.workers_per_node)
+            if nodes not in (None, filled):
+                raise ValueError(f"n_workers={n_workers} fill {filled} nodes, not nodes={nodes}")
+            nodes = filled
         self._claims = Claims(self.allocation.job_id, name)
         try:
             self._first_round = len(self._claims.take_nodes(self.allocation, nodes))
@@ -306,7 +309,14 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
         self._watching.append(asyncio.ensure_future(self._plugins.watch(self.scheduler_comm)))
 
     async def _start_steps(self) -> None:
-        self.steps = Steps(self.allocation, self._settings(), self._claims, self._step_ended)
+        try:
+            settings = self._settings()
+        except OSError as error:
+            raise ClusterError(
+                f"the run directory {self.run_directory} cannot be written: {error.strerror}; make "
+                "room, or choose another shared_temp_directory"
+            ) from None
+        self.steps = Steps(self.allocation, settings, self._claims, self._step_ended)
         self.scheduler_spec["options"]["steps"] = self.steps
         self.scheduler_spec["options"]["before_workers"] = self._register_plugins
         self.new_spec["options"]["steps"] = self.steps

@@ -90,6 +90,8 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
         most = self.steps.most_nodes()
         if nodes > max(most, len(self.worker_spec)):
             raise self.steps.not_enough(nodes, most)
+        if nodes > len(self.worker_spec):
+            self._reports.failure = None  # the last node was lost, but there are others
         there = self._connected()
         # Those that have not come yet go first, then the latest
         leaving = sorted(self.worker_spec, key=lambda w: there.isdisjoint(self.steps.members(w)))

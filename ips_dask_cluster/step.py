@@ -15,10 +15,12 @@ from pathlib import Path
 from ips_dask_cluster import launch
 from ips_dask_cluster.diagnosis import diagnose, holding_steps
 from ips_dask_cluster.errors import ClusterError, StepError
+from ips_dask_cluster.logs import end_of_file
 
-__all__ = ["Step", "log_tail"]
+__all__ = ["LOG_BYTES", "Step"]
 
-_TAIL_BYTES = 32768
+#: Of the end of a log that diagnosis looks at.
+LOG_BYTES = 32768
 _QUOTED_LINES = 12
 _SLURM_COMMAND_SECONDS = 10
 _LOOK_SECONDS = 3
@@ -97,7 +99,7 @@ class Step:
 
     def tail(self) -> str:
         """Return the last lines of its log."""
-        return "\n".join(log_tail(self.log).splitlines()[-_QUOTED_LINES:])
+        return "\n".join(end_of_file(self.log, LOG_BYTES).splitlines()[-_QUOTED_LINES:])
 
     def error(self, nodes: str = "", cause: str = "") -> StepError:
         """Return why the step ended, as an error to raise.
@@ -108,7 +110,7 @@ class Step:
             What is lost, and why. Default: all of the step's nodes, and what its log says.
         """
         # The cause may be further up than what is worth quoting
-        cause = cause or diagnose(self.exit_code, log_tail(self.log))
+        cause = cause or diagnose(self.exit_code, end_of_file(self.log, LOG_BYTES))
         nodes = nodes or ",".join(self.nodes)
         return StepError(self.role, nodes, self.exit_code, cause, self.tail(), str(self.log))
 
@@ -185,20 +187,6 @@ class Step:
             step_id, _, job_name = line.partition(" ")
             if job_name == self.job_name:
                 await _output("scancel", step_id)
-
-
-def log_tail(path: Path) -> str:
-    """Return the end of a log, 32 kB at most; nothing when it cannot be read.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-    """
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        file.seek(max(0, os.path.getsize(path) - _TAIL_BYTES))
-        return file.read().decode(errors="replace")
-    return ""
 
 
 async def _output(*argv: str) -> str:

@@ -15,8 +15,9 @@ from ips_dask_cluster.allocation import Allocation, Node
 from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.diagnosis import diagnose, recognise
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError
+from ips_dask_cluster.logs import end_of_file
 from ips_dask_cluster.settings import StepSettings
-from ips_dask_cluster.step import Step, log_tail
+from ips_dask_cluster.step import LOG_BYTES, Step
 
 __all__ = ["Steps"]
 
@@ -90,6 +91,8 @@ class Steps:
         NotEnoughNodesError
             There are fewer free nodes than workers; nothing is placed then.
         """
+        if any(not self._claims.holds(node.name) for node in self.free_nodes()[: len(workers)]):
+            self._claims.look_elsewhere()
         free = (node for node in self.free_nodes() if self._claims.take(node.name))
         placed = dict(zip(workers, free, strict=False))
         if len(placed) < len(workers):
@@ -336,7 +339,7 @@ class Steps:
     def symptom(self) -> str:
         """Return a sentence on the first known symptom in any of the logs, or nothing."""
         logs = sorted(self.settings.log_directory.glob(f"{glob.escape(self.settings.name)}*.log"))
-        text = "\n".join(log_tail(path) for path in logs)
+        text = "\n".join(end_of_file(path, LOG_BYTES) for path in logs)
         return diagnose(None, text) if recognise(None, text) else ""
 
     # -- ending ----------------------------------------------------------------------------

@@ -14,8 +14,10 @@ say() { printf 'ips-dask: node %s %s\n' "$$node" "$$*" >&2; }
 [ -d $log_directory ] || { say "cannot see the directory" $log_directory; exit 66; }
 exec 3<&0 </dev/null
 
+trap 'say "was left by job_script_prologue with code $$?"' EXIT
 $prologue
 $environment
+trap - EXIT
 set +e +o pipefail
 set -u  # not before: a prologue may activate an environment whose scripts do not stand it
 

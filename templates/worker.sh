@@ -45,8 +45,10 @@ worker=$$worker$${part:+-$$part}
 log=$log_directory/$log_prefix"worker-$$node$${part:+-$$part}.log"
 mark=$$worker@$$0                                # $$0 is the step: a later one may reuse the name
 
+trap 'say "was left by job_script_prologue with code $$?"' EXIT
 $prologue
 $environment
+trap - EXIT
 set +e +o pipefail
 set -u  # not before: a prologue may activate an environment whose scripts do not stand it
 export IPS_DASK_NODE="$$node" SLURM_OVERLAP=1
@@ -175,6 +177,6 @@ for ((attempt = 0; attempt <= $restarts; attempt++)); do
     tail -n 40 "$$log" | while IFS= read -r line || [ -n "$$line" ]; do
         printf '%s| %s\n' "$$worker" "$$line" >&2
     done
-    case $$code in 66 | 67 | 68) break ;; esac       # another start would see the same node
+    case $$code in 2 | 66 | 67 | 68) break ;; esac   # another start would see the same
 done
 exit $$code

@@ -33,6 +33,12 @@ OWN: tuple[Symptom, ...] = (
         "node $node cannot reach the scheduler at $address ($why); its own addresses are $own",
         "pass interface= with a network that all nodes share",
     ),
+    Symptom(
+        "prologue",
+        r"ips-dask: node (?P<node>\S+) was left by job_script_prologue with code (?P<code>\d+)",
+        "job_script_prologue ended with code $code on node $node",
+        "run its lines there by hand; an exit or a set -e in them ends the whole script",
+    ),
     # see versions, whose sentence has the remedy in it
     Symptom(
         "node-check",

@@ -46,6 +46,7 @@ class Cluster(ScaledByNode):
         self.status = Status.running
         self.scheduler: Any = SimpleNamespace(status=Status.running)
         self._closing: Any = None
+        self._reports: Any = SimpleNamespace(failure=None)
         self.new_spec = {"options": {"cores": 4, "memory": memory}}
         self.worker_spec: dict[str, Any] = {}
         self.workers: dict[str, Any] = {}
