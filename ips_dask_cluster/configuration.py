@@ -209,6 +209,7 @@ _KINDS = {
     "processes": _COUNT,
     "worker-per-gpu": _FLAG,
     "gpus-per-worker": _COUNT,
+    "slots": _FLAG,
     "python": _TEXT,
     "worker-command": _TEXT,
     "worker-extra-args": _WORDS,

@@ -49,6 +49,8 @@ class StepSettings:
         Workers on a node; with more than one, ``-0``, ``-1``, ... end their names.
     gpus_per_worker : int
         GPUs of its node that each worker sees, and no other does; 0: all see all of them.
+    slots : bool
+        Each worker has as many of the Dask resource ``slot`` as threads.
     cores : int or None
         Threads of all workers of a node; None: every CPU held of it.
     memory : int or None
@@ -91,6 +93,7 @@ class StepSettings:
     scheduler_arguments: tuple[str, ...] = ()
     processes: int = 1
     gpus_per_worker: int = 0
+    slots: bool = False
     cores: int | None = None
     memory: int | None = None
     container: Container | None = None
@@ -204,6 +207,7 @@ def step_settings(
         ),
         processes=processes,
         gpus_per_worker=gpus_per_worker,
+        slots=configured("slots"),
         cores=configured("cores"),
         memory=configured("memory"),
         container=checked(container, os.environ),

@@ -124,8 +124,10 @@ class Steps:
         settings = self.settings
         node = next(iter(placed.values()))
         memory = node.memory if settings.memory is None else settings.memory
+        threads = max(1, (settings.cores or node.cpus) // settings.processes)
         arguments = [
-            *("--nthreads", max(1, (settings.cores or node.cpus) // settings.processes)),
+            *("--nthreads", threads),
+            *(("--resources", f"slot={threads}") if settings.slots else ()),
             *("--memory-limit", memory // settings.processes or "auto"),
             *settings.worker_arguments,
         ]

@@ -64,7 +64,8 @@ def _runner_plugin(journal_directory: str) -> Any:
             sys.stderr = sys.stdout
             self.runner = runner_class(str(worker.name))
             self.journal = journal_class(journal_directory, str(worker.name))
-            # every task takes slots, so that tasks of several slots can never overbook a node
+            # Every task takes slots, so that tasks of several can never overbook a node. The worker
+            # has them from the start; here only in case it was given another number of threads.
             await worker.set_resources(slot=worker.state.nthreads)
 
         def teardown(self, worker: Any) -> None:

@@ -90,6 +90,7 @@ def test_container_stands_before_the_python(role: str) -> None:
             "--nthreads 3 --memory-limit 2500 ",
         ),
         ({"processes": 8}, NODES[0], "--nthreads 1 --memory-limit 1073741824 "),
+        ({"slots": True}, NODES[0], "--nthreads 4 --resources slot=4 --memory-limit 8589934592 "),
         ({"worker_arguments": ("--x", "a b")}, Node("n1", 6), "--memory-limit auto --x 'a b' "),
     ],
 )
