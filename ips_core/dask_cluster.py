@@ -100,8 +100,8 @@ def start_cluster(
             allocation=found,
             cores=request.cores if request.per_gpu else request.threads or request.cores,
             worker_per_gpu=request.per_gpu,
-            # From the first moment: a task that waits for slots is not looked at again when a worker
-            # that is there already gets some
+            # From the first moment: Dask does not look again at a task that waits for slots when a
+            # worker that is there already gets some
             slots=True,
             worker_extra_args=own_threads,
             container=None if request.shifter is None else Shifter(arguments=request.shifter),
