@@ -286,6 +286,8 @@ def from_job_details(job_id: str, details: str) -> Allocation:
         The job does not run, is an array of jobs or a heterogeneous one, or Slurm does not tell
         what it holds.
     """
+    if re.search(r"\bHetJobId=", details):
+        raise _heterogeneous()
     numbers = re.findall(r"^JobId=(\d+)", details, re.MULTILINE)
     if len(numbers) > 1:
         raise ClusterError(
@@ -299,8 +301,6 @@ def from_job_details(job_id: str, details: str) -> Allocation:
             f"job_id={job_id!r}: the job {what} (its state is {state[1] if state else 'unknown'}); "
             "see squeue --me for those that do"
         )
-    if re.search(r"\bHetJobId=", details):
-        raise _heterogeneous()
     cpus = {}
     for match in _DETAILS.finditer(details):
         count = len(expand_hostlist(f"[{match[2]}]"))

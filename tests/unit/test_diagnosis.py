@@ -2,7 +2,7 @@
 
 The texts are in ``recorded``: one file each, named after its symptom; the head says where the text
 was seen, the exit code, and a part of the sentence. What can be provoked on the test bed is
-provoked in ``tests/slurm/test_diagnosis.py`` too.
+provoked in ``tests/slurm/test_troubles.py`` too.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ class Cluster:
 @pytest.fixture(autouse=True)
 def as_in_a_new_program(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(signals, "_leaving", False)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
     yield
     signals._clusters.clear()
     for number, handler in before.items():
