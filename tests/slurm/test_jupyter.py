@@ -425,6 +425,8 @@ def test_the_dashboard_behind_jupyterhub(job_id, jupyter_server, monkeypatch):
             connection = await websocket_connect(request, subprotocols=protocols)
             word = await asyncio.wait_for(connection.read_message(), 30)
             connection.close()
+            while await asyncio.wait_for(connection.read_message(), 30) is not None:
+                pass  # until it is closed
             return word
 
         assert json.loads(asyncio.run(first_word()))["msgtype"] == "ACK"
