@@ -18,8 +18,9 @@ from ips_core import read_log
 TASKS = 400
 KILLS = 20
 SECONDS_BETWEEN_KILLS = 1.0
-#: A task that ended this long before its worker was killed is not run again.
-SETTLED = 0.1
+#: A task that ended this long before its worker was killed is not run again. A worker notes the end
+#: within milliseconds, unless the machine is too busy to run it.
+SETTLED = 1.0
 
 CONFIG = """
 SIM_NAME = killed
@@ -107,6 +108,8 @@ def test_no_task_is_lost_and_none_that_had_ended_is_run_again(slurm, shared_tmp_
     assert (outcome.returncode, outcome.stdout.splitlines()[-1]) == (0, f"good {TASKS}")
     assert len(kills) >= 8
 
+    log = read_log(shared_tmp_path / "killed" / "simulation_log")
+    events = [event for event in log if event.get("task_name") not in (None, "dask-worker")]
     begins: dict[int, list[float]] = {}
     ends: dict[int, list[tuple[float, str]]] = {}
     for path in folder.iterdir():
@@ -121,10 +124,11 @@ def test_no_task_is_lost_and_none_that_had_ended_is_run_again(slurm, shared_tmp_
         first, worker = min(ended)
         killed = [when for name, when in kills if name == worker and when >= first]
         if not killed or min(killed) - first >= SETTLED:
-            assert [when for when in begins[number] if when > first] == [], f"{number} ran again"
+            again = [when for when in begins[number] if when > first]
+            told = [e for e in events if e["task_name"] == f"t{number}"]
+            assert again == [], f"{number} ran again: {ended}, {killed}, {told}"
 
-    log = read_log(shared_tmp_path / "killed" / "simulation_log")
-    launches = [e for e in log if e["eventtype"] == "IPS_LAUNCH_DASK_TASK"]
-    tasks = [e for e in log if e["eventtype"] == "IPS_TASK_END" and e["task_name"] != "dask-worker"]
+    launches = [e for e in events if e["eventtype"] == "IPS_LAUNCH_DASK_TASK"]
+    tasks = [e for e in events if e["eventtype"] == "IPS_TASK_END"]
     assert len(launches) == len(tasks) >= TASKS
     assert sorted(e["task_name"] for e in tasks if e["ok"]) == sorted(f"t{n}" for n in range(TASKS))
