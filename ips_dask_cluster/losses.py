@@ -148,7 +148,7 @@ class LossWatch:
             await self._reason.wait()
             for step in list(self._steps):
                 self.read(step)
-            if not self._is_missing():
+            if not self._is_missing() and not any(log.is_unsettled for log in self._logs.values()):
                 self._reason.clear()
             await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
 
@@ -167,10 +167,8 @@ class LossWatch:
             for loss in read_losses(lines):
                 if loss.worker and not loss.restarted:
                     self._reasons[loss.node] = loss.reason
-                elif (
-                    not loss.worker and loss.node in self._reasons
-                ):  # the end of its script is the echo of that
-                    loss = replace(loss, reason=self._reasons[loss.node])
+                if not loss.worker:  # the end of a script is the echo of its worker's
+                    loss = replace(loss, reason=self._reasons.get(loss.node, loss.reason))
                 self._report(loss, step)
 
 
@@ -182,6 +180,11 @@ class _Log:
         self._offset = 0
         self._pending: list[str] = []
         self._looks = 0
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether lines are kept back, since more may come."""
+        return bool(self._pending)
 
     def settled_lines(self, ended: bool) -> list[str]:
         """Return lines that were there at the last look, if nothing has come since."""
