@@ -112,8 +112,9 @@ def slurm() -> Iterator[LocalSlurm]:
     """Four nodes of two CPUs, each with its own /tmp where this user may make one."""
     probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True, timeout=10)
     private_tmp = probe.returncode == 0
-    # the checkout and the virtual environment may be below /tmp
-    shared = (sys.prefix, _TESTS.parent)
+    # the checkout, the virtual environment and the container's root file system may be below /tmp
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ips-dask-cluster")
+    shared = (sys.prefix, _TESTS.parent, *([cache] if cache.is_dir() else []))
     local = LocalSlurm(nodes=4, cpus=2, memory=4000, private_tmp=private_tmp, shared=shared)
     with pytest.MonkeyPatch.context() as patch:
         # The daemons outlive the test that happens to start them.

@@ -179,7 +179,8 @@ class DaskRun:
 
     def _run(self) -> None:
         try:
-            waiting = iter([_Attempt(task) for task in self._tasks])
+            # made as they are needed: one that is kept would keep its future, and Dask its result
+            waiting = (_Attempt(task) for task in self._tasks)
             self._fill(waiting)
             while self._in_flight:
                 self._take(self._next_news())

@@ -13,6 +13,7 @@ import cloudpickle
 __all__ = ["START_TOPIC", "cancel_function", "plugins", "task_function"]
 
 START_TOPIC = "ips-task-start"
+_REMEMBERED = 100_000  # keys that the scheduler has forgotten and FirstCome has not
 
 
 class _ByValue:
@@ -77,6 +78,8 @@ def _runner_plugin(journal_directory: str) -> Any:
 def _first_come_plugin() -> Any:
     from distributed.diagnostics.plugin import SchedulerPlugin
 
+    remembered = _REMEMBERED
+
     class FirstCome(SchedulerPlugin):  # type: ignore[misc]  # local, so that it travels by value
         """Lets each key be run once.
 
@@ -88,7 +91,10 @@ def _first_come_plugin() -> Any:
         idempotent = True
 
         async def start(self, scheduler: Any) -> None:
+            from collections import deque
+
             self.begun: set[str] = set()
+            self.forgotten: deque[str] = deque()
             self.scheduler = scheduler
             scheduler.handlers["ips_begin_task"] = self.begin
 
@@ -101,7 +107,10 @@ def _first_come_plugin() -> Any:
 
         def transition(self, key: Any, start: Any, finish: Any, *args: Any, **kwargs: Any) -> None:
             if finish == "forgotten":
-                self.begun.discard(key)
+                # not at once: a worker may be about to run it
+                self.forgotten.append(key)
+                if len(self.forgotten) > remembered:
+                    self.begun.discard(self.forgotten.popleft())
 
     return FirstCome()
 
