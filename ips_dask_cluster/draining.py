@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
-import cloudpickle
+from ips_dask_cluster.on_workers import run_on_workers
 
 __all__ = ["dismiss", "drain"]
 
@@ -62,8 +62,8 @@ async def drain(
             return
         seconds = _ROUND_SECONDS if end is None else min(_ROUND_SECONDS, end - loop.time())
         # In rounds: a connection lost during one answer of hours must not look like "done"
-        answers = await _run(scheduler, workers, finish_executing, seconds=max(0.0, seconds))
-        if all(answers.values()) or (end is not None and loop.time() >= end):
+        done = await run_on_workers(scheduler, workers, finish_executing, seconds=max(0.0, seconds))
+        if all(done.get(worker) for worker in workers) or (end is not None and loop.time() >= end):
             break
         await asyncio.sleep(0.1)
     await before_leaving(workers)
@@ -90,24 +90,4 @@ async def dismiss(scheduler: Any, workers: Sequence[str]) -> None:
         coroutine = dask_worker.close(executor_wait=idle, reason="the cluster closes")
         dask_worker.leaving = asyncio.ensure_future(coroutine)  # not before this has answered
 
-    await _run(scheduler, workers, leave)
-
-
-async def _run(
-    scheduler: Any, workers: Sequence[str], function: Any, **keywords: Any
-) -> dict[str, Any]:
-    """Return what a function answers on each worker; None where it could not run."""
-    answers = await scheduler.broadcast(
-        msg={
-            "op": "run",
-            "function": cloudpickle.dumps(function),
-            "kwargs": cloudpickle.dumps(keywords),
-            "wait": True,
-        },
-        workers=list(workers),
-        on_error="return",
-    )
-    return {
-        worker: answer.get("result") if isinstance(answer, dict) else None
-        for worker, answer in answers.items()
-    }
+    await run_on_workers(scheduler, workers, leave)

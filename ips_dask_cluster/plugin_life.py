@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import cloudpickle
@@ -18,6 +18,7 @@ from distributed.diagnostics.plugin import NannyPlugin, SchedulerPlugin, WorkerP
 from distributed.protocol.pickle import dumps
 
 from ips_dask_cluster.errors import WorkerPluginError
+from ips_dask_cluster.on_workers import run_on_workers
 from ips_dask_cluster.plugin_guard import TOPIC, ByValue, guard, set_up, tear_down
 
 __all__ = ["ClusterPlugins", "named", "sentences"]
@@ -184,7 +185,10 @@ class ClusterPlugins:
         """
         if not self.plugins:
             return
-        answers = await self._ask(scheduler, set_up, list(workers), seconds=seconds)
+        names = list(self.plugins)
+        answers = await run_on_workers(
+            scheduler, list(workers), ByValue(set_up), names=names, seconds=seconds
+        )
         failed: dict[tuple[str, str], list[str]] = {}
         for address, problems in answers.items():
             for name, problem in problems.items():
@@ -206,7 +210,8 @@ class ClusterPlugins:
             return
         seconds = self.teardown_timeout + _ANSWER_SECONDS
         try:
-            await asyncio.wait_for(self._ask(scheduler, tear_down, workers), seconds)
+            asked = run_on_workers(scheduler, workers, ByValue(tear_down), names=list(self.plugins))
+            await asyncio.wait_for(asked, seconds)
         except (asyncio.TimeoutError, TimeoutError):
             self.trouble = True
             logger.warning(
@@ -236,26 +241,6 @@ class ClusterPlugins:
             self.trouble = self.trouble or bool(new)
             for sentence in sentences(new):
                 logger.warning("%s", sentence)
-
-    async def _ask(
-        self, scheduler: Any, function: Callable[..., Any], workers: list[str], **keywords: Any
-    ) -> dict[str, Any]:
-        """Run a function on workers; the answers by address, of those that answer."""
-        answers = await scheduler.broadcast(
-            msg={
-                "op": "run",
-                "function": cloudpickle.dumps(ByValue(function)),
-                "kwargs": cloudpickle.dumps({"names": list(self.plugins)} | keywords),
-                "wait": True,
-            },
-            workers=workers,
-            on_error="ignore",
-        )
-        return {
-            address: answer["result"]
-            for address, answer in answers.items()
-            if answer["status"] == "OK"
-        }
 
 
 def _after(events: tuple[Any, ...], last: Any) -> tuple[Any, ...]:
