@@ -408,9 +408,7 @@ def unheld(allocation: Allocation, environ: Mapping[str, str] | None = None) -> 
     """
     if not allocation.shared or allocation.job_id is None:
         return []
-    names = ",".join(node.name for node in allocation.nodes)
-    environ = os.environ if environ is None else environ
-    shown = _ask(["scontrol", "show", "node", "--oneliner", names], environ)
+    shown = _shown_nodes(allocation, os.environ if environ is None else environ)
     total = sum(int(count) for count in re.findall(r"\bCPUTot=(\d+)", shown))
     held = sum(node.cpus for node in allocation.nodes)
     if held >= total:
@@ -425,9 +423,13 @@ def on_one_host(allocation: Allocation) -> bool:
     """Tell whether all nodes are one machine, as they are for tests; asks Slurm."""
     if allocation.job_id is None or len(allocation.nodes) == 1:
         return True
-    names = ",".join(node.name for node in allocation.nodes)
-    shown = _ask(["scontrol", "show", "node", "--oneliner", names], os.environ)
+    shown = _shown_nodes(allocation, os.environ)
     return len(set(re.findall(r"\bNodeHostName=(\S+)", shown))) == 1
+
+
+def _shown_nodes(allocation: Allocation, environ: Mapping[str, str]) -> str:
+    names = ",".join(node.name for node in allocation.nodes)
+    return _ask(["scontrol", "show", "node", "--oneliner", names], environ)
 
 
 def _ask(argv: Sequence[str], environ: Mapping[str, str]) -> str:

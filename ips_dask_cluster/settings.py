@@ -124,7 +124,7 @@ def make_run_directory(parent: str | os.PathLike[str] | None, name: str) -> Path
     Parameters
     ----------
     parent : str, path or None
-        Where, with ``~`` and variables; None: the current directory.
+        Where; None: the current directory.
     name : str
         Name of the cluster; its directory is hidden.
 
@@ -133,8 +133,7 @@ def make_run_directory(parent: str | os.PathLike[str] | None, name: str) -> Path
     ClusterError
         It cannot be made, or is there already.
     """
-    folder = Path(os.path.expandvars(parent or os.getcwd())).expanduser().absolute()
-    directory = folder / f".{name}"
+    directory = Path(parent or os.getcwd()).absolute() / f".{name}"
     try:
         directory.mkdir(mode=0o700, parents=True)
     except OSError as error:
@@ -177,7 +176,7 @@ def step_settings(
         Of the workers.
     """
     directory = configured("log-directory")
-    log_directory = Path(directory).expanduser().absolute() if directory else run_directory
+    log_directory = Path(directory).absolute() if directory else run_directory
     try:
         log_directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -222,7 +221,7 @@ def step_settings(
         grace=_GRACE_SECONDS + math.ceil(teardown_seconds),
         srun_extra_args=configured.words("srun-extra-args"),
         srun_args_skip=configured.words("srun-args-skip"),
-        template_directory=Path(templates).expanduser() if templates else None,
+        template_directory=Path(templates) if templates else None,
         dashboard_host=dashboard.rpartition(":")[0] if dashboard else None,
         # else a notebook or a capture: print to the log
         inherit_stdout=sys.stdout is sys.__stdout__,

@@ -99,7 +99,7 @@ class Step:
 
     def tail(self) -> str:
         """Return the last lines of its log."""
-        return "\n".join(end_of_file(self.log, LOG_BYTES).splitlines()[-_QUOTED_LINES:])
+        return _quoted(end_of_file(self.log, LOG_BYTES))
 
     def error(self, nodes: str = "", cause: str = "") -> StepError:
         """Return why the step ended, as an error to raise.
@@ -109,10 +109,11 @@ class Step:
         nodes, cause : str
             What is lost, and why. Default: all of the step's nodes, and what its log says.
         """
+        text = end_of_file(self.log, LOG_BYTES)
         # The cause may be further up than what is worth quoting
-        cause = cause or diagnose(self.exit_code, end_of_file(self.log, LOG_BYTES))
+        cause = cause or diagnose(self.exit_code, text)
         nodes = nodes or ",".join(self.nodes)
-        return StepError(self.role, nodes, self.exit_code, cause, self.tail(), str(self.log))
+        return StepError(self.role, nodes, self.exit_code, cause, _quoted(text), str(self.log))
 
     async def _end_if_held(self) -> None:
         """End the process if Slurm does not create its step, since others hold the nodes.
@@ -187,6 +188,10 @@ class Step:
             step_id, _, job_name = line.partition(" ")
             if job_name == self.job_name:
                 await _output("scancel", step_id)
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(text.splitlines()[-_QUOTED_LINES:])
 
 
 async def _output(*argv: str) -> str:

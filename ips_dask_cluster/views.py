@@ -140,6 +140,7 @@ class Visible(Cluster):  # type: ignore[misc]  # distributed is untyped
         directory = self.steps.settings.log_directory
         logs = read_logs(directory, str(self.name), scheduler, bool(workers))
         if cluster:
-            tails = [f"{step.role}: {step.tail()}" for step in self.steps.all if step.tail()]
+            steps = self.steps.all
+            tails = [f"{step.role}: {tail}" for step in steps if (tail := step.tail())]
             logs["Cluster"] = Log("\n".join([*map(str, self.losses), *tails]))
         return logs
