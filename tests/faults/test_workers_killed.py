@@ -22,21 +22,6 @@ SECONDS_BETWEEN_KILLS = 1.0
 #: within milliseconds, unless the machine is too busy to run it.
 SETTLED = 1.0
 
-CONFIG = """
-SIM_NAME = killed
-SIM_ROOT = $PWD/killed
-LOG_FILE = $SIM_ROOT/killed.log
-[PORTS]
-NAMES = DRIVER
-[[DRIVER]]
-IMPLEMENTATION = KILLED
-[KILLED]
-CLASS = DRIVER
-SUB_CLASS = TEST
-NAME = Driver
-SCRIPT = driver.py
-"""
-
 DRIVER = """
 import os
 import time
@@ -64,7 +49,7 @@ def result(number):
     return number, "x" * (10_000 if number % 10 == 0 else 10)  # some need a file of their own
 
 
-class Driver(Component):
+class Pool(Component):
     def step(self, timestamp=0.0, **keywords):
         import random
 
@@ -84,14 +69,15 @@ def is_alive(path: Path) -> bool:
 
 
 @pytest.mark.timeout(240)
-def test_no_task_is_lost_and_none_that_had_ended_is_run_again(slurm, shared_tmp_path, monkeypatch):
-    monkeypatch.chdir(shared_tmp_path)
+def test_no_task_is_lost_and_none_that_had_ended_is_run_again(
+    slurm, pool_simulation, shared_tmp_path, monkeypatch
+):
     monkeypatch.setenv("DASK_JOBQUEUE__SLURM_ALLOCATION__RESTARTS", "100")
     folder = shared_tmp_path / "effects"
     folder.mkdir()
-    Path("killed.config").write_text(CONFIG)
-    Path("driver.py").write_text(DRIVER.format(tasks=TASKS, folder=str(folder)))
-    argv = [sys.executable, "-m", "ips_core", "--config", "killed.config"]
+    root = pool_simulation()
+    Path("pool.py").write_text(DRIVER.format(tasks=TASKS, folder=str(folder)))
+    argv = [sys.executable, "-m", "ips_core", "--config", "pool.config"]
     done = ThreadPoolExecutor(1).submit(slurm.salloc, argv, nodes=4, timeout=200)
 
     chance = random.Random(11)
@@ -108,7 +94,7 @@ def test_no_task_is_lost_and_none_that_had_ended_is_run_again(slurm, shared_tmp_
     assert (outcome.returncode, outcome.stdout.splitlines()[-1]) == (0, f"good {TASKS}")
     assert len(kills) >= 8
 
-    log = read_log(shared_tmp_path / "killed" / "simulation_log")
+    log = read_log(root / "simulation_log")
     events = [event for event in log if event.get("task_name") not in (None, "dask-worker")]
     begins: dict[int, list[float]] = {}
     ends: dict[int, list[tuple[float, str]]] = {}

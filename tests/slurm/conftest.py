@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,17 @@ def allocate(monkeypatch: pytest.MonkeyPatch, shared_tmp_path) -> Iterator[Calla
 def job_id(slurm: LocalSlurm, allocate) -> str:
     """An exclusive allocation of four nodes."""
     return allocate(slurm, 4, "--exclusive")
+
+
+@pytest.fixture
+def cluster(job_id: str) -> Iterator[Any]:
+    """A cluster of four workers that are there."""
+    # not above: distributed sets up logging on import, which conftest files come too early for
+    from ips_dask_cluster import SlurmAllocationCluster
+
+    with SlurmAllocationCluster(scheduler_options={"dashboard": False}) as cluster:
+        cluster.wait_for_workers()
+        yield cluster
 
 
 @pytest.fixture

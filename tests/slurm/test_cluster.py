@@ -31,13 +31,6 @@ from ips_dask_cluster.testing import LocalSlurm
 NO_DASHBOARD = {"dashboard": False}
 
 
-@pytest.fixture
-def cluster(job_id: str):
-    with SlurmAllocationCluster(scheduler_options=NO_DASHBOARD) as cluster:
-        cluster.wait_for_workers()
-        yield cluster
-
-
 def nodes_of_workers(client: Client) -> list[str]:
     return sorted(client.run(os.getenv, "SLURMD_NODENAME").values())
 

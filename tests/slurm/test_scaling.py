@@ -15,13 +15,6 @@ NO_DASHBOARD = {"dashboard": False}
 
 
 @pytest.fixture
-def cluster(job_id: str):
-    with SlurmAllocationCluster(scheduler_options=NO_DASHBOARD) as cluster:
-        cluster.wait_for_workers()
-        yield cluster
-
-
-@pytest.fixture
 def starts(shared_tmp_path: Path) -> Path:
     """A folder with a file for each start of a task, named by the task and its node."""
     folder = shared_tmp_path / "starts"

@@ -84,10 +84,6 @@ def driver(shared_tmp_path: Path):
 ORDER = ["ready", "finally", "atexit", "teardown", "teardown"]
 
 
-def live_steps(slurm: LocalSlurm) -> list[str]:
-    return slurm.run(["squeue", "--steps", "-h", "-o", "%j"]).stdout.split()
-
-
 def test_sigterm_ends_a_script_in_order(slurm, job_id, driver, shared_tmp_path, wait_until):
     script, record = driver()
     with subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True) as process:
@@ -97,7 +93,7 @@ def test_sigterm_ends_a_script_in_order(slurm, job_id, driver, shared_tmp_path, 
         errors = process.communicate(timeout=30)[1]
         assert (process.returncode, errors) == (128 + signal.SIGTERM, "")
     assert sorted(record.read_text().split()) == sorted(ORDER)
-    wait_until(lambda: not live_steps(slurm), 10, "no step is left")
+    wait_until(lambda: not slurm.steps(), 10, "no step is left")
     assert {path.name for path in shared_tmp_path.iterdir()} == {"driver.py", "record"}
 
 
@@ -133,10 +129,10 @@ with SlurmAllocationCluster(1, **options) as cluster:
     cluster.wait_for_workers()
 """
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as process:
-        wait_until(lambda: Path("now").exists() and live_steps(slurm), 60, "it starts or closes")
+        wait_until(lambda: Path("now").exists() and slurm.steps(), 60, "it starts or closes")
         process.send_signal(number)
         assert process.wait(30) in (128 + number, -number)
-    wait_until(lambda: not live_steps(slurm), 10, "no step is left")
+    wait_until(lambda: not slurm.steps(), 10, "no step is left")
     assert [path.name for path in shared_tmp_path.iterdir()] == ["now"]
 
 
