@@ -1,0 +1,126 @@
+"""Between a pool's dispatcher, which decides what runs, and an executor, which knows where.
+
+An executor runs what it is given and tells news of it, in any thread and any order; the dispatcher
+takes the news one after the other. Nothing here knows of Dask, or of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ips_core.pools.task import Task
+
+__all__ = ["Attempt", "Begun", "Broken", "Ended", "Executor", "GivenBack", "Lost", "News"]
+
+
+@dataclass(eq=False, slots=True)
+class Attempt:
+    """A task on its way.
+
+    Parameters
+    ----------
+    task : Task
+        What to run.
+    key : str
+        Names the attempt among all of all pools.
+    number : int
+        Counts the starts of the task, from 1.
+    lost, failed : int
+        How many attempts before it were lost with their worker, or failed.
+    alone : bool
+        True: not in one go with other tasks.
+    begun : dict or None
+        The first part of the runner's record, once that is known.
+    """
+
+    task: Task
+    key: str
+    number: int = 1
+    lost: int = 0
+    failed: int = 0
+    alone: bool = False
+    begun: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An attempt has begun; ``record`` is the first part of the runner's."""
+
+    key: str
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An attempt has ended; ``record`` is the runner's."""
+
+    key: str
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """Attempts that have not begun, and will not; ``alone`` if they were the executor's trouble."""
+
+    keys: tuple[str, ...]
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An attempt had begun, and nobody will see its end: its worker was lost."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The whole executor is lost: nothing that runs on it will be heard of any more."""
+
+    reason: str
+
+
+News = Begun | Ended | GivenBack | Lost | Broken
+
+
+class Executor(Protocol):
+    """Where tasks run.
+
+    ``slots`` is how many cores it has for tasks, ``ends_at`` when they are taken away (seconds
+    since the epoch; None: not known).
+    """
+
+    slots: int
+    ends_at: float | None
+
+    def start(self, hear: Callable[[News], None]) -> None:
+        """Get ready; from now on tell the news to ``hear``, which returns at once."""
+        ...
+
+    def submit(self, attempts: Sequence[Attempt]) -> None:
+        """Run these, one after the other in one place, as soon as there is room.
+
+        Raises
+        ------
+        Exception
+            They cannot be sent. Nothing was started.
+        """
+        ...
+
+    def hold(self) -> None:
+        """Begin nothing more: what has not begun comes back as :class:`GivenBack` or ``Ended``."""
+        ...
+
+    def cancel(self) -> None:
+        """End what runs, for good; return when that is so, after 10 s at most.
+
+        What had begun is told as :class:`Begun`, and as ``Ended`` where its end was seen.
+        """
+        ...
+
+    def close(self) -> str:
+        """Tidy up; return a sentence about what went wrong with that, or nothing."""
+        ...
