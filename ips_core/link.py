@@ -111,6 +111,12 @@ class FrameworkLink:
         with contextlib.suppress(OSError):  # the framework is gone: nobody writes a log
             self._channel.send(Emit(event))
 
+    def emit_all(self, events: list[dict[str, Any]]) -> None:
+        """Send events that ``events.component_event`` has made."""
+        with contextlib.suppress(OSError):
+            for event in events:
+                self._channel.send(Emit(event))
+
     def broadcast(self, topic: str, body: Any) -> None:
         """Tell every component something."""
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """Runs a component's pools on the Dask clusters of the keeper.
 
 It decides which cluster a pool asks for, holds the component's connections to clusters, and knows
-which runs are under way. How the tasks of a run are worked off is in ``dask_run``.
+which runs are under way. How tasks are worked off is the dispatcher's business.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +18,26 @@ from ips_core.dask_cluster import ClusterRequest, shifter_arguments
 from ips_core.errors import DaskClusterError, IPSError, TaskPoolError
 from ips_core.link import FrameworkLink
 from ips_core.messages import Start, pack, unpack
-from ips_core.pools.pool_events import PoolEvents
-from ips_core.pools.task import Task
+from ips_core.pools.dispatcher import Dispatcher, Policy
+from ips_core.pools.pool import TaskPool
+from ips_core.pools.pool_events import SubmissionEvents
+from ips_core.pools.results import Results
+from ips_core.pools.task_source import TaskSource
 
 if TYPE_CHECKING:
-    from ips_core.pools.dask_run import DaskRun
+    from ips_core.pools.dask_executor import DaskExecutor
 
 __all__ = ["DaskBackend"]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A submission that is under way, and the cluster that it uses."""
+
+    address: str
+    request: ClusterRequest
+    executor: DaskExecutor
+    dispatcher: Dispatcher
 
 
 class DaskBackend:
@@ -37,19 +51,14 @@ class DaskBackend:
         To the framework, and through it to the keeper.
     logger : logging.Logger
         For what is worth a warning.
-    events : PoolEvents
-        Hears of starts and ends.
     """
 
-    def __init__(
-        self, start: Start, link: FrameworkLink, logger: logging.Logger, events: PoolEvents
-    ) -> None:
+    def __init__(self, start: Start, link: FrameworkLink, logger: logging.Logger) -> None:
         self._start = start
         self._link = link
         self._logger = logger
-        self._events = events
         self._clients: dict[str, Any] = {}  # by the scheduler's address
-        self._runs: dict[str, tuple[str, ClusterRequest, DaskRun]] = {}
+        self._runs: dict[str, _Run] = {}  # by their names
         self._lost: dict[str, str] = {}  # why, by the scheduler's address
 
     def request(
@@ -87,31 +96,34 @@ class DaskBackend:
         cores = int(own or self._start.platform.get("PROCS_PER_NODE") or 0)
         return ClusterRequest(nodes, threads, cores or None, resources.launcher, shifter, per_gpu)
 
-    def start(
+    def submit(
         self,
-        pool: str,
-        tasks: list[Task],
+        pool: TaskPool,
+        source: TaskSource,
+        names: Sequence[str],
         request: ClusterRequest,
         plugin: Any,
-        retries: int,
-        begin: float,
-    ) -> DaskRun:
+        policy: Policy,
+        events: SubmissionEvents,
+    ) -> Dispatcher:
         """Start working off tasks, on a cluster that is started if there is none like it.
 
         Parameters
         ----------
-        pool : str
-            Name of the pool.
-        tasks : list of Task
+        pool : TaskPool
+            Whose they are.
+        source : TaskSource
             What to run.
+        names : sequence of str
+            The tasks that are known already, in the order of adding.
         request : ClusterRequest
             As :meth:`request` returned it.
         plugin : WorkerPlugin or None
             Lives on the workers as long as the run.
-        retries : int
-            How often a task is run again whose worker was lost.
-        begin : float
-            When the pool was submitted.
+        policy : Policy
+            What to do about failures and time.
+        events : SubmissionEvents
+            Hears of starts and ends.
 
         Raises
         ------
@@ -122,38 +134,34 @@ class DaskBackend:
         # While the cluster starts: what this process needs to use it
         import distributed  # noqa: F401
 
-        from ips_core.pools.dask_run import DaskRun, PoolReport
+        from ips_core.pools.dask_executor import DaskExecutor
 
         try:
             reached = unpack(self._link.answer(asked))
         except IPSError as error:
             raise DaskClusterError(str(error)) from None
         # On a shared cluster: not the pool of that name of another component, or an earlier one
-        name = ascii(f"{self._start.name} {pool} {begin}")
+        name = ascii(f"{self._start.name} {pool.name} {events.begin}")
         try:
-            report = PoolReport(
-                self._events.task_started,
-                self._events.task_ended,
-                lambda trouble: self._finished(name, pool, begin, trouble),
-            )
             client = self._client(reached)
             journal = Path(reached.run_directory)
-            run = DaskRun(name, tasks, client, reached.slots, journal, report, retries, plugin)
-            self._runs[name] = (reached.address, request, run)
-            run.start()
+            topic = _topic(client)
+            executor = DaskExecutor(name, client, topic, reached.slots, None, journal, plugin)
+            events.on_finished = lambda: self._finished(name)
+            dispatcher = Dispatcher(name, source, executor, Results(names), events, policy)
+            self._runs[name] = _Run(reached.address, request, executor, dispatcher)
+            dispatcher.start()
             if reached.address in self._lost:  # while this was on its way
-                run.lose_cluster(self._lost[reached.address])
+                executor.lose(self._lost[reached.address])
         except BaseException:
             self._runs.pop(name, None)
             self._release(request)
             raise
-        return run
+        return dispatcher
 
     def _client(self, reached: Any) -> Any:
         """Return the client for a cluster; one serves all pools of the component."""
         from distributed import Client
-
-        from ips_core.pools.on_cluster import START_TOPIC
 
         client = self._clients.get(reached.address)
         if client is not None:
@@ -161,19 +169,17 @@ class DaskBackend:
         client = Client(
             reached.address, security=reached.security, set_as_default=False, timeout=60
         )
-        client.subscribe_topic(START_TOPIC, self._hear_start)
+        client.subscribe_topic(_topic(client), self._hear)
         self._clients[reached.address] = client
         return client
 
-    def _hear_start(self, event: tuple[float, dict[str, Any]]) -> None:
-        record = unpack(event[1]["record"])
-        for _, _, run in list(self._runs.values()):
-            run.hear_start(event[1]["key"], record)
+    def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
+        run = self._runs.get(event[1]["run"])
+        if run is not None:
+            run.executor.hear_event(event[1])
 
-    def _finished(self, name: str, pool: str, begin: float, trouble: str) -> None:
-        _, request, _ = self._runs.pop(name)
-        self._events.pool_ended(pool, begin, trouble)
-        self._release(request)
+    def _finished(self, name: str) -> None:
+        self._release(self._runs.pop(name).request)
 
     def _release(self, request: ClusterRequest) -> None:
         with contextlib.suppress(IPSError):  # the simulation is ending
@@ -182,9 +188,9 @@ class DaskBackend:
     def lose_cluster(self, address: str, reason: str) -> None:
         """Tell the runs on a cluster that it is lost, also one that is about to begin."""
         self._lost[address] = reason
-        for used, _, run in list(self._runs.values()):
-            if used == address:
-                run.lose_cluster(reason)
+        for run in list(self._runs.values()):
+            if run.address == address:
+                run.executor.lose(reason)
 
     def lose_all(self, reason: str) -> None:
         """Tell every run that its cluster is lost."""
@@ -194,8 +200,13 @@ class DaskBackend:
     def close(self) -> int:
         """End the runs that are under way, leave the clusters and return how many they were."""
         running = list(self._runs.values())
-        for _, _, run in running:
-            run.cancel()
+        for run in running:
+            run.dispatcher.cancel()
         for client in self._clients.values():
             client.close(timeout=2)
         return len(running)
+
+
+def _topic(client: Any) -> str:
+    """Return under which topic workers tell their news to a client."""
+    return f"ips-{client.id}"

@@ -6,13 +6,13 @@ takes the news one after the other. Nothing here knows of Dask, or of processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ips_core.pools.task import Task
 
-__all__ = ["Attempt", "Begun", "Broken", "Ended", "Executor", "GivenBack", "Lost", "News"]
+__all__ = ["Attempt", "Begun", "Broken", "Ended", "Executor", "GivenBack", "Hear", "Lost", "News"]
 
 
 @dataclass(eq=False, slots=True)
@@ -31,8 +31,16 @@ class Attempt:
         How many attempts before it were lost with their worker, or failed.
     alone : bool
         True: not in one go with other tasks.
+    latest_start : float or None
+        When it has to have begun, in seconds since the epoch; None: whenever.
+    work : str
+        A digest of what the task does, for the runner's record.
+    keep : bool
+        False: nothing is kept of the task once it has ended.
     begun : dict or None
         The first part of the runner's record, once that is known.
+    chunk : str
+        Key of the first of those that travel together.
     """
 
     task: Task
@@ -41,7 +49,20 @@ class Attempt:
     lost: int = 0
     failed: int = 0
     alone: bool = False
+    latest_start: float | None = None
+    work: str = ""
+    keep: bool = True
     begun: dict[str, Any] | None = None
+    chunk: str = ""
+
+    def payload(self, pool: str) -> dict[str, Any]:
+        """Return what ``task_runner.Runner.run`` takes."""
+        found = self.task.payload(pool)
+        if self.work:
+            found["work"] = self.work
+        if self.latest_start is not None:
+            found["latest_start"] = self.latest_start
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +105,21 @@ class Broken:
 
 
 News = Begun | Ended | GivenBack | Lost | Broken
+#: Takes news, or a function that returns some, which is then called in the dispatcher's thread.
+Hear = Callable[[News | Callable[[], Iterable[News]]], None]
 
 
 class Executor(Protocol):
     """Where tasks run.
 
-    ``slots`` is how many cores it has for tasks, ``ends_at`` when they are taken away (seconds
-    since the epoch; None: not known).
+    ``slots`` is how many tasks of one core it can run side by side, ``ends_at`` when all have to
+    have ended, since the allocation is about to end (seconds since the epoch; None: not known).
     """
 
     slots: int
     ends_at: float | None
 
-    def start(self, hear: Callable[[News], None]) -> None:
+    def start(self, hear: Hear) -> None:
         """Get ready; from now on tell the news to ``hear``, which returns at once."""
         ...
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import cloudpickle
 
-__all__ = ["START_TOPIC", "cancel_function", "plugins", "task_function"]
+__all__ = ["plugins", "runner_function", "task_function"]
 
-START_TOPIC = "ips-task-start"
 _REMEMBERED = 100_000  # keys that the scheduler has forgotten and FirstCome has not
 
 
@@ -45,34 +44,12 @@ def plugins(journal_directory: str) -> list[Any]:
 
 
 def _runner_plugin(journal_directory: str) -> Any:
-    from distributed.diagnostics.plugin import WorkerPlugin
-
     from ips_core import task_runner
+    from ips_core.pools import on_worker
 
-    cloudpickle.register_pickle_by_value(task_runner)
-    runner_class, journal_class = task_runner.Runner, task_runner.Journal
-
-    class TaskRunner(WorkerPlugin):  # type: ignore[misc]  # local, so that it travels by value
-        name = "ips-task-runner"
-        idempotent = True
-
-        async def setup(self, worker: Any) -> None:
-            import sys
-
-            # What a callable prints is seen while it runs, and so are its warnings: as for
-            # programs, stderr joins stdout. Dask's own logging keeps the worker's.
-            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-            sys.stderr = sys.stdout
-            self.runner = runner_class(str(worker.name))
-            self.journal = journal_class(journal_directory, str(worker.name))
-            # Every task takes slots, so that tasks of several can never overbook a node. The worker
-            # has them from the start; here only in case it was given another number of threads.
-            await worker.set_resources(slot=worker.state.nthreads)
-
-        def teardown(self, worker: Any) -> None:
-            self.runner.cancel()
-
-    return TaskRunner()
+    for module in (task_runner, on_worker):
+        cloudpickle.register_pickle_by_value(module)
+    return on_worker.TaskRunner(journal_directory)
 
 
 def _first_come_plugin() -> Any:
@@ -98,11 +75,12 @@ def _first_come_plugin() -> Any:
             self.scheduler = scheduler
             scheduler.handlers["ips_begin_task"] = self.begin
 
-        def begin(self, key: str, topic: str, record: bytes) -> bool:
+        def begin(self, key: str, topic: str, news: dict[str, Any]) -> bool:
             if key in self.begun:
                 return False
             self.begun.add(key)
-            self.scheduler.log_event(topic, {"key": key, "record": record})
+            if news:
+                self.scheduler.log_event(topic, news)
             return True
 
         def transition(self, key: Any, start: Any, finish: Any, *args: Any, **kwargs: Any) -> None:
@@ -116,63 +94,32 @@ def _first_come_plugin() -> Any:
 
 
 def task_function() -> Any:
-    """Return the function that is a Dask task: ``run_task(key, end_topic, payload)``.
+    """Return the function that is a Dask task: ``run_tasks(key, topic, run, payloads)``.
 
-    It returns nothing: the record goes the way of events, which reaches the pool before Dask says
-    that the task has ended, and into the worker's journal.
+    It returns nothing: records go the way of events, which reach the pool before Dask says that
+    the Dask task has ended, and into the worker's journal.
+    """
+    from ips_core.pools.on_worker import Chunk
+
+    def run_tasks(key: str, topic: str, run: str, payloads: bytes) -> None:
+        from distributed import get_worker
+
+        plugin = get_worker().plugins["ips-task-runner"]
+        Chunk(plugin, key, topic, run).work_off(payloads)
+
+    return _ByValue(run_tasks)
+
+
+def runner_function(method: str) -> Any:
+    """Return a function that calls a method of a worker's runner with a run's name.
+
+    Parameters
+    ----------
+    method : {"cancel", "hold"}
+        As of ``task_runner.Runner``.
     """
 
-    def run_task(key: str, end_topic: str, payload: bytes) -> None:
-        import traceback
+    def call(run: str, dask_worker: Any = None) -> Any:
+        return getattr(dask_worker.plugins["ips-task-runner"].runner, method)(run)
 
-        import cloudpickle
-        from distributed import get_worker
-        from distributed.utils import sync
-
-        worker = get_worker()
-        plugin = worker.plugins["ips-task-runner"]
-        first = True
-
-        def begin(begun: dict[str, Any]) -> bool:
-            nonlocal first
-            # pickled: an odd name would break the worker's connection, which knows only UTF-8
-            record = cloudpickle.dumps(begun)
-            plugin.journal.begun(key, record)
-            try:
-                first = sync(
-                    worker.loop,
-                    worker.scheduler.ips_begin_task,
-                    key=key,
-                    topic="ips-task-start",
-                    record=record,
-                )
-            except Exception:  # no scheduler any more, so that this worker ends, too
-                first = False
-            return first
-
-        record = plugin.runner.run(cloudpickle.loads(payload), begin)
-        if not first:
-            return
-        try:
-            text = cloudpickle.dumps(record)
-        except Exception as error:
-            lost = {
-                "status": "failed",
-                "exit_status": 1,
-                "value": None,
-                "error": f"its result cannot be pickled: {error}",
-                "traceback": traceback.format_exc(),
-            }
-            text = cloudpickle.dumps(record | lost)
-        worker.log_event(end_topic, {"key": key, **plugin.journal.ended(key, text)})
-
-    return _ByValue(run_task)
-
-
-def cancel_function() -> Any:
-    """Return the function that ends what a pool runs on a worker: ``cancel(pool, dask_worker)``."""
-
-    def cancel(pool: str, dask_worker: Any = None) -> list[dict[str, Any]]:
-        return dask_worker.plugins["ips-task-runner"].runner.cancel(pool)
-
-    return _ByValue(cancel)
+    return _ByValue(call)

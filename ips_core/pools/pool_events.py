@@ -7,69 +7,86 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ips_core.events import span_id, trace
+from ips_core.events import component_event, span_id, trace
 from ips_core.link import FrameworkLink
+from ips_core.messages import Start
+from ips_core.pools.record import TaskRecord
 from ips_core.pools.task import Task
 
-__all__ = ["PoolEvents"]
+__all__ = ["SubmissionEvents"]
 
 
-class PoolEvents:
-    """The events of a component's pools.
+class SubmissionEvents:
+    """The events of a submission of a pool; tasks' are sent together, see :meth:`flush`.
 
     Parameters
     ----------
+    start : Start
+        Whose pool it is.
     link : FrameworkLink
         Takes the events.
     logger : logging.Logger
         Takes the reasons of failures.
-    span : callable
-        Returns the id of the call that is running, the parent of the tasks' spans.
+    pool : str
+        Name of the pool.
+    parent : str
+        Id of the call that submitted it, the parent of the tasks' spans.
+    launch : str
+        What the start of a task is called: ``IPS_LAUNCH_DASK_TASK`` or ``IPS_LAUNCH_TASK_POOL``.
     """
 
     def __init__(
-        self, link: FrameworkLink, logger: logging.Logger, span: Callable[[], str]
+        self,
+        start: Start,
+        link: FrameworkLink,
+        logger: logging.Logger,
+        pool: str,
+        parent: str,
+        launch: str = "IPS_LAUNCH_DASK_TASK",
     ) -> None:
+        self._code, self._started_at = start.name, start.start_time
         self._link = link
         self._logger = logger
-        self._span = span
+        self._pool = pool
+        self._parent = parent
+        self._launch = launch
+        self._events: list[dict[str, Any]] = []
+        self.begin = time.time()
+        #: Called with each record, and at the end.
+        self.on_record: Callable[[Task, TaskRecord], object] = lambda task, record: None
+        self.on_flush: Callable[[], object] = lambda: None
+        self.on_finished: Callable[[], object] = lambda: None
 
-    def pool_began(self, pool: str, begin: float) -> None:
-        """A pool was submitted at that time."""
-        self._link.emit("IPS_TASK_POOL_BEGIN", f"task_pool = {pool} ", at=begin)
+    def pool_began(self) -> None:
+        """The pool was submitted just now."""
+        self._add("IPS_TASK_POOL_BEGIN", f"task_pool = {self._pool} ", self.begin)
+        self.flush()
 
-    def pool_ended(self, pool: str, begin: float, trouble: str = "") -> None:
-        """All that was submitted at that time has ended; trouble is what the pool itself had."""
-        elapsed = time.time() - begin
-        fields: dict[str, Any] = {"elapsed_time": elapsed} | ({"error": trouble} if trouble else {})
-        comment = f"task_pool = {pool}  elapsed time = {elapsed:.2f} S"
-        self._link.emit("IPS_TASK_POOL_END", comment, ok=not trouble, **fields)
-        if trouble:
-            self._logger.error("pool %s: %s", pool, trouble)
-
-    def task_started(self, task: Task, record: dict[str, Any]) -> None:
+    def started(self, task: Task, number: int, record: dict[str, Any]) -> None:
         """A task runs; the record is the first part of ``task_runner.Runner``'s."""
-        self._link.emit(
-            "IPS_LAUNCH_DASK_TASK",
+        self._add(
+            self._launch,
             f"task_name = {task.name}, Target = {task.target}",
-            at=record["start_time"],
+            record["start_time"],
             task_name=task.name,
             start_time=record["start_time"],
             host=record["host"],
             worker=record["worker"],
+            attempt=number,
         )
 
-    def task_ended(self, task: Task, record: dict[str, Any]) -> None:
+    def ended(self, task: Task, number: int, record: dict[str, Any]) -> None:
         """A task, or an attempt at it, has ended."""
         begin, elapsed = record["start_time"], record["elapsed_time"]
-        how = "timed-out after" if record["status"] == "timed-out" else "elapsed time ="
+        how = "timed-out after" if record["status"] == "timed_out" else "elapsed time ="
+        more = {key: record[key] for key in ("error", "output") if record.get(key)}
         if record["error"]:
             why = record["traceback"].rstrip() or record["error"]
             self._logger.error("task %s: %s", task.name, why)
-        self._link.emit(
+        self._add(
             "IPS_TASK_END",
             f"task_name = {task.name}, {how} {elapsed:.2f}s",
-            at=begin + elapsed,
+            begin + elapsed,
             ok=record["status"] == "finished",
             trace=trace(
                 record["worker"],
@@ -77,13 +94,43 @@ class PoolEvents:
                 span=span_id(task.target, task.name, begin),
                 begin=begin,
                 end=begin + elapsed,
-                parent=self._span(),
+                parent=self._parent,
             ),
             task_name=task.name,
+            status=record["status"],
             exit_status=record["exit_status"],
             start_time=begin,
             elapsed_time=elapsed,
             host=record["host"],
             worker=record["worker"],
-            **({"error": record["error"]} if record["error"] else {}),
+            attempt=number,
+            **more,
         )
+
+    def recorded(self, task: Task, record: TaskRecord) -> None:
+        """This is what has become of a task."""
+        self.on_record(task, record)
+
+    def flush(self) -> None:
+        """Send the events there are."""
+        self.on_flush()
+        if self._events:
+            events, self._events = self._events, []
+            self._link.emit_all(events)
+
+    def finished(self, trouble: str) -> None:
+        """All that was submitted has ended; trouble is what the pool itself had."""
+        elapsed = time.time() - self.begin
+        fields: dict[str, Any] = {"elapsed_time": elapsed} | ({"error": trouble} if trouble else {})
+        comment = f"task_pool = {self._pool}  elapsed time = {elapsed:.2f} S"
+        self._add("IPS_TASK_POOL_END", comment, time.time(), ok=not trouble, **fields)
+        self.flush()
+        if trouble:
+            self._logger.error("pool %s: %s", self._pool, trouble)
+        self.on_finished()
+
+    def _add(self, eventtype: str, comment: str, at: float, **fields: Any) -> None:
+        event = component_event(
+            self._code, eventtype, comment, at=at, started=self._started_at, **fields
+        )
+        self._events.append(event)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
 import inspect
+import math
 import os
 import shlex
 import shutil
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from ips_core.errors import TaskPoolError
 
-__all__ = ["Task", "make_task"]
+__all__ = ["Task"]
 
-_KEYWORDS = (
-    "logfile",
-    "errfile",
-    "timeout",
-    "task_env",
-    # of launch_task; they concern launchers other than a Dask worker
+_NOTHING: Mapping[str, Any] = MappingProxyType(
+    {}
+)  # one for all: tasks come by the hundred thousand
+#: Of launch_task; they concern launchers of parallel programs.
+_LAUNCHER_KEYWORDS = (
     "task_ppn",
     "task_cpp",
     "task_gpp",
@@ -33,50 +38,183 @@ _KEYWORDS = (
 )
 
 
-@dataclass(frozen=True)
-class Task:
-    """One piece of work.
+def _text(value: Any) -> str | None:
+    return None if value is None else os.fspath(value)
 
-    Parameters
+
+def _stdin(value: Any) -> str | bytes | None:
+    return bytes(value) if isinstance(value, (bytes, bytearray)) else _text(value)
+
+
+def _seconds(value: Any) -> float | None:
+    if value is None:
+        return None
+    seconds = float(value)
+    if not 0 < seconds < math.inf:
+        raise ValueError
+    return seconds
+
+
+def _count(value: Any) -> int:
+    count = int(value)
+    if count < 0 or count != float(value):
+        raise ValueError
+    return count
+
+
+def _optional_count(value: Any) -> int | None:
+    return None if value is None else _count(value)
+
+
+def _flag(value: Any) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _environment(value: Any) -> Mapping[str, str]:
+    return {str(key): str(text) for key, text in dict(value).items()} if value else _NOTHING
+
+
+#: How each keyword is read, and what it is expected to be.
+_KEYWORDS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "logfile": (_text, "a path"),
+    "errfile": (_text, "a path"),
+    "stdin": (_stdin, "a path, or bytes"),
+    "timeout": (_seconds, "a number of seconds above 0"),
+    "task_env": (_environment, "a dict"),
+    "isolate": (_flag, "True or False"),
+    "gpus": (_count, "a whole number of 0 or more"),
+    "pin": (_flag, "True or False"),
+    "mpi": (_flag, "True or False"),
+    "time_request": (_seconds, "a number of seconds above 0"),
+    "priority": (int, "a whole number"),
+    "retries": (_optional_count, "a whole number of 0 or more"),
+    "retry_failed": (_optional_count, "a whole number of 0 or more"),
+}
+_DEFAULTS: dict[str, Any] = dict.fromkeys(_KEYWORDS) | {
+    "task_env": _NOTHING,
+    "gpus": 0,
+    "priority": 0,
+}
+#: What only a process can be given, so that a callable with one of them gets a process of its own.
+_OF_A_PROCESS = ("timeout", "task_env", "logfile", "errfile", "stdin", "gpus")
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Task:
+    """One piece of work; the parameters are those of ``ServicesProxy.add_task``.
+
+    Attributes
     ----------
     name : str
         Its name, unique in the pool.
+    nproc : int
+        Cores it takes, or processes of an MPI program.
     working_dir : str
-        Where a binary runs.
+        Where a program, or a callable in a process of its own, runs.
     argv : tuple of str
-        A binary and its arguments; empty for a callable.
+        A program and its arguments; empty for a callable.
     function : callable or None
-        A function or bound method; None for a binary.
-    args, kwargs : tuple, dict
+        A function, coroutine function or bound method; None for a program.
+    args, kwargs : tuple, mapping
         Of the callable.
     logfile, errfile : str or None
-        Where a binary's output goes, relative to ``working_dir``.
+        Where output goes, relative to ``working_dir``.
+    stdin : str, bytes or None
+        A file to read from, or the very bytes.
     timeout : float or None
-        Seconds that a binary may take.
-    env : dict of str to str
-        Environment variables of a binary, on top of the worker's.
+        Seconds that it may take.
+    task_env : mapping of str to str
+        Environment variables on top of the worker's.
+    isolate : bool
+        True for a callable in a process of its own.
+    gpus : int
+        Devices of its own.
+    pin : bool
+        True: bound to cores of its own.
+    mpi : bool or None
+        True: ``nproc`` processes, started by the MPI launcher; False: one process with ``nproc``
+        cores; None: MPI only if one worker has not that many cores.
+    time_request : float or None
+        Seconds that have to be left of the allocation for it to be started.
+    priority : int
+        Higher ones first.
+    retries, retry_failed : int or None
+        How often it is run again when its worker was lost, or when it failed. None: as the pool.
+    launcher : mapping
+        Keywords of ``launch_task``, for a pool without Dask.
     program : str
-        Name of the program as it was given.
+        The program as it was given.
     missing : str
-        Name of a program that this host does not have.
+        What this host does not have of it, in a sentence.
     """
 
     name: str
+    nproc: int
     working_dir: str
-    argv: tuple[str, ...] = ()
-    function: Callable[..., Any] | None = None
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    logfile: str | None = None
-    errfile: str | None = None
-    timeout: float | None = None
-    env: dict[str, str] = field(default_factory=dict)
-    program: str = field(default="", compare=False)
-    missing: str = ""
+    argv: tuple[str, ...]
+    function: Callable[..., Any] | None
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    logfile: str | None
+    errfile: str | None
+    stdin: str | bytes | None
+    timeout: float | None
+    task_env: Mapping[str, str]
+    isolate: bool
+    gpus: int
+    pin: bool
+    mpi: bool | None
+    time_request: float | None
+    priority: int
+    retries: int | None
+    retry_failed: int | None
+    launcher: Mapping[str, Any]
+    program: str
+    missing: str
+
+    def __init__(
+        self,
+        task_name: str,
+        nproc: int,
+        working_dir: str,
+        binary: str | Callable[..., Any],
+        *args: Any,
+        **keywords: Any,
+    ) -> None:
+        values: dict[str, Any] = {
+            "name": task_name,
+            "nproc": _checked(task_name, "nproc", nproc, _nproc, "a whole number of 1 or more"),
+            "working_dir": _directory(os.fspath(working_dir)),
+        }
+        if callable(binary):
+            values |= _callable(task_name, binary, args, keywords)
+        elif isinstance(binary, (str, os.PathLike)):
+            values |= _program(task_name, os.fspath(binary), args, keywords)
+        else:
+            raise TaskPoolError(
+                f"task {task_name}: expected the path of a program or a callable, "
+                f"found {type(binary).__name__}"
+            )
+        if not values["missing"] and (values["argv"] or values["isolate"]):
+            values["missing"] = _missing_directory(values["working_dir"])
+        for attribute, value in values.items():
+            object.__setattr__(self, attribute, value)
 
     def for_container(self) -> Task:
         """Return the task as a container is to run it: this host's paths are nothing to that."""
-        return replace(self, argv=(self.program, *self.argv[1:])) if self.argv else self
+        changed = copy.copy(self)
+        if self.argv:
+            object.__setattr__(changed, "argv", (self.program, *self.argv[1:]))
+        object.__setattr__(changed, "missing", "")
+        return changed
+
+    @property
+    def is_plain(self) -> bool:
+        """True if it may be run in one go with others: it has no wish of its own."""
+        wishes = self.gpus or self.priority or self.isolate or self.pin or self.mpi
+        return self.nproc == 1 and not wishes and self.time_request is None
 
     @property
     def target(self) -> str:
@@ -88,96 +226,128 @@ class Task:
         return f"{name}({','.join(words)})"
 
     def payload(self, pool: str) -> dict[str, Any]:
-        """Return the task as ``task_runner.Runner.run`` takes it."""
-        common = {"pool": pool, "name": self.name}
-        if self.function is not None:
-            return common | {"function": self.function, "args": self.args, "kwargs": self.kwargs}
-        return common | {
-            "argv": list(self.argv),
-            "cwd": self.working_dir,
+        """Return the task as ``task_runner.Runner.run`` takes it, without what is default."""
+        found: dict[str, Any] = {"pool": pool, "name": self.name}
+        if self.function is None:
+            found["argv"] = list(self.argv)
+        else:
+            found |= {"function": self.function, "args": self.args, "kwargs": dict(self.kwargs)}
+        if self.function is None or self.isolate:
+            found["cwd"] = self.working_dir
+        optional = {
+            "isolate": self.isolate,
+            "env": dict(self.task_env),
             "logfile": self.logfile,
             "errfile": self.errfile,
+            "stdin": self.stdin,
             "timeout": self.timeout,
-            "env": self.env,
+            "gpus": self.gpus,
+            "pin": self.pin,
+            "slots": self.nproc if self.nproc > 1 else 0,
         }
+        return found | {key: value for key, value in optional.items() if value or value == b""}
 
 
-def make_task(
-    name: str,
-    nproc: int,
-    working_dir: str,
-    binary: str | Callable[..., Any],
-    args: Sequence[Any],
-    keywords: Mapping[str, Any],
-) -> Task:
-    """Return a task, checked.
+def _nproc(value: Any) -> int:
+    count = _count(value)
+    if count < 1:
+        raise ValueError
+    return count
 
-    Parameters
-    ----------
-    name, nproc, working_dir, binary, args, keywords
-        As for ``ServicesProxy.add_task``.
 
-    Raises
-    ------
-    TaskPoolError
-        The binary is not there, or a parameter makes no sense; the message names the task.
-    """
-    if _checked(name, "nproc", nproc, int, "a number") != 1:
-        raise TaskPoolError(
-            f"task {name}: nproc = {nproc}, but tasks of a Dask pool have one process; "
-            "use launch_task for a program that is parallel itself"
-        )
-    signature = _signature(binary)
-    # a callable's own parameter of such a name is its own
-    ours = set(_KEYWORDS) - set(signature.parameters if signature else ())
-    task_keywords = {key: value for key, value in keywords.items() if key in ours}
-    others = {key: value for key, value in keywords.items() if key not in ours}
-    logfile, errfile = task_keywords.get("logfile"), task_keywords.get("errfile")
-    timeout, env = task_keywords.get("timeout"), task_keywords.get("task_env") or {}
-    env = _checked(name, "task_env", env, dict, "a dict")
-    common: dict[str, Any] = {
-        "logfile": None if logfile is None else os.fspath(logfile),
-        "errfile": None if errfile is None else os.fspath(errfile),
-        "timeout": None
-        if timeout is None
-        else _checked(name, "timeout", timeout, float, "a number of seconds"),
-        "env": {str(key): str(value) for key, value in env.items()},
+def _program(
+    name: str, binary: str, args: Sequence[Any], keywords: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the attributes of a program's task."""
+    known = [*_KEYWORDS, *_LAUNCHER_KEYWORDS]
+    for key in keywords:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise TaskPoolError(f"task {name}: unknown keyword {key}{hint}")
+    values = _read(name, keywords)
+    if values["isolate"] is not None:
+        raise TaskPoolError(f"task {name}: isolate= is for callables; a program always is")
+    words, found = _checked(name, "binary", binary, _find_program, "each quote to be closed")
+    return values | {
+        "argv": (found or words[0], *words[1:], *(str(arg) for arg in args)),
+        "function": None,
+        "args": (),
+        "kwargs": _NOTHING,
+        "isolate": False,
+        "program": words[0],
+        "missing": "" if found else f"Program {words[0]} is not in path or is not executable",
     }
-    working_dir = os.path.abspath(working_dir)
-    if callable(binary):
-        if signature is not None:
-            _check_arguments(name, binary, signature, args, others)
-        return Task(name, working_dir, (), binary, tuple(args), others, **common)
-    if not isinstance(binary, (str, os.PathLike)):
+
+
+def _callable(
+    name: str, function: Callable[..., Any], args: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the attributes of a callable's task."""
+    signature = _signature(function)
+    # a callable's own parameter of such a name is its own
+    own = signature.parameters if signature else ()
+    ours = {*_KEYWORDS, *_LAUNCHER_KEYWORDS} - set(own)
+    kwargs = {key: value for key, value in keywords.items() if key not in ours}
+    values = _read(name, {key: value for key, value in keywords.items() if key in ours})
+    if signature is not None:
+        _check_arguments(name, function, signature, args, kwargs)
+    if values["mpi"]:
+        raise TaskPoolError(f"task {name}: mpi=True is for programs")
+    needs = [key for key in _OF_A_PROCESS if values[key]]
+    if needs and values["isolate"] is False:
         raise TaskPoolError(
-            f"task {name}: expected the path of a program or a callable, "
-            f"found {type(binary).__name__}"
+            f"task {name}: {needs[0]}= of a callable needs a process of its own: leave out "
+            "isolate=False"
         )
-    for key in others:
-        close = difflib.get_close_matches(key, _KEYWORDS, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise TaskPoolError(f"task {name}: unknown keyword {key}{hint}")
-    binary = os.fspath(binary)
-    program, found = _checked(name, "binary", binary, _find_program, "each quote to be closed")
-    argv = (found or program[0], *program[1:], *(str(arg) for arg in args))
-    missing = "" if found else program[0]
-    return Task(name, working_dir, argv, program=program[0], missing=missing, **common)
+    return values | {
+        "argv": (),
+        "function": function,
+        "args": args,
+        "kwargs": kwargs or _NOTHING,
+        "isolate": bool(values["isolate"] or needs),
+        "program": "",
+        "missing": "",
+    }
+
+
+def _read(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return our keywords as attributes."""
+    values = dict(_DEFAULTS)
+    for key, value in keywords.items():
+        if key in _KEYWORDS:
+            convert, what = _KEYWORDS[key]
+            values[key] = _checked(name, key, value, convert, what)
+    values["pin"] = bool(values["pin"])
+    launcher = {key: value for key, value in keywords.items() if key in _LAUNCHER_KEYWORDS}
+    return values | {"launcher": launcher or _NOTHING}
 
 
 def _checked(name: str, key: str, value: Any, convert: Callable[[Any], Any], what: str) -> Any:
     try:
         return convert(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         message = f"task {name}: {key} = {value!r}: expected {what}"
         raise TaskPoolError(message) from None
 
 
 def _signature(function: Any) -> inspect.Signature | None:
-    """Return a callable's signature; None for a program, or a builtin without one."""
+    """Return a callable's signature; None for a builtin without one."""
     try:
+        # looked up once a function, and a method's once for all objects
+        if inspect.isfunction(function):
+            return _signature_of(function)
+        if inspect.ismethod(function) and inspect.isfunction(function.__func__):
+            signature = _signature_of(function.__func__)
+            return signature.replace(parameters=list(signature.parameters.values())[1:])
         return inspect.signature(function)
     except (TypeError, ValueError):
         return None
+
+
+@functools.lru_cache(maxsize=128)
+def _signature_of(function: Any) -> inspect.Signature:
+    return inspect.signature(function)
 
 
 def _check_arguments(
@@ -200,9 +370,46 @@ def _find_program(binary: str) -> tuple[list[str], str]:
     A name that exists is taken whole, blanks and all; else it may hold arguments.
     """
     words = [binary]
-    found = shutil.which(binary)
-    if found is None:
+    found = _which(binary)
+    if not found:
         words = shlex.split(binary) or words
-        found = shutil.which(words[0])
-    # absolute, since it is started in another directory than it was found from
-    return words, os.path.abspath(found) if found else ""
+        found = _which(words[0])
+    return words, found
+
+
+def _which(program: str) -> str:
+    """Return the path of a program on this host; empty if it is not here.
+
+    Absolute, since it is started in another directory than it was found from.
+    """
+    if os.path.dirname(program):
+        found = shutil.which(program)
+        return os.path.abspath(found) if found else ""
+    try:
+        return _which_on_path(program, os.environ.get("PATH"), os.getcwd(), int(time.monotonic()))
+    except FileNotFoundError:
+        return ""
+
+
+@functools.lru_cache(maxsize=128)
+def _which_on_path(program: str, path: str | None, directory: str, second: int) -> str:
+    """Look on PATH, at most once a second for what is there: a shared file system is slow.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is not there; that is not remembered.
+    """
+    found = shutil.which(program, path=path)
+    if found is None:
+        raise FileNotFoundError(program)
+    return os.path.abspath(found)
+
+
+def _directory(path: str) -> str:
+    """Return a directory's absolute path; equal ones are one object."""
+    return sys.intern(os.path.abspath(path))
+
+
+def _missing_directory(path: str) -> str:
+    return "" if os.path.isdir(path) else f"there is no directory {path}"

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ips_core.errors import TaskPoolError, describe
 from ips_core.messages import Broadcast
 from ips_core.pools.dask_backend import DaskBackend
+from ips_core.pools.dispatcher import Policy
 from ips_core.pools.pool import TaskPool
-from ips_core.pools.pool_events import PoolEvents
+from ips_core.pools.pool_events import SubmissionEvents
+from ips_core.pools.record import TaskRecord
+from ips_core.pools.task import Task
 from ips_core.services.base import ServicesBase
 
 __all__ = ["PoolServices"]
-
-
-class _NoTasks:
-    """The run of an empty pool: no cluster is started for it."""
-
-    def ended(self) -> bool:
-        return True
-
-    def results(self) -> dict[str, Any]:
-        return {}
-
-    def cancel(self) -> None:
-        pass
 
 
 class PoolServices(ServicesBase):
@@ -36,11 +27,19 @@ class PoolServices(ServicesBase):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.task_pools: dict[str, TaskPool] = {}
-        self._events = PoolEvents(self.link, self.logger, lambda: self.span)
-        self._dask = DaskBackend(self._start, self.link, self.logger, self._events)
+        self._dask = DaskBackend(self._start, self.link, self.logger)
 
-    def create_task_pool(self, task_pool_name: str) -> None:
+    def create_task_pool(self, task_pool_name: str, resume: bool = False) -> None:
         """Create an empty pool.
+
+        Parameters
+        ----------
+        task_pool_name : str
+            Its name.
+        resume : bool
+            Tasks that a run before this one has finished with success, under the same name and
+            with the same work, are not run again: their recorded results are returned. ``ips.py
+            --resume`` sets it for every pool. Default: False.
 
         Raises
         ------
@@ -49,7 +48,7 @@ class PoolServices(ServicesBase):
         """
         if task_pool_name in self.task_pools:
             raise TaskPoolError(f"Error: Duplicate task pool name {task_pool_name}")
-        self.task_pools[task_pool_name] = TaskPool(task_pool_name)
+        self.task_pools[task_pool_name] = TaskPool(task_pool_name, resume)
 
     def add_task(
         self,
@@ -68,19 +67,45 @@ class PoolServices(ServicesBase):
         task_pool_name, task_name : str
             The pool, and a name that is new in it.
         nproc : int
-            Processes of the task; 1 for tasks on Dask.
+            Cores of the task, which ``OMP_NUM_THREADS`` tells it; for ``mpi=True``, and for a
+            program that asks for more cores than a worker has, processes of an MPI program.
         working_dir : str
-            Where a binary runs.
+            Where a program, or a callable in a process of its own, runs.
         binary : str or callable
             A program (a string with blanks that names no file is split as a shell would), a
-            function, or a bound method.
+            function, a coroutine function, or a bound method.
         *args
             Of a program: each one argument, as text, whatever blanks or quotes are in it. Of a
             callable: as they are.
         **keywords
-            ``logfile``, ``errfile`` (paths; a program's stderr joins its stdout unless given),
-            ``timeout`` (seconds), ``task_env`` (dict). Others go to a callable, and so do those
-            that it has as parameters.
+            A callable gets what is not in this list, and what it has as a parameter.
+
+            ``logfile``, ``errfile`` : path
+                Where output goes, relative to ``working_dir``; a program's stderr joins its stdout
+                unless ``errfile`` is given. Default: the worker's output.
+            ``stdin`` : path or bytes
+                What it reads. Default: nothing.
+            ``timeout`` : float
+                Seconds that it may take; then its processes are ended.
+            ``task_env`` : dict
+                Environment variables on top of the worker's.
+            ``isolate`` : bool
+                Run a callable in a process of its own, which can be ended, has ``working_dir`` as
+                its current directory, and shares no lock with others. A callable with ``timeout``,
+                ``task_env``, ``logfile``, ``errfile``, ``stdin`` or ``gpus`` always is.
+            ``gpus`` : int
+                Devices of its own (``CUDA_VISIBLE_DEVICES``, ``ROCR_VISIBLE_DEVICES``,
+                ``ZE_AFFINITY_MASK``).
+            ``pin`` : bool
+                Bind it to cores of its own.
+            ``mpi`` : bool
+                True: ``nproc`` processes, started by srun; False: one process with ``nproc`` cores.
+            ``time_request`` : float
+                Seconds that have to be left of the allocation for the task to be started.
+            ``priority`` : int
+                Higher ones start first. Default: 0.
+            ``retries``, ``retry_failed`` : int
+                As for :meth:`submit_tasks`, for this task.
 
         Raises
         ------
@@ -92,6 +117,31 @@ class PoolServices(ServicesBase):
         self._pool(task_pool_name).add_task(
             task_name, nproc, working_dir, binary, *args, **keywords
         )
+
+    def add_tasks(
+        self, task_pool_name: str, tasks: Iterable[Task], keep_results: bool = True
+    ) -> None:
+        """Add tasks of an iterable, such as a generator, which is asked when there is room.
+
+        Parameters
+        ----------
+        task_pool_name : str
+            The pool.
+        tasks : iterable of Task
+            ``ips_core.Task`` has the parameters of :meth:`add_task`, without the pool. It is
+            iterated in another thread, while the pool runs.
+        keep_results : bool
+            False: what becomes of a task is in the log, in the pool's summary and given to
+            :meth:`iter_finished_tasks`; nothing of it stays in memory. Default: True.
+
+        Raises
+        ------
+        KeyError
+            There is no such pool.
+        TaskPoolError
+            ``tasks`` cannot be iterated.
+        """
+        self._pool(task_pool_name).add_tasks(tasks, keep_results)
 
     def submit_tasks(
         self,
@@ -106,17 +156,21 @@ class PoolServices(ServicesBase):
         dask_worker_plugin: Any = None,
         dask_worker_per_gpu: bool = False,
         retries: int = 2,
+        retry_failed: int = 0,
+        max_failures: float | None = None,
+        time_request: float | None = None,
+        **keywords: Any,
     ) -> int:
-        """Start the tasks of a pool on a Dask cluster and go on.
+        """Start the tasks of a pool, on a Dask cluster or without one.
 
         Parameters
         ----------
         task_pool_name : str
             The pool.
-        block, launch_interval
-            Of pools without Dask; here the tasks start at once and the call returns.
+        block : bool
+            Wait until all tasks have ended; a pool on Dask never waits.
         use_dask : bool
-            Run on Dask workers.
+            Run on Dask workers, which is faster and takes callables; else as ``launch_task`` does.
         dask_nodes : int
             Number of nodes, one Dask worker on each.
         dask_ppw : int, optional
@@ -131,13 +185,24 @@ class PoolServices(ServicesBase):
             ``get_finished_tasks`` returns.
         dask_worker_per_gpu : bool
             One worker for each GPU.
+        launch_interval : float
+            Seconds between two starts. Default: 0.
         retries : int
             How often a task is run again that had not ended when its worker was lost.
+        retry_failed : int
+            How often a task is run again that failed: raised, or ended with a code other than 0.
+        max_failures : int or float, optional
+            After more failed tasks than this, or, below 1, than this share of the tasks, no more
+            are started; their status is ``not_started``. Default: all are started.
+        time_request : float, optional
+            Seconds that have to be left of the allocation for a task to be started.
+        **keywords
+            ``oversubscribe`` and ``hwthreads`` of newer IPS are accepted when false.
 
         Returns
         -------
         int
-            Number of tasks submitted.
+            Number of tasks submitted; those that iterables will yield are not counted.
 
         Raises
         ------
@@ -149,33 +214,37 @@ class PoolServices(ServicesBase):
             The cluster could not start; the message has the reason.
         """
         pool = self._pool(task_pool_name)
+        _check_keywords(pool.name, keywords)
+        policy = _policy(
+            pool.name, retries, retry_failed, max_failures, time_request, launch_interval
+        )
         if not use_dask:
             raise TaskPoolError(
                 f"pool {pool.name}: this release runs pools with use_dask=True only"
             )
-        if pool.run is not None:
-            raise TaskPoolError(
-                f"pool {pool.name} is running: call get_finished_tasks before the next submit_tasks"
-            )
         request = self._dask.request(
             pool.name, dask_nodes or 1, dask_ppw, use_shifter, shifter_args, dask_worker_per_gpu
         )
-        tasks = pool.take_tasks(in_container=use_shifter)
-        begin = time.time()
-        self._events.pool_began(pool.name, begin)
-        if not tasks:
-            pool.run = _NoTasks()
-            self._events.pool_ended(pool.name, begin)
-            return 0
+        pool.check(in_container=use_shifter)
+        names = list(pool.queued_tasks)
+        events = SubmissionEvents(self._start, self.link, self.logger, pool.name, self.span)
+        events.pool_began()
         try:
-            pool.run = self._dask.start(
-                pool.name, tasks, request, dask_worker_plugin, retries, begin
+            submission = self._dask.submit(
+                pool,
+                pool.source(use_shifter),
+                names,
+                request,
+                dask_worker_plugin,
+                policy,
+                events,
             )
         except BaseException as error:
-            pool.queued_tasks = {task.name: task for task in tasks} | pool.queued_tasks
-            self._events.pool_ended(pool.name, begin, trouble=describe(error))
+            events.on_finished = lambda: None
+            events.finished(describe(error))
             raise
-        return len(tasks)
+        pool.begin(submission, in_parts=False)
+        return len(names)
 
     def hear(self, news: Broadcast) -> None:
         """Take news for every component: a cluster is lost, or all are."""
@@ -185,8 +254,15 @@ class PoolServices(ServicesBase):
         elif news.topic == "keeper-lost":
             self._dask.lose_all(news.body)
 
-    def get_finished_tasks(self, task_pool_name: str) -> dict[str, Any]:
+    def get_finished_tasks(self, task_pool_name: str, block: bool = True) -> dict[str, Any]:
         """Wait until the submitted tasks of a pool have ended.
+
+        Parameters
+        ----------
+        task_pool_name : str
+            The pool.
+        block : bool
+            False: do not wait, and return what has ended so far. Default: True.
 
         Returns
         -------
@@ -202,7 +278,35 @@ class PoolServices(ServicesBase):
         TaskPoolError
             Nothing was submitted since the last call.
         """
-        return self._pool(task_pool_name).get_finished_tasks()
+        return self._pool(task_pool_name).get_finished_tasks(block)
+
+    def iter_finished_tasks(self, task_pool_name: str) -> Iterator[TaskRecord]:
+        """Yield the record of each submitted task of a pool as it ends.
+
+        Raises
+        ------
+        KeyError
+            There is no such pool.
+        TaskPoolError
+            Nothing was submitted since the last ``get_finished_tasks``.
+        """
+        return self._pool(task_pool_name).iter_finished_tasks()
+
+    def get_task_records(self, task_pool_name: str) -> dict[str, TaskRecord]:
+        """Return what is known of each task that was submitted last and has ended.
+
+        Returns
+        -------
+        dict
+            :class:`TaskRecord` by task name, in the order of adding: status, host, attempts,
+            times, and of one that failed the reason and the end of its output.
+
+        Raises
+        ------
+        KeyError
+            There is no such pool.
+        """
+        return self._pool(task_pool_name).records()
 
     def remove_task_pool(self, task_pool_name: str) -> None:
         """Remove a pool; what still runs of it is ended.
@@ -232,3 +336,38 @@ class PoolServices(ServicesBase):
             self.logger.warning(message)
             print(f"ips.py: {message}", file=sys.stderr)
         super().cleanup(ok)
+
+
+def _check_keywords(pool: str, keywords: Mapping[str, Any]) -> None:
+    for key, value in keywords.items():
+        if key in ("oversubscribe", "hwthreads"):
+            if value:
+                raise TaskPoolError(f"pool {pool}: {key}={value!r} is not supported")
+            continue
+        known = list(inspect.signature(PoolServices.submit_tasks).parameters)[2:-1]
+        close = difflib.get_close_matches(key, known, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise TaskPoolError(f"pool {pool}: unknown keyword {key}{hint}")
+
+
+def _policy(
+    pool: str,
+    retries: int,
+    retry_failed: int,
+    max_failures: float | None,
+    time_request: float | None,
+    launch_interval: float,
+) -> Policy:
+    """Return what a pool does about failures and time, checked."""
+    numbers = {
+        "retries": retries,
+        "retry_failed": retry_failed,
+        "max_failures": max_failures,
+        "time_request": time_request,
+        "launch_interval": launch_interval,
+    }
+    for key, value in numbers.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (is_number and value >= 0):
+            raise TaskPoolError(f"pool {pool}: {key} = {value!r}: expected a number of 0 or more")
+    return Policy(retries, retry_failed, max_failures, time_request, launch_interval or 0.0)

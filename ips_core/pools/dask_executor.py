@@ -1,0 +1,292 @@
+"""Runs tasks on a Dask cluster.
+
+A Dask task brings one task, or several short ones. What becomes of them arrives as events of the
+workers; Dask's own word on a Dask task matters only where those are missing: then a worker or the
+cluster was lost, and the workers' journals tell what had begun and what had ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from ips_core.errors import describe
+from ips_core.pools.executor import Attempt, Begun, Broken, Ended, GivenBack, Hear, Lost, News
+from ips_core.pools.journal import JournalReader
+from ips_core.pools.on_cluster import runner_function, task_function
+
+__all__ = ["DaskExecutor"]
+
+_CANCEL_SECONDS = 8
+_JOURNAL_SECONDS = 0.5  # for the kernel to write out the files of a worker that was killed
+
+
+@dataclass
+class _Chunk:
+    """What one Dask task brings, and has not been told to have ended."""
+
+    future: Any
+    attempts: dict[str, Attempt]
+    is_single: bool
+    doubt: tuple[str, BaseException | None] | None = None
+
+
+class DaskExecutor:
+    """Runs a pool's tasks on a Dask cluster.
+
+    Parameters
+    ----------
+    run : str
+        Name of the submission.
+    client : distributed.Client
+        Connected to the cluster.
+    topic : str
+        Under which the workers tell their news to this process.
+    slots : int
+        Threads of the whole cluster.
+    ends_at : float or None
+        When all tasks have to have ended, in seconds since the epoch.
+    journal : pathlib.Path
+        Where the workers keep their journals.
+    plugin : WorkerPlugin or None
+        Lives on every worker for as long as the run.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        client: Any,
+        topic: str,
+        slots: int,
+        ends_at: float | None,
+        journal: Path,
+        plugin: Any = None,
+    ) -> None:
+        self.slots = slots
+        self.ends_at = ends_at
+        self._run = run
+        self._client = client
+        self._topic = topic
+        self._plugin = plugin
+        self._hear: Hear = lambda news: None
+        self._chunks: dict[str, _Chunk] = {}
+        self._chunk_of: dict[str, str] = {}  # by the key of the attempt
+        self._journal = JournalReader(journal, self._chunk_of)
+        self._settling = False
+        self._lost = False
+        self._function = task_function()
+
+    def start(self, hear: Hear) -> None:
+        """Register the plugin.
+
+        Raises
+        ------
+        Exception
+            Whatever the plugin's ``setup`` raised on a worker.
+        """
+        self._hear = hear
+        if self._plugin is None:
+            return
+        try:
+            self._client.register_plugin(self._plugin, name=self._run)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._client.unregister_worker_plugin(self._run)
+            raise
+
+    def submit(self, attempts: Sequence[Attempt]) -> None:
+        """Send tasks as one Dask task."""
+        first = attempts[0]
+        payloads = cloudpickle.dumps([(each.key, each.payload(self._run)) for each in attempts])
+        # any bytes may be in a name that comes from a file
+        name = first.task.name if len(attempts) == 1 else f"{first.task.name} x {len(attempts)}"
+        key = f"{name.encode('ascii', 'replace').decode()}-{first.key}"
+        resources = {"slot": first.task.nproc}
+        if first.task.gpus:
+            resources["gpu"] = first.task.gpus
+        self._chunks[key] = chunk = _Chunk(
+            None, {each.key: each for each in attempts}, len(attempts) == 1
+        )
+        self._chunk_of.update((each.key, key) for each in attempts)
+        chunk.future = self._client.submit(
+            self._function,
+            *(key, self._topic, self._run, payloads),
+            key=key,
+            pure=False,
+            resources=resources,
+            priority=first.task.priority,
+        )
+        chunk.future.add_done_callback(lambda done: self._hear(partial(self._done, key, done)))
+
+    def hear_event(self, event: dict[str, Any]) -> None:
+        """Take news of a worker, as ``on_cluster`` makes them; returns at once."""
+        self._hear(partial(self._read, event))
+
+    def lose(self, reason: str) -> None:
+        """Take note that the cluster is lost, and why; returns at once."""
+        self._hear(partial(self._break, reason))
+
+    def hold(self) -> None:
+        """Begin nothing more on the workers."""
+        self._tell_workers("hold")
+
+    def cancel(self) -> None:
+        """End what runs on the workers.
+
+        A worker that does not answer is not waited for: it is ended with its cluster.
+        """
+        answers = self._tell_workers("cancel")
+        names = {a.task.name: key for c in self._chunks.values() for key, a in c.attempts.items()}
+        for begun in (record for answer in answers.values() for record in answer):
+            if begun["name"] in names:
+                self._hear(Begun(names[begun["name"]], begun))
+        futures = [chunk.future for chunk in self._chunks.values()]
+        with contextlib.suppress(Exception):
+            self._client.cancel(futures, force=True)
+
+    def close(self) -> str:
+        """Tear the plugin down; return what went wrong with that."""
+        if self._plugin is None or self._lost:
+            return ""
+        try:
+            self._client.unregister_worker_plugin(self._run)
+        except BaseException as error:  # costs no result
+            return f"tearing down the worker plugin failed: {describe(error)}"
+        return ""
+
+    def _tell_workers(self, method: str) -> dict[str, Any]:
+        with contextlib.suppress(Exception):
+            return self._client.sync(
+                self._client._run,
+                runner_function(method),
+                self._run,
+                on_error="ignore",
+                callback_timeout=_CANCEL_SECONDS,
+            )
+        return {}
+
+    # -- in the dispatcher's thread ----------------------------------------------------------
+
+    def _read(self, event: dict[str, Any]) -> Iterator[News]:
+        """Yield the news of a worker's event."""
+        for key, record in event.get("begun", ()):
+            yield Begun(key, cloudpickle.loads(record))
+        for ended in event.get("ended", ()):
+            record = ended["record"] if "record" in ended else self._file(ended["file"])
+            yield from self._ended(ended["key"], record)
+        if event.get("given_back"):
+            yield self._take_back(tuple(event["given_back"]))
+        if "unreadable" in event:
+            yield from self._unreadable(event["unreadable"], event["error"])
+
+    def _file(self, name: str) -> bytes | None:
+        return self._journal.take_file(name)
+
+    def _ended(self, key: str, record: bytes | None) -> Iterator[News]:
+        attempt = self._forget(key)
+        if attempt is not None:
+            yield Ended(key, _read_record(record))
+
+    def _forget(self, key: str) -> Attempt | None:
+        """Return an attempt that has ended; None if that was told before."""
+        chunk = self._chunk_of.pop(key, None)
+        if chunk is None:
+            return None
+        attempt = self._chunks[chunk].attempts.pop(key)
+        if not self._chunks[chunk].attempts:
+            del self._chunks[chunk]  # and its future: one that is kept would keep Dask's result
+        return attempt
+
+    def _take_back(self, keys: tuple[str, ...], alone: bool = False) -> GivenBack:
+        return GivenBack(tuple(key for key in keys if self._forget(key) is not None), alone)
+
+    def _unreadable(self, chunk: str, error: str) -> Iterator[News]:
+        """Yield what to do with tasks that a worker cannot read: find out which it is."""
+        keys = tuple(self._chunks[chunk].attempts) if chunk in self._chunks else ()
+        if len(keys) > 1:
+            yield self._take_back(keys, alone=True)
+        for key in keys if len(keys) == 1 else ():
+            if self._forget(key) is not None:
+                yield Ended(key, _failed(f"it cannot be read on the worker: {error}"))
+
+    def _done(self, key: str, future: Any) -> Iterable[News]:
+        """Dask says that a Dask task is over; the news of it come first, if they come."""
+        chunk = self._chunks.get(key)
+        if chunk is not None:
+            chunk.doubt = future.status, future.exception() if future.status == "error" else None
+            if not self._settling:
+                self._settling = True
+                timer = threading.Timer(_JOURNAL_SECONDS, lambda: self._hear(self._settle))
+                timer.daemon = True
+                timer.start()
+        return ()
+
+    def _settle(self) -> Iterator[News]:
+        """Yield what became of tasks whose worker was lost."""
+        self._settling = False
+        self._journal.read()
+        for key, chunk in list(self._chunks.items()):
+            if chunk.doubt is not None:
+                yield from self._settle_chunk(key, chunk, *chunk.doubt)
+
+    def _settle_chunk(
+        self, name: str, chunk: _Chunk, status: str, error: BaseException | None
+    ) -> Iterator[News]:
+        worker_lost = type(error).__name__ == "KilledWorker" or status in ("lost", "finished")
+        if not worker_lost and error is None:  # the scheduler is gone
+            yield from self._break(f"the cluster is lost (Dask says: {status})")
+            return
+        yield from self._from_journal(chunk)
+        begun = [key for key in chunk.attempts if self._journal.begun(key) is not None]
+        if not worker_lost:
+            for key in list(chunk.attempts):
+                self._forget(key)
+                yield Ended(key, _failed(f"{type(error).__name__}: {error}", status="lost"))
+            return
+        lost = list(chunk.attempts) if chunk.is_single else begun
+        for key in begun:
+            yield Begun(key, self._journal.begun(key) or {})
+        for key in lost:
+            self._forget(key)
+            yield Lost(key, f"its worker was lost ({error})" if error else "its worker was lost")
+        # Had none begun, any of them may be what kills a worker
+        yield self._take_back(tuple(chunk.attempts), alone=not begun)
+
+    def _from_journal(self, chunk: _Chunk) -> Iterator[News]:
+        for key in [*chunk.attempts]:
+            if self._journal.has_ended(key):
+                yield from self._ended(key, self._journal.record(key))
+
+    def _break(self, reason: str) -> Iterator[News]:
+        if self._lost:
+            return
+        self._lost = True
+        self._journal.read()
+        for chunk in list(self._chunks.values()):
+            yield from self._from_journal(chunk)
+            for key in chunk.attempts:
+                if (first_part := self._journal.begun(key)) is not None:
+                    yield Begun(key, first_part)
+        yield Broken(reason)
+
+
+def _read_record(record: bytes | None) -> dict[str, Any]:
+    """Return a runner's record; None: it could not be stored."""
+    if record is None:
+        text = "it has ended, but its result could not be stored and was lost with its worker"
+        return _failed(text, status="result_lost", exit_status=None)
+    try:
+        return cloudpickle.loads(record)
+    except Exception as error:
+        return _failed(f"its result cannot be read here: {type(error).__name__}: {error}")
+
+
+def _failed(reason: str, status: str = "failed", exit_status: int | None = 1) -> dict[str, Any]:
+    return {"status": status, "exit_status": exit_status, "error": reason}

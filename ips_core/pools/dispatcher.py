@@ -1,0 +1,522 @@
+"""Works off the tasks of a submission: what is started when, and what becomes of it.
+
+A thread of the component's process keeps a bounded number of tasks on their way, takes the news of
+the executor one after the other, and reports every start and end. A task's own failure is part of
+its record. It knows neither Dask nor processes.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ips_core.errors import describe
+from ips_core.pools.chunk_size import ChunkSize
+from ips_core.pools.executor import (
+    Attempt,
+    Begun,
+    Broken,
+    Ended,
+    Executor,
+    GivenBack,
+    Lost,
+    News,
+)
+from ips_core.pools.record import TaskRecord
+from ips_core.pools.results import Results
+from ips_core.pools.task import Task
+from ips_core.pools.task_source import TaskSource
+
+__all__ = ["Dispatcher", "Policy", "Report"]
+
+_WINDOW = 2  # tasks, or chunks of them, on their way for each slot of the executor
+_MOST_NEWS = 1000  # that are taken before they are reported
+_TOO_LATE = "it cannot end before the allocation does"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a pool does about failures and time.
+
+    Parameters
+    ----------
+    retries : int
+        How often a task is run again whose worker was lost.
+    retry_failed : int
+        How often a task is run again that failed.
+    max_failures : int, float or None
+        Failed tasks after which no more are started: above this count, or, below 1, above this
+        share of the tasks. None: all are started.
+    time_request : float or None
+        Seconds that have to be left before the end for a task to be started.
+    launch_interval : float
+        Seconds between two starts.
+    """
+
+    retries: int = 2
+    retry_failed: int = 0
+    max_failures: float | None = None
+    time_request: float | None = None
+    launch_interval: float = 0.0
+
+
+class Report(Protocol):
+    """Hears what happens, in the dispatcher's thread."""
+
+    def started(self, task: Task, number: int, record: dict[str, Any]) -> None:
+        """An attempt, the task's ``number``-th, has begun."""
+        ...
+
+    def ended(self, task: Task, number: int, record: dict[str, Any]) -> None:
+        """An attempt has ended."""
+        ...
+
+    def recorded(self, task: Task, record: TaskRecord) -> None:
+        """This is what has become of a task, for good."""
+        ...
+
+    def flush(self) -> None:
+        """That is all for now."""
+        ...
+
+    def finished(self, trouble: str) -> None:
+        """All have ended; trouble is what the submission itself had, or nothing."""
+        ...
+
+
+class _Wake:
+    """News that only make the dispatcher look again."""
+
+
+class Dispatcher:
+    """A submission that is being worked off.
+
+    Parameters
+    ----------
+    name : str
+        Of the submission, different from all others.
+    source : TaskSource
+        What to run.
+    executor : Executor
+        Where.
+    results : Results
+        Takes what becomes of it.
+    report : Report
+        Hears of starts and ends.
+    policy : Policy
+        What to do about failures and time.
+    recall : callable
+        ``recall(task)`` returns the record of a run before this one, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: TaskSource,
+        executor: Executor,
+        results: Results,
+        report: Report,
+        policy: Policy,
+        recall: Callable[[Task], TaskRecord | None] = lambda task: None,
+    ) -> None:
+        self.results = results
+        self._source = source
+        self._total = source.waiting
+        self._executor = executor
+        self._report = report
+        self._policy = policy
+        self._recall = recall
+        self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._on_way: dict[str, Attempt] = {}
+        self._waiting: deque[Attempt] = deque()  # before what the source has
+        self._load = 0  # slots of what is on its way, a chunk counts as one task
+        self._chunks: dict[str, int] = {}
+        self._size = ChunkSize()
+        self._failures = 0
+        self._stopped = ""  # why nothing more is started
+        self._cancelled = False
+        self._next_launch = 0.0
+        self._prefix, self._count = uuid.uuid4().hex[:12], 0
+        self._new: list[tuple[TaskRecord, bool]] = []
+        self.name = name
+        self._thread = threading.Thread(target=self._run, name=f"ips-pool-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin.
+
+        Raises
+        ------
+        Exception
+            The executor cannot.
+        """
+        self._executor.start(self._news.put)
+        self.results.on_room = lambda: self._news.put(_Wake())
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """End what runs; start nothing more; return when that is so."""
+        self._news.put(self._cancel)
+        # Not a join: Python takes a thread for ended after a signal has interrupted that
+        # (bpo-45274)
+        self.results.wait()
+
+    # -- the dispatcher's thread -------------------------------------------------------------
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            self._fill()
+            self._settle()
+            while self._on_way or not self._is_empty():
+                self._take_news()
+                self._fill()
+                self._settle()
+        except BaseException as caught:
+            error = caught
+        trouble = describe(error) if error else self._stopped
+        try:
+            trouble = self._executor.close() or trouble
+        except BaseException as caught:
+            trouble = describe(caught)
+        try:
+            if self._source.error is not None:
+                trouble = str(self._source.error)
+                error = error or self._source.error
+            self._settle()
+            self._report.finished(trouble)
+        finally:
+            self.results.end(error)
+
+    def _is_empty(self) -> bool:
+        return not self._waiting and self._source.waiting == 0
+
+    def _settle(self) -> None:
+        """Hand out what has come of the latest news."""
+        self._report.flush()
+        if self._new:
+            new, self._new = self._new, []
+            self.results.put(new)
+
+    def _take_news(self) -> None:
+        """Wait for news, and take all there are."""
+        try:
+            self._take(self._news.get(timeout=self._patience()))
+            for _ in range(_MOST_NEWS):
+                self._take(self._news.get_nowait())
+        except queue.Empty:
+            pass
+        if self._end_is_near():
+            self._stop_in_time()
+
+    def _patience(self) -> float | None:
+        """Return for how many seconds nothing has to be done unless there are news."""
+        moments = []
+        if self._executor.ends_at is not None and not self._cancelled:
+            moments.append(self._executor.ends_at - time.time())
+        if self._policy.launch_interval and self._has_room() and not self._is_empty():
+            moments.append(self._next_launch - time.monotonic())
+        return max(0.0, min(moments)) if moments else None
+
+    def _take(self, news: Any) -> None:
+        if callable(news):
+            for each in news() or ():
+                self._take(each)
+        elif isinstance(news, (Begun, Ended, Lost)):
+            attempt = self._on_way.get(news.key)
+            if attempt is not None:  # else it has been told already
+                self._take_of(attempt, news)
+        elif isinstance(news, GivenBack):
+            for key in reversed(news.keys):
+                if key in self._on_way:
+                    self._take_back(self._leave(key), news.alone)
+        elif isinstance(news, Broken):
+            self._break(news.reason)
+
+    def _take_of(self, attempt: Attempt, news: Begun | Ended | Lost) -> None:
+        if isinstance(news, Begun):
+            self._begin(attempt, news.record)
+            return
+        self._leave(attempt.key)
+        if isinstance(news, Lost):
+            self._lose(attempt, news.reason)
+        elif news.record["status"] == "cancelled" and not self._cancelled:
+            # not by this pool: its worker was told to leave
+            self._lose(attempt, "its worker was told to leave")
+        elif "worker" in news.record:
+            self._end(attempt, news.record)
+        else:  # the executor's word, not a worker's
+            self._end(attempt, self._unseen(attempt) | news.record)
+
+    # -- what is started ---------------------------------------------------------------------
+
+    def _has_room(self) -> bool:
+        slots = self._executor.slots
+        # Starts that are to be apart must not wait for a slot together
+        window = slots if self._policy.launch_interval else slots * _WINDOW
+        return self._load < max(1, window) and not self.results.crowded
+
+    def _fill(self) -> None:
+        while self._has_room():
+            if self._policy.launch_interval and time.monotonic() < self._next_launch:
+                return
+            attempt = self._next()
+            if attempt is None:
+                return
+            attempts = [attempt, *self._companions(attempt)]
+            self._submit(attempts)
+            self._next_launch = time.monotonic() + self._policy.launch_interval
+
+    def _next(self) -> Attempt | None:
+        """Return the next attempt that is to be submitted."""
+        while True:
+            if self._waiting:
+                attempt = self._waiting.popleft()
+            else:
+                taken = self._source.take()
+                if taken is None:
+                    return None
+                attempt = self._take_new(*taken)
+            if attempt is not None and self._may_start(attempt):
+                return attempt
+
+    def _take_new(self, task: Task, keep: bool) -> Attempt | None:
+        if keep and task.name not in self.results:
+            self.results.expect(task.name)
+        record = self._recall(task)
+        if record is not None:
+            self._new.append((record, keep))
+            self._report.recorded(task, record)
+            return None
+        return Attempt(task, self._key(), keep=keep)
+
+    def _key(self) -> str:
+        self._count += 1
+        return f"{self._prefix}-{self._count}"
+
+    def _may_start(self, attempt: Attempt) -> bool:
+        """Tell whether an attempt may be submitted; its record is made if it may not."""
+        task = attempt.task
+        if self._stopped:
+            self._record(attempt, {"status": "not_started", "error": self._stopped})
+        elif task.missing:
+            failed = {"status": "failed", "exit_status": 127, "error": task.missing}
+            self._end(attempt, self._unseen(attempt) | failed)
+        else:
+            needed, ends_at = task.time_request or self._policy.time_request, self._executor.ends_at
+            if needed is None or ends_at is None:
+                return True
+            attempt.latest_start = ends_at - needed  # it may have to wait for a slot, too
+            if time.time() <= attempt.latest_start:
+                return True
+            self._record(attempt, {"status": "not_started", "error": _TOO_LATE})
+        return False
+
+    def _companions(self, first: Attempt) -> list[Attempt]:
+        """Return the attempts that travel with the first one."""
+        found: list[Attempt] = []
+        if self._policy.launch_interval or self._policy.time_request or not _is_plain(first):
+            return found
+        waiting = self._source.waiting
+        size = self._size.next(
+            None if waiting is None else waiting + len(self._waiting), self._executor.slots
+        )
+        while len(found) + 1 < size and (following := self._next()) is not None:
+            if not _is_plain(following):
+                self._waiting.appendleft(following)
+                break
+            found.append(following)
+        return found
+
+    def _submit(self, attempts: list[Attempt]) -> None:
+        try:
+            self._executor.submit(attempts)
+        except Exception as error:
+            if len(attempts) > 1:  # one of them
+                for attempt in reversed(attempts):
+                    attempt.alone = True
+                    self._waiting.appendleft(attempt)
+                return
+            text = f"it cannot be sent to a worker: {type(error).__name__}: {error}"
+            failed = {"status": "failed", "exit_status": 1, "error": text}
+            self._end(attempts[0], self._unseen(attempts[0]) | failed)
+            return
+        head = attempts[0]
+        self._load += head.task.nproc
+        for attempt in attempts:
+            self._on_way[attempt.key] = attempt
+            attempt.chunk = head.key
+        self._chunks[head.key] = len(attempts)
+
+    def _leave(self, key: str) -> Attempt:
+        """Return an attempt that is no longer on its way."""
+        attempt = self._on_way.pop(key)
+        self._chunks[attempt.chunk] -= 1
+        if not self._chunks[attempt.chunk]:
+            del self._chunks[attempt.chunk]
+            self._load -= attempt.task.nproc
+        return attempt
+
+    # -- what becomes of it ------------------------------------------------------------------
+
+    def _begin(self, attempt: Attempt, record: dict[str, Any]) -> None:
+        if attempt.begun is None:
+            attempt.begun = record
+            self._report.started(attempt.task, attempt.number, record)
+
+    def _take_back(self, attempt: Attempt, alone: bool) -> None:
+        attempt.alone = attempt.alone or alone
+        self._waiting.appendleft(attempt)
+
+    def _lose(self, attempt: Attempt, reason: str) -> None:
+        """Run a task again whose worker was lost, if that is allowed."""
+        record = self._unseen(attempt) | {"status": "lost", "error": reason}
+        allowed = attempt.task.retries
+        if allowed is None:
+            allowed = self._policy.retries
+        if self._stopped or attempt.lost >= allowed:
+            self._end(attempt, record, final=True)
+            return
+        if attempt.begun is not None:
+            self._report.ended(attempt.task, attempt.number, record)
+        self._again(attempt, lost=1)
+
+    def _end(self, attempt: Attempt, record: dict[str, Any], final: bool = False) -> None:
+        """Take the end of an attempt, which is the task's unless it is run again."""
+        status = record["status"]
+        if status == "not_started":
+            self._record(attempt, {"status": status, "error": self._stopped or record["error"]})
+            return
+        if attempt.begun is not None or record["worker"] or status == "failed":
+            # The start may have been announced already; the end is authoritative
+            self._begin(attempt, record)
+            self._report.ended(attempt.task, attempt.number, record)
+        if _is_plain(attempt) and status != "lost":
+            self._size.take(record["elapsed_time"])
+        allowed = attempt.task.retry_failed
+        if allowed is None:
+            allowed = self._policy.retry_failed
+        failed = status in ("failed", "timed_out") and not final
+        if failed and not self._stopped and attempt.failed < allowed:
+            self._again(attempt, failed=1)
+        else:
+            self._record(attempt, record)
+
+    def _again(self, attempt: Attempt, lost: int = 0, failed: int = 0) -> None:
+        number = attempt.number + (attempt.begun is not None)
+        sums = attempt.lost + lost, attempt.failed + failed
+        again = Attempt(attempt.task, self._key(), number, *sums, alone=True, keep=attempt.keep)
+        self._waiting.append(again)
+
+    def _record(self, attempt: Attempt, found: dict[str, Any]) -> None:
+        """Record what has become of a task, for good."""
+        task = attempt.task
+        shared = {
+            key: sys.intern(found[key]) for key in ("status", "host", "worker") if key in found
+        }
+        record = TaskRecord.of(
+            found | shared,
+            name=task.name,
+            attempts=attempt.number if attempt.begun is not None else attempt.number - 1,
+            slots=task.nproc,
+            is_program=task.function is None,
+        )
+        self._new.append((record, attempt.keep))
+        self._report.recorded(task, record)
+        if not record.ok and record.status != "not_started":
+            self._failures += 1
+            self._look_at_failures()
+
+    def _unseen(self, attempt: Attempt) -> dict[str, Any]:
+        """Return the record of an attempt whose end no worker tells."""
+        now = time.time()
+        begun = attempt.begun or {"host": "", "worker": "", "start_time": now}
+        return {
+            "name": attempt.task.name,
+            "host": begun["host"],
+            "worker": begun["worker"],
+            "start_time": begun["start_time"],
+            "elapsed_time": now - begun["start_time"],
+            "exit_status": None,
+            "value": None,
+            "error": "",
+            "traceback": "",
+            "output": "",
+        }
+
+    # -- when it has to stop -----------------------------------------------------------------
+
+    def _look_at_failures(self) -> None:
+        most = self._policy.max_failures
+        if most is None or self._stopped:
+            return
+        if most < 1:
+            total = self._total or max(100, self.results.count + len(self._new))
+            most = most * total
+        if self._failures > most:
+            self._stop(
+                f"stopped after {self._failures} failed tasks (max_failures = "
+                f"{self._policy.max_failures:g})"
+            )
+            self._executor.hold()
+
+    def _stop(self, reason: str) -> None:
+        """Start nothing more."""
+        self._stopped = self._stopped or reason
+        self._source.close()
+
+    def _end_is_near(self) -> bool:
+        ends_at = self._executor.ends_at
+        return ends_at is not None and time.time() >= ends_at and not self._cancelled
+
+    def _stop_in_time(self) -> None:
+        self._end_all("the allocation is about to end")
+
+    def _cancel(self) -> Iterable[News]:
+        self._end_all("cancelled")
+        return ()
+
+    def _end_all(self, reason: str) -> None:
+        """End what runs, and take what is on its way for cancelled."""
+        if self._cancelled:
+            return
+        self._stop(reason)
+        self._cancelled = True
+        self._executor.cancel()
+        for news in self._drain():
+            self._take(news)
+        for key in list(self._on_way):
+            attempt = self._leave(key)
+            if attempt.begun is None:
+                self._record(attempt, {"status": "not_started", "error": reason})
+            else:
+                record = self._unseen(attempt) | {"status": "cancelled", "error": reason}
+                self._end(attempt, record, final=True)
+
+    def _drain(self) -> Iterable[Any]:
+        while True:
+            try:
+                yield self._news.get_nowait()
+            except queue.Empty:
+                return
+
+    def _break(self, reason: str) -> None:
+        """The executor is lost: nobody will see the end of what runs."""
+        if self._cancelled:
+            return
+        self._stop(reason)
+        self._cancelled = True
+        for key in list(self._on_way):
+            attempt = self._leave(key)
+            status = "not_started" if attempt.begun is None else "lost"
+            self._end(attempt, self._unseen(attempt) | {"status": status, "error": reason}, True)
+
+
+def _is_plain(attempt: Attempt) -> bool:
+    return attempt.task.is_plain and not attempt.alone

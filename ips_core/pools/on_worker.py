@@ -1,0 +1,164 @@
+"""What of a pool runs on Dask workers: the plugin with the runner, and the work of one Dask task.
+
+It arrives by value, since workers need not have this package: see ``on_cluster.plugins``.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from typing import Any
+
+import cloudpickle
+from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.utils import sync
+
+from ips_core.task_runner import Journal, Runner
+
+__all__ = ["Chunk", "TaskRunner"]
+
+_GIVE_BACK_SECONDS = 1.0  # after which the rest of a chunk does not wait for a long task
+_TELL_SECONDS = 0.25  # between the news of a chunk
+
+
+class TaskRunner(WorkerPlugin):
+    """Runs the tasks of all pools on a worker.
+
+    Parameters
+    ----------
+    journal_directory : str
+        Where the worker notes what it has begun and what has ended; seen by all nodes.
+    """
+
+    name = "ips-task-runner"
+    idempotent = True
+
+    def __init__(self, journal_directory: str) -> None:
+        self._journal_directory = journal_directory
+
+    async def setup(self, worker: Any) -> None:
+        """Get ready."""
+        # What a callable prints is seen while it runs, and so are its warnings: as for
+        # programs, stderr joins stdout. Dask's own logging keeps the worker's.
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        sys.stderr = sys.stdout
+        self.worker = worker
+        self.runner = Runner(str(worker.name))
+        self.journal = Journal(self._journal_directory, str(worker.name))
+        # Every task takes slots, so that tasks of several can never overbook a node. The worker
+        # has them from the start; here only in case it was given another number of threads.
+        await worker.set_resources(slot=worker.state.nthreads)
+
+    def teardown(self, worker: Any) -> None:
+        """End what runs."""
+        self.runner.cancel()
+
+
+class Chunk:
+    """What one Dask task brings: one task, or several short ones that run one after the other.
+
+    Parameters
+    ----------
+    plugin : TaskRunner
+        Of the worker.
+    key : str
+        Of the Dask task.
+    topic : str
+        Under which the component listens.
+    run : str
+        Name of the submission.
+    """
+
+    def __init__(self, plugin: TaskRunner, key: str, topic: str, run: str) -> None:
+        self._plugin = plugin
+        self._worker = plugin.worker
+        self._key = key
+        self._topic = topic
+        self._run = run
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[str, dict[str, Any]]] = []
+        self._running: list[tuple[str, bytes]] = []
+        self._ended: list[dict[str, Any]] = []
+        self._is_single = True
+        self._is_first: bool | None = None
+
+    def work_off(self, payloads: bytes) -> None:
+        """Run the tasks, given as pickled pairs of a key and a runner's payload."""
+        try:
+            self._waiting = cloudpickle.loads(payloads)[::-1]
+        except Exception as error:
+            self._tell(unreadable=self._key, error=f"{type(error).__name__}: {error}")
+            return
+        self._is_single = len(self._waiting) == 1
+        if not self._is_single:
+            loop = self._worker.loop
+            loop.add_callback(loop.call_later, _GIVE_BACK_SECONDS, self._give_back)
+        told = time.monotonic()
+        while self._is_first is not False and (item := self._next()) is not None:
+            self._run_one(*item)
+            if time.monotonic() - told > _TELL_SECONDS:
+                self._tell_ended()
+                told = time.monotonic()
+        self._tell_ended()
+
+    def _next(self) -> tuple[str, dict[str, Any]] | None:
+        with self._lock:
+            self._running = []
+            return self._waiting.pop() if self._waiting else None
+
+    def _run_one(self, key: str, payload: dict[str, Any]) -> None:
+        def begin(begun: dict[str, Any]) -> bool:
+            # pickled: an odd name would break the worker's connection, which knows only UTF-8
+            record = cloudpickle.dumps(begun)
+            self._plugin.journal.begun(key, record)
+            if self._is_first is None:
+                self._is_first = self._ask(key, record)
+            with self._lock:
+                self._running = [(key, record)]
+            return self._is_first
+
+        record = self._plugin.runner.run(payload, begin)
+        if self._is_first is not False:
+            ended = self._plugin.journal.ended(key, _pickled(record))
+            self._ended.append({"key": key} | ended)
+
+    def _ask(self, key: str, record: bytes) -> bool:
+        """Ask the scheduler whether this may begin; the start of a single task is told so."""
+        news = {"run": self._run, "begun": [(key, record)]} if self._is_single else {}
+        call = {"key": self._key, "topic": self._topic, "news": news}
+        try:
+            return sync(self._worker.loop, self._worker.scheduler.ips_begin_task, **call)
+        except Exception:  # no scheduler any more, so that this worker ends, too
+            return False
+
+    def _give_back(self) -> None:
+        """Tell that a task takes long, and let others have what waits behind it."""
+        with self._lock:
+            rest, self._waiting = self._waiting, []
+            begun = self._running
+        if begun or rest:
+            self._tell(begun=begun, given_back=[key for key, _ in reversed(rest)])
+
+    def _tell_ended(self) -> None:
+        ended, self._ended = self._ended, []
+        if ended:
+            self._tell(ended=ended)
+
+    def _tell(self, **news: Any) -> None:
+        self._worker.log_event(self._topic, {"run": self._run} | news)
+
+
+def _pickled(record: dict[str, Any]) -> bytes:
+    try:
+        return cloudpickle.dumps(record)
+    except Exception as error:
+        lost = {
+            "status": "failed",
+            "exit_status": 1,
+            "value": None,
+            "error": f"its result cannot be pickled: {error}",
+            "traceback": traceback.format_exc(),
+        }
+        return cloudpickle.dumps(record | lost)
