@@ -163,8 +163,7 @@ class Dispatcher:
     def cancel(self) -> None:
         """End what runs; start nothing more; return when that is so."""
         self._news.put(self._cancel)
-        # Not a join: Python takes a thread for ended after a signal has interrupted that
-        # (bpo-45274)
+        # Python takes a thread for ended after a signal has interrupted its join, see bpo-45274
         self.results.wait()
 
     # -- the dispatcher's thread -------------------------------------------------------------
@@ -266,19 +265,18 @@ class Dispatcher:
         while self._has_room():
             if self._policy.launch_interval and time.monotonic() < self._next_launch:
                 return
-            attempt = self._next()
-            if attempt is None:
+            first = self._next()
+            if first is None:
                 return
-            attempts = [attempt, *self._companions(attempt)]
+            attempts = [first, *self._companions(first)]
             self._submit(attempts)
             self._next_launch = time.monotonic() + self._policy.launch_interval
 
     def _next(self) -> Attempt | None:
         """Return the next attempt that is to be submitted."""
         while True:
-            if self._waiting:
-                attempt = self._waiting.popleft()
-            else:
+            attempt = self._waiting.popleft() if self._waiting else None
+            if attempt is None:
                 taken = self._source.take()
                 if taken is None:
                     return None
@@ -327,11 +325,11 @@ class Dispatcher:
         size = self._size.next(
             None if waiting is None else waiting + len(self._waiting), self._executor.slots
         )
-        while len(found) + 1 < size and (following := self._next()) is not None:
-            if not _is_plain(following):
-                self._waiting.appendleft(following)
+        while len(found) + 1 < size and (later := self._next()) is not None:
+            if not _is_plain(later):
+                self._waiting.appendleft(later)
                 break
-            found.append(following)
+            found.append(later)
         return found
 
     def _submit(self, attempts: list[Attempt]) -> None:
@@ -390,8 +388,8 @@ class Dispatcher:
     def _end(self, attempt: Attempt, record: dict[str, Any], final: bool = False) -> None:
         """Take the end of an attempt, which is the task's unless it is run again."""
         status = record["status"]
-        if status == "not_started":
-            self._record(attempt, {"status": status, "error": self._stopped or record["error"]})
+        if status == "not_started" or (status == "cancelled" and attempt.begun is None):
+            self._record(attempt, {"status": "not_started", "error": self._stopped or record["error"]})
             return
         if attempt.begun is not None or record["worker"] or status == "failed":
             # The start may have been announced already; the end is authoritative

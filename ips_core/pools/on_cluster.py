@@ -44,12 +44,17 @@ def plugins(journal_directory: str) -> list[Any]:
 
 
 def _runner_plugin(journal_directory: str) -> Any:
+    return _on_worker().TaskRunner(journal_directory)
+
+
+def _on_worker() -> Any:
+    """Return the module of what runs on workers, where all of it arrives by value."""
     from ips_core import task_runner
     from ips_core.pools import on_worker
 
     for module in (task_runner, on_worker):
         cloudpickle.register_pickle_by_value(module)
-    return on_worker.TaskRunner(journal_directory)
+    return on_worker
 
 
 def _first_come_plugin() -> Any:
@@ -99,13 +104,13 @@ def task_function() -> Any:
     It returns nothing: records go the way of events, which reach the pool before Dask says that
     the Dask task has ended, and into the worker's journal.
     """
-    from ips_core.pools.on_worker import Chunk
+    chunk_class = _on_worker().Chunk
 
     def run_tasks(key: str, topic: str, run: str, payloads: bytes) -> None:
         from distributed import get_worker
 
         plugin = get_worker().plugins["ips-task-runner"]
-        Chunk(plugin, key, topic, run).work_off(payloads)
+        chunk_class(plugin, key, topic, run).work_off(payloads)
 
     return _ByValue(run_tasks)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 DRIVER = """
+import os
 import sys
 import threading
 
@@ -46,7 +47,9 @@ class Driver(Component):
         add("leaves", leaves)
         add("lock back", lock)
         add("lock there", fine, threading.Lock())
-        self.services.add_task("pool", "nowhere", 1, "no such directory", "true")
+        os.mkdir("vanishes")
+        self.services.add_task("pool", "nowhere", 1, "vanishes", "true")
+        os.rmdir("vanishes")
         add("true", "true")
         add("last", fine, 2)
         self.services.submit_tasks("pool", use_dask=True)
