@@ -127,7 +127,7 @@ def test_an_empty_pool_is_an_error_and_starts_nothing(pools: Any) -> None:
     assert said["empty at first"] == "pool first has no tasks: call add_task before submit_tasks"
     assert said["empty later"] == "pool first has no tasks: call add_task before submit_tasks"
     types = [event["eventtype"] for event in outcome.events]
-    assert types.index("IPS_LAUNCH_TASK") > types.index("IPS_TASK_POOL_END")
+    assert types.index("IPS_LAUNCH_TASK") > types.index("IPS_TASK_POOL_BEGIN")
 
 
 def test_removing_a_pool_ends_what_runs(pools: Any) -> None:
