@@ -74,9 +74,9 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
     gpus_per_worker : int, optional
         As ``worker_per_gpu``, with this many GPUs for each worker.
     slots : bool, optional
-        Each worker has as many of the Dask resource ``slot`` as threads, so that a task that uses
-        several says so: ``client.submit(..., resources={"slot": 4})``. All tasks should then ask
-        for slots. Default: False.
+        Each worker has as many of the Dask resource ``slot`` as threads, and of ``gpu`` as devices,
+        so that a task that uses several says so: ``client.submit(..., resources={"slot": 4})``.
+        All tasks should then ask for slots. Default: False.
     container : Container, optional
         What scheduler and workers run in, such as ``Shifter(image="docker:me/code:1")``.
     launcher : {"srun", "local"}, optional

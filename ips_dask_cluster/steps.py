@@ -127,7 +127,7 @@ class Steps:
         threads = max(1, (settings.cores or node.cpus) // settings.processes)
         arguments = [
             *("--nthreads", threads),
-            *(("--resources", f"slot={threads}") if settings.slots else ()),
+            *(("--resources", _resources(settings, threads, node.gpus)) if settings.slots else ()),
             *("--memory-limit", memory // settings.processes or "auto"),
             *settings.worker_arguments,
         ]
@@ -402,6 +402,12 @@ class Steps:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _resources(settings: StepSettings, threads: int, gpus: int) -> str:
+    """Return a worker's Dask resources; several workers that share all GPUs have none to give."""
+    gpus = settings.gpus_per_worker or (gpus if settings.processes == 1 else 0)
+    return f"slot={threads} gpu={gpus}" if gpus else f"slot={threads}"
 
 
 def _exports(environment: dict[str, str]) -> str:

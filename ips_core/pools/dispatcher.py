@@ -389,7 +389,9 @@ class Dispatcher:
         """Take the end of an attempt, which is the task's unless it is run again."""
         status = record["status"]
         if status == "not_started" or (status == "cancelled" and attempt.begun is None):
-            self._record(attempt, {"status": "not_started", "error": self._stopped or record["error"]})
+            self._record(
+                attempt, {"status": "not_started", "error": self._stopped or record["error"]}
+            )
             return
         if attempt.begun is not None or record["worker"] or status == "failed":
             # The start may have been announced already; the end is authoritative

@@ -32,19 +32,17 @@ class _ByValue:
         return cloudpickle.loads(self._pickled)(*args)
 
 
-def plugins(journal_directory: str) -> list[Any]:
+def plugins(journal_directory: str, processes: int = 1) -> list[Any]:
     """Return the plugins that a cluster needs for pools, for its workers and for its scheduler.
 
     Parameters
     ----------
     journal_directory : str
         Where workers note what they have begun and what has ended; seen by all nodes.
+    processes : int
+        Workers on each node.
     """
-    return [_runner_plugin(journal_directory), _first_come_plugin()]
-
-
-def _runner_plugin(journal_directory: str) -> Any:
-    return _on_worker().TaskRunner(journal_directory)
+    return [_on_worker().TaskRunner(journal_directory, processes), _first_come_plugin()]
 
 
 def _on_worker() -> Any:

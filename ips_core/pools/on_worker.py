@@ -5,6 +5,7 @@ It arrives by value, since workers need not have this package: see ``on_cluster.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -30,13 +31,16 @@ class TaskRunner(WorkerPlugin):
     ----------
     journal_directory : str
         Where the worker notes what it has begun and what has ended; seen by all nodes.
+    processes : int
+        Workers on each node, which share its cores.
     """
 
     name = "ips-task-runner"
     idempotent = True
 
-    def __init__(self, journal_directory: str) -> None:
+    def __init__(self, journal_directory: str, processes: int = 1) -> None:
         self._journal_directory = journal_directory
+        self._processes = processes
 
     async def setup(self, worker: Any) -> None:
         """Get ready."""
@@ -45,11 +49,13 @@ class TaskRunner(WorkerPlugin):
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         sys.stderr = sys.stdout
         self.worker = worker
-        self.runner = Runner(str(worker.name))
-        self.journal = Journal(self._journal_directory, str(worker.name))
+        name, threads = str(worker.name), worker.state.nthreads
+        gpus = int(worker.state.total_resources.get("gpu", 0))
+        self.runner = Runner(name, threads, _cores(name, self._processes), _devices(gpus))
+        self.journal = Journal(self._journal_directory, name)
         # Every task takes slots, so that tasks of several can never overbook a node. The worker
         # has them from the start; here only in case it was given another number of threads.
-        await worker.set_resources(slot=worker.state.nthreads)
+        await worker.set_resources(slot=threads)
 
     def teardown(self, worker: Any) -> None:
         """End what runs."""
@@ -148,6 +154,23 @@ class Chunk:
 
     def _tell(self, **news: Any) -> None:
         self._worker.log_event(self._topic, {"run": self._run} | news)
+
+
+def _cores(worker: str, processes: int) -> list[int]:
+    """Return a worker's share of its node's cores; workers are numbered at the end of the name."""
+    cores = sorted(os.sched_getaffinity(0))
+    if processes == 1:
+        return cores
+    share, number = len(cores) // processes, int(worker.rpartition("-")[2])
+    return cores[number * share : (number + 1) * share]
+
+
+def _devices(count: int) -> list[str]:
+    """Return the names of the worker's devices, as Slurm and ``worker.sh`` have given them."""
+    for variable in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"):
+        if os.environ.get(variable):
+            return os.environ[variable].split(",")[:count]
+    return [str(number) for number in range(count)]
 
 
 def _pickled(record: dict[str, Any]) -> bytes:

@@ -91,6 +91,13 @@ def test_container_stands_before_the_python(role: str) -> None:
         ),
         ({"processes": 8}, NODES[0], "--nthreads 1 --memory-limit 1073741824 "),
         ({"slots": True}, NODES[0], "--nthreads 4 --resources slot=4 --memory-limit 8589934592 "),
+        ({"slots": True}, Node("n1", 4, gpus=2), "--resources 'slot=4 gpu=2' --memory-limit"),
+        (
+            {"slots": True, "processes": 2, "gpus_per_worker": 1},
+            Node("n1", 4, gpus=2),
+            "--resources 'slot=2 gpu=1' ",
+        ),
+        ({"slots": True, "processes": 2}, Node("n1", 4, gpus=2), "--resources slot=2 "),
         ({"worker_arguments": ("--x", "a b")}, Node("n1", 6), "--memory-limit auto --x 'a b' "),
     ],
 )
