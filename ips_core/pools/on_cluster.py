@@ -49,21 +49,20 @@ def _runner_plugin(journal_directory: str) -> Any:
 
     from ips_core import task_runner
 
-    cloudpickle.register_pickle_by_value(task_runner)
+    for module in task_runner.BY_VALUE:
+        cloudpickle.register_pickle_by_value(module)
     runner_class, journal_class = task_runner.Runner, task_runner.Journal
+    install_output = task_runner.install_output
 
     class TaskRunner(WorkerPlugin):  # type: ignore[misc]  # local, so that it travels by value
         name = "ips-task-runner"
         idempotent = True
 
         async def setup(self, worker: Any) -> None:
-            import sys
-
             # What a callable prints is seen while it runs, and so are its warnings: as for
             # programs, stderr joins stdout. Dask's own logging keeps the worker's.
-            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-            sys.stderr = sys.stdout
-            self.runner = runner_class(str(worker.name))
+            install_output()
+            self.runner = runner_class(str(worker.name), worker.state.nthreads)
             self.journal = journal_class(journal_directory, str(worker.name))
             # Every task takes slots, so that tasks of several can never overbook a node. The worker
             # has them from the start; here only in case it was given another number of threads.

@@ -62,7 +62,7 @@ class PoolEvents:
     def task_ended(self, task: Task, record: dict[str, Any]) -> None:
         """A task, or an attempt at it, has ended."""
         begin, elapsed = record["start_time"], record["elapsed_time"]
-        how = "timed-out after" if record["status"] == "timed-out" else "elapsed time ="
+        how = "timed-out after" if record["status"] == "timed_out" else "elapsed time ="
         if record["error"]:
             why = record["traceback"].rstrip() or record["error"]
             self._logger.error("task %s: %s", task.name, why)
