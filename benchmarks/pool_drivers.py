@@ -173,9 +173,9 @@ def _workers() -> Iterator[int]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             environ, words = process.environ(), process.cmdline()
-            if environ.get("SLURM_JOB_ID") == job and "IPS_DASK_MARK" in environ:
-                if any("dask_worker" in word for word in words):
-                    yield process.pid
+            ours = environ.get("SLURM_JOB_ID") == job and "IPS_DASK_MARK" in environ
+            if ours and any("dask_worker" in word for word in words):
+                yield process.pid
 
 
 def _effects(folder: Path, kills: list[tuple[int, float]]) -> tuple[int, int]:

@@ -1,93 +1,43 @@
-"""Runs tasks where they are: one binary or one callable at a time, any number side by side.
+"""Runs tasks where they are: one program or one callable at a time, any number side by side.
 
-Standard library only, and nothing of ours: on Dask workers, which need not have this package, it
-arrives by value as part of a worker plugin. A task and its record are plain dicts for the same
-reason. Nothing that a task does raises out of :meth:`Runner.run`.
+Standard library only, and nothing of ours but what is in ``BY_VALUE``: on Dask workers, which need
+not have this package, these modules arrive by value as part of a worker plugin. A task and its
+record are plain dicts for the same reason. Nothing that a task does raises out of
+:meth:`Runner.run`.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from typing import IO, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-__all__ = ["Journal", "Runner"]
+from ips_core import task_call, task_files, task_journal, task_output, task_process
+from ips_core.task_call import BOOT, call, describe, request, result
+from ips_core.task_files import Files, Refused
+from ips_core.task_journal import Journal
+from ips_core.task_output import Lines, Sink, as_text, install_output
+from ips_core.task_process import Child, Pipes
 
-_TERMINATION_GRACE = 3.0
-_INLINE_BYTES = 4096  # of a record; a longer one gets a file of its own
+__all__ = ["BY_VALUE", "Journal", "Runner", "install_output"]
 
+#: What must be registered with ``cloudpickle.register_pickle_by_value``.
+BY_VALUE = (
+    *(sys.modules[__name__], task_call, task_files, task_journal, task_output),
+    task_process,
+)
 
-class Journal:
-    """Where a worker notes what it has begun, and the record of what has ended.
-
-    It outlives the worker's process, so that a task that has ended is never run again. It does not
-    outlive a node that loses what it has not written to disk.
-
-    Parameters
-    ----------
-    directory : str
-        A directory that everybody sees who wants to read it.
-    worker : str
-        Name of the worker; each of its processes has a journal of its own.
-    """
-
-    def __init__(self, directory: str, worker: str) -> None:
-        self._directory = directory
-        name = f"{worker}-{socket.gethostname()}-{os.getpid()}.journal"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        try:
-            self._file = os.open(os.path.join(directory, name), flags, 0o600)
-        except OSError:  # tasks can run without it; what it could have saved is told as lost
-            self._file = -1
-
-    def begun(self, key: str, record: bytes) -> None:
-        """Note that a task begins."""
-        self._note({"key": key, "begun": base64.b64encode(record).decode()})
-
-    def ended(self, key: str, record: bytes) -> dict[str, Any]:
-        """Note that a task has ended and return where its record is.
-
-        Returns
-        -------
-        dict
-            ``record``, the bytes themselves, or ``file``, a name in the directory.
-        """
-        if len(record) > _INLINE_BYTES:
-            name = f"{key.rpartition('-')[2]}.result"  # the rest of a key may be no file name
-            try:
-                self._write(name, record)
-            except OSError:
-                self._note({"key": key, "unstored": True})
-                return {"record": record}
-            self._note({"key": key, "file": name})
-            return {"file": name}
-        self._note({"key": key, "ended": base64.b64encode(record).decode()})
-        return {"record": record}
-
-    def _note(self, entry: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # one write: lines of threads do not mix
-            os.write(self._file, json.dumps(entry).encode() + b"\n")
-
-    def _write(self, name: str, record: bytes) -> None:
-        path = os.path.join(self._directory, name)
-        try:
-            with open(f"{path}.part", "xb") as file:
-                file.write(record)
-            os.rename(f"{path}.part", path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(f"{path}.part")
-            raise
+_CANCEL_GRACE = 3.0
+_TIMEOUT_GRACE = 0.5
+_DEATH_SECONDS = 3.0  # after KILL
+_DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
+_AMD_DRIVER = "/dev/kfd"
 
 
 class Runner:
@@ -97,15 +47,33 @@ class Runner:
     ----------
     worker : str
         Name of the worker it runs on, for the records.
+    threads : int, optional
+        How many slots for tasks the worker has.
+    cores : sequence of int, optional
+        Numbers of the processors that its tasks may use; all of this process by default.
+    gpus : sequence of str, optional
+        The devices that it may hand out.
     """
 
-    def __init__(self, worker: str) -> None:
+    def __init__(
+        self,
+        worker: str,
+        threads: int = 1,
+        cores: Sequence[int] = (),
+        gpus: Sequence[str] = (),
+    ) -> None:
         self.worker = worker
         self.host = os.environ.get("IPS_DASK_NODE") or socket.gethostname()
-        self._processes: dict[subprocess.Popen[bytes], str] = {}
-        self._lock = threading.Lock()
+        cores = sorted(cores or os.sched_getaffinity(0))
+        self._cores_per_slot = max(1, len(cores) // max(1, threads))
+        self._cores = _Stock("cores", cores)
+        self._gpus = _Stock("GPUs", gpus)
+        self._sink = Sink(1)
+        self._changed = threading.Condition()  # guards what follows
+        self._children: dict[Child, str] = {}
         self._cancelled: set[str | None] = set()
-        self._running: list[dict[str, Any]] = []
+        self._held: set[str] = set()
+        self._running: dict[int, dict[str, Any]] = {}
 
     def run(
         self, task: dict[str, Any], started: Callable[[dict[str, Any]], object]
@@ -115,9 +83,13 @@ class Runner:
         Parameters
         ----------
         task : dict
-            ``pool``, ``name`` and either ``argv`` (list of str) or ``function`` with ``args`` and
-            ``kwargs``; for a binary also ``cwd``, ``logfile``, ``errfile`` (paths or None),
-            ``timeout`` (seconds or None) and ``env`` (dict, on top of the worker's environment).
+            ``pool``, ``name`` and either ``argv`` (list of str) or ``function``, ``args`` and
+            ``kwargs``, with ``isolate`` (bool) for a process of its own. Optional: ``work`` (str,
+            for the record), ``slots`` (cores that it holds, 1), ``gpus`` (devices, 0), ``pin``
+            (bool: these cores are its own), ``latest_start`` (seconds since the epoch: it does not
+            begin later). Of a process: ``cwd``, ``env`` (dict, on top of the worker's
+            environment), ``logfile``, ``errfile`` and ``stdin`` (paths, relative to ``cwd``; stdin
+            may be bytes), ``timeout`` (seconds).
         started : callable
             Called with the first part of the record before the task starts, which it does not do if
             the answer is False.
@@ -126,147 +98,272 @@ class Runner:
         -------
         dict
             ``pool``, ``name``, ``host``, ``worker``, ``start_time`` (seconds since the epoch),
-            ``elapsed_time`` (seconds), ``status`` (``finished``, ``failed``, ``timed-out`` or
-            ``cancelled``), ``exit_status`` (of a binary: its code, negative for a signal, -1 after
-            a time-out; of a callable: 0 or 1), ``value`` (what a callable returned), ``error`` and
-            ``traceback`` (text).
+            ``elapsed_time`` (seconds), ``status``, ``exit_status``, ``value``, ``error``,
+            ``traceback``, ``output``, ``slots`` as in ``TaskRecord``, and ``work`` if it was given.
+            Of what has not begun, host and worker are empty and the start is 0.
         """
-        record = {
-            "pool": task["pool"],
-            "name": task["name"],
+        first = {
+            "pool": task.get("pool", ""),
+            "name": task.get("name", ""),
             "host": self.host,
             "worker": self.worker,
             "start_time": time.time(),
         }
         begin = time.monotonic()
-        self._running.append(record)
         try:
-            if self._is_cancelled(task["pool"]):
-                outcome = {"status": "cancelled", "exit_status": 1, "error": "cancelled"}
+            outcome = self._unless_told_not_to(task)
+            if outcome:
+                first |= {"host": "", "worker": "", "start_time": 0.0}
+                begin = time.monotonic()
             else:
-                outcome = {"status": "cancelled", "exit_status": 1, "error": "not started"}
-                if started(dict(record)) is not False:
-                    outcome = self._binary(task) if "argv" in task else _call(task)
-        except (OSError, ValueError) as error:
-            # not on this node: the binary, the directory or the log file; or no argument at all
-            status = 127 if isinstance(error, FileNotFoundError) else 126
-            outcome = {"status": "failed", "exit_status": status, "error": str(error)}
-        finally:
-            self._running.remove(record)
-        record["elapsed_time"] = time.monotonic() - begin
-        return record | {"value": None, "error": "", "traceback": ""} | outcome
+                outcome = self._begin(task, first, started)
+        except BaseException as error:  # the worker's own trouble, or odd values in the task
+            outcome = _failed(126 if "argv" in task else 1, describe(error))
+        more = {"work": task["work"]} if "work" in task else {}
+        return {
+            **first,
+            "elapsed_time": time.monotonic() - begin,
+            "value": None,
+            **dict.fromkeys(("error", "traceback", "output"), ""),
+            "slots": task.get("slots", 1),
+            **more,
+            **outcome,
+        }
 
     def cancel(self, pool: str | None = None) -> list[dict[str, Any]]:
         """End the processes of a pool's tasks, or of all, for good: TERM, a grace, then KILL.
 
         Their tasks get the status ``cancelled``, and so do tasks of the pool that are yet to come.
+        It takes 6 s at most, however many they are.
 
         Returns
         -------
         list of dict
             The first part of the records of the pool's tasks that were running, callables too.
         """
-        running = [dict(record) for record in self._running if pool in (None, record["pool"])]
-        with self._lock:
+        with self._changed:
             self._cancelled.add(pool)
-            doomed = [p for p, of in self._processes.items() if self._is_cancelled(of)]
-        _terminate(doomed)
-        return running
+            records = list(self._running.values())
+
+        def doomed() -> list[Child]:
+            return [child for child, of in self._children.items() if self._is_cancelled(of)]
+
+        for number, seconds in ((signal.SIGTERM, _CANCEL_GRACE), (signal.SIGKILL, _DEATH_SECONDS)):
+            with self._changed:
+                children = doomed()
+            for child in children:
+                child.signal(number)
+            with self._changed:
+                self._changed.wait_for(lambda: not doomed(), seconds)
+        return [dict(record) for record in records if pool in (None, record["pool"])]
+
+    def hold(self, pool: str) -> None:
+        """Begin no more tasks of a pool, for good; those to come get the status ``not_started``."""
+        with self._changed:
+            self._held.add(pool)
 
     def _is_cancelled(self, pool: str) -> bool:
         return pool in self._cancelled or None in self._cancelled
 
-    def _binary(self, task: dict[str, Any]) -> dict[str, Any]:
-        with _output_files(task) as (stdout, stderr):
-            process = subprocess.Popen(
-                task["argv"],
-                cwd=task["cwd"],
-                env=os.environ | task["env"],
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                # its own group, so that all it starts can be ended; no preexec_fn: keeps vfork
-                start_new_session=True,
-            )
-            with self._lock:
-                self._processes[process] = task["pool"]
-                late = self._is_cancelled(task["pool"])
-            if late:  # cancelled while it was being started
-                _terminate([process])
+    def _unless_told_not_to(self, task: dict[str, Any]) -> dict[str, Any] | None:
+        if self._is_cancelled(task["pool"]):
+            return {"status": "cancelled", "exit_status": 1, "error": "cancelled"}
+        if task["pool"] in self._held:
+            error = "its pool stopped before its turn came"
+        elif time.time() > task.get("latest_start", float("inf")):
+            error = "it cannot end before the allocation does"
+        else:
+            return None
+        return {"status": "not_started", "exit_status": None, "error": error}
+
+    def _begin(
+        self,
+        task: dict[str, Any],
+        first: dict[str, Any],
+        started: Callable[[dict[str, Any]], object],
+    ) -> dict[str, Any]:
+        with self._changed:
+            self._running[id(first)] = first
+        try:
+            outcome = {"status": "cancelled", "exit_status": 1, "error": "not started"}
+            if started(dict(first)) is not False:
+                with self._room(task) as (gpus, cores):
+                    if "argv" in task:
+                        outcome = self._program(task, gpus, cores)
+                    elif task.get("isolate"):
+                        outcome = self._isolated(task, gpus, cores)
+                    else:
+                        outcome = self._callable(task, gpus, cores)
+        except Refused as refused:
+            outcome = _failed(refused.exit_status if "argv" in task else 1, str(refused))
+        finally:
+            with self._changed:
+                del self._running[id(first)]
+        return outcome
+
+    @contextlib.contextmanager
+    def _room(self, task: dict[str, Any]) -> Iterator[tuple[list[str], list[int]]]:
+        """Give a task the devices and the processors that shall be its own."""
+        wanted = self._width(task) if task.get("pin") else 0
+        with self._gpus.taken(task.get("gpus", 0)) as gpus, self._cores.taken(wanted) as cores:
+            yield gpus, cores
+
+    def _width(self, task: dict[str, Any]) -> int:
+        return task.get("slots", 1) * self._cores_per_slot
+
+    def _environment(self, task: dict[str, Any], gpus: Sequence[str]) -> dict[str, str]:
+        environment = dict(os.environ)
+        if task.get("slots", 1) > 1 or "OMP_NUM_THREADS" not in environment:
+            environment["OMP_NUM_THREADS"] = str(self._width(task))
+        if gpus:
+            variables: Sequence[str] = _DEVICES
+            if os.path.exists(_AMD_DRIVER):
+                # CUDA's variable would count among what ROCR's has left, and find nothing:
+                # https://github.com/Parsl/parsl/issues/3858
+                variables = _DEVICES[1:2]
+                for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+                    environment.pop(name, None)
+            environment |= dict.fromkeys(variables, ",".join(gpus))
+        return environment | task.get("env", {})
+
+    def _callable(
+        self, task: dict[str, Any], gpus: Sequence[str], cores: Sequence[int]
+    ) -> dict[str, Any]:
+        if gpus:
+            raise Refused("GPUs are for a process of its own: add the task with isolate=True")
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_pinned(cores))
+            lines = None
+            if hasattr(sys.stdout, "captured"):
+                lines = stack.enter_context(sys.stdout.captured())
+            if self._is_cancelled(task["pool"]):
+                return {"status": "cancelled", "exit_status": 1, "error": "cancelled"}
+            outcome = call(task["function"], task["args"], task["kwargs"])
+        if outcome["status"] != "finished" and lines is not None:
+            outcome["output"] = as_text(lines.tail)
+        return outcome
+
+    def _program(
+        self, task: dict[str, Any], gpus: Sequence[str], cores: Sequence[int]
+    ) -> dict[str, Any]:
+        pipes = Pipes()
+        with contextlib.closing(pipes):
+            return self._process(task, task["argv"], gpus, cores, pipes)
+
+    def _isolated(
+        self, task: dict[str, Any], gpus: Sequence[str], cores: Sequence[int]
+    ) -> dict[str, Any]:
+        chunks: list[bytes] = []
+        pipes = Pipes()
+        with contextlib.closing(pipes):
             try:
-                code = process.wait(task["timeout"])
-                status = "finished" if code == 0 else "failed"
-            except subprocess.TimeoutExpired:
-                code, status = -1, "timed-out"
-                _signal_group(process, signal.SIGKILL)
-                process.wait()
-            finally:
-                with self._lock:
-                    del self._processes[process]
-        if status == "failed" and self._is_cancelled(task["pool"]):
-            status = "cancelled"
-        error = "" if status == "finished" else _explain(status, code, task)
-        return {"status": status, "exit_status": code, "error": error}
+                sent = request(task["function"], task["args"], task["kwargs"])
+            except Exception as error:
+                return _failed(1, f"it cannot be sent to its process: {describe(error)}")
+            others = [pipes.writer(sent), pipes.reader(chunks.append)]
+            argv = [sys.executable, "-c", BOOT, *map(str, others)]
+            outcome = self._process(task, argv, gpus, cores, pipes, others)
+        return result(outcome, b"".join(chunks))
+
+    def _process(
+        self,
+        task: dict[str, Any],
+        argv: Sequence[str],
+        gpus: Sequence[str],
+        cores: Sequence[int],
+        pipes: Pipes,
+        others: Sequence[int] = (),
+    ) -> dict[str, Any]:
+        lines = Lines(getattr(sys.stdout, "sink", self._sink))
+        with contextlib.closing(Files(task, pipes, lines, self.host)) as files:
+            environment = self._environment(task, gpus)
+            try:
+                with _pinned(cores):
+                    child = Child(
+                        argv, task.get("cwd"), environment, files.streams, others, pipes, lines
+                    )
+            except (OSError, ValueError) as error:
+                raise files.why_not(argv[0], error) from None
+            outcome = self._watch(child, task)
+            lines.flush()
+            if others or outcome["status"] != "finished":  # a callable may have failed all the same
+                outcome["output"] = as_text(files.tail())
+        return outcome
+
+    def _watch(self, child: Child, task: dict[str, Any]) -> dict[str, Any]:
+        kill = True
+        try:
+            with self._changed:
+                self._children[child] = task["pool"]
+                late = self._is_cancelled(task["pool"])
+            limit = task.get("timeout")
+            if late:  # cancelled while it was being started
+                child.signal(signal.SIGTERM)
+                limit = _CANCEL_GRACE
+            in_time = child.follow(limit)
+            timed_out = not (in_time or late)
+            if timed_out:
+                child.signal(signal.SIGTERM)
+                child.follow(_TIMEOUT_GRACE)
+            kill = timed_out or self._is_cancelled(task["pool"])
+        finally:
+            code = child.close(kill)
+            with self._changed:
+                self._children.pop(child, None)
+                self._changed.notify_all()
+        if timed_out:
+            return {
+                "status": "timed_out",
+                "exit_status": -1,
+                "error": f"timed out after {limit:g} s",
+            }
+        if code == 0:
+            return {"status": "finished", "exit_status": 0}
+        if self._is_cancelled(task["pool"]):
+            return {"status": "cancelled", "exit_status": code, "error": "cancelled"}
+        return _failed(code, f"ended by signal {-code}" if code < 0 else f"exit code {code}")
 
 
-def _explain(status: str, code: int, task: dict[str, Any]) -> str:
-    if status == "timed-out":
-        return f"timed out after {task['timeout']:g} s"
-    if status == "cancelled":
-        return "cancelled"
-    return f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+class _Stock:
+    """Things of which each is one task's at a time."""
 
+    def __init__(self, what: str, items: Sequence[Any]) -> None:
+        self._what = what
+        self._order = {item: number for number, item in enumerate(items)}
+        self._free = list(self._order)
+        self._lock = threading.Lock()
 
-def _call(task: dict[str, Any]) -> dict[str, Any]:
-    try:
-        value = task["function"](*task["args"], **task["kwargs"])
-    except BaseException as error:  # also SystemExit: a task never ends its worker
-        return {
-            "status": "failed",
-            "exit_status": 1,
-            "error": _say(error),
-            "traceback": traceback.format_exc(),
-        }
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-    return {"status": "finished", "exit_status": 0, "value": value}
-
-
-def _say(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # not even that
-        return type(error).__name__
-
-
-def _terminate(processes: list[subprocess.Popen[bytes]]) -> None:
-    """End processes and what they started: TERM, a grace, then KILL."""
-    for process in processes:
-        _signal_group(process, signal.SIGTERM)
-    deadline = time.monotonic() + _TERMINATION_GRACE
-    for process in processes:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, deadline - time.monotonic()))
-        # the group may outlive its leader
-        _signal_group(process, signal.SIGKILL)
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
+    @contextlib.contextmanager
+    def taken(self, wanted: int) -> Iterator[list[Any]]:
+        """Take as many; raises :class:`Refused` if they are not there."""
+        with self._lock:
+            if wanted > len(self._free):
+                raise Refused(
+                    f"{wanted} {self._what} wanted, but {len(self._free)} of the worker's "
+                    f"{len(self._order)} are free"
+                )
+            items = self._free[:wanted]
+            del self._free[:wanted]
+        try:
+            yield items
+        finally:
+            with self._lock:
+                self._free = sorted(self._free + items, key=self._order.__getitem__)
 
 
 @contextlib.contextmanager
-def _output_files(task: dict[str, Any]) -> Iterator[tuple[IO[bytes] | None, Any]]:
-    """Give a binary's stdout and stderr: files where named, else merged into the worker's."""
-    with contextlib.ExitStack() as stack:
+def _pinned(cores: Sequence[int]) -> Iterator[None]:
+    """Let this thread, and what it starts, have some processors only; none given: leave it."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)  # of the thread, as everywhere here
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
-        def opened(path: str | None) -> IO[bytes] | None:
-            if path is None:
-                return None
-            path = os.path.join(task["cwd"], path)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            return stack.enter_context(open(path, "wb"))
 
-        yield opened(task["logfile"]), opened(task["errfile"]) or subprocess.STDOUT
+def _failed(exit_status: int, error: str) -> dict[str, Any]:
+    return {"status": "failed", "exit_status": exit_status, "error": error}

@@ -50,7 +50,7 @@ def _on_worker() -> Any:
     from ips_core import task_runner
     from ips_core.pools import on_worker
 
-    for module in (task_runner, on_worker):
+    for module in (*task_runner.BY_VALUE, on_worker):
         cloudpickle.register_pickle_by_value(module)
     return on_worker
 

@@ -6,7 +6,6 @@ It arrives by value, since workers need not have this package: see ``on_cluster.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 import traceback
@@ -16,7 +15,7 @@ import cloudpickle
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.utils import sync
 
-from ips_core.task_runner import Journal, Runner
+from ips_core.task_runner import Journal, Runner, install_output
 
 __all__ = ["Chunk", "TaskRunner"]
 
@@ -46,8 +45,7 @@ class TaskRunner(WorkerPlugin):
         """Get ready."""
         # What a callable prints is seen while it runs, and so are its warnings: as for
         # programs, stderr joins stdout. Dask's own logging keeps the worker's.
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-        sys.stderr = sys.stdout
+        install_output()
         self.worker = worker
         name, threads = str(worker.name), worker.state.nthreads
         gpus = int(worker.state.total_resources.get("gpu", 0))

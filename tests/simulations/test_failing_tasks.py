@@ -65,7 +65,7 @@ REASONS = {
     "leaves": "SystemExit: enough",
     "lock back": "its result cannot be pickled: ",
     "lock there": "it cannot be sent to a worker: TypeError: ",
-    "nowhere": "No such file or directory: ",
+    "nowhere": "working directory ",
 }
 EXIT_STATUS = {"three": 3, "killed": -11, "nowhere": 127}
 

@@ -1,0 +1,140 @@
+"""What a task's process reads and writes, and why it could not be started.
+
+Standard library only, and nothing of ours but its siblings: it arrives on Dask workers by value,
+see ``task_runner.BY_VALUE``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from ips_core.task_output import TAIL_BYTES, Lines
+from ips_core.task_process import Pipes
+
+__all__ = ["Files", "Refused"]
+
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as shells have it
+
+
+class Refused(Exception):
+    """A task cannot begin here.
+
+    Parameters
+    ----------
+    message : str
+        Why.
+    exit_status : int, optional
+        For its record: 127 if something is not there, else 126.
+    """
+
+    def __init__(self, message: str, exit_status: int = _NOT_EXECUTABLE) -> None:
+        super().__init__(message, exit_status)
+        self.exit_status = exit_status
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Files:
+    """Stdin, stdout and stderr of a task's process.
+
+    Parameters
+    ----------
+    task : mapping
+        Its ``cwd``, ``stdin``, ``logfile`` and ``errfile`` say what they are; without a file,
+        nothing comes from stdin, stdout goes to a pipe, and stderr where stdout goes.
+    pipes : Pipes
+        For what is no file.
+    lines : Lines
+        Takes what comes through the pipe.
+    host : str
+        Where it is, for the errors.
+
+    Raises
+    ------
+    Refused
+        Something cannot be opened.
+    """
+
+    def __init__(self, task: Mapping[str, Any], pipes: Pipes, lines: Lines, host: str) -> None:
+        self._cwd: str | None = task.get("cwd")
+        self._host = host
+        self._lines = lines
+        self._descriptors: list[int] = []
+        self._log = self._errors = -1
+        if self._cwd is not None and not os.path.isdir(self._cwd):
+            # before a log file below it creates it
+            raise Refused(f"working directory {self._cwd} not found on {host}", _NOT_FOUND)
+        try:
+            stdin = self._input(task.get("stdin"), pipes)
+            logfile, errfile = task.get("logfile"), task.get("errfile")
+            if logfile is not None:
+                self._log = self._output("log file", logfile)
+            if errfile not in (None, logfile):
+                self._errors = self._output("error file", errfile)
+            stdout = pipes.reader(lines.take) if self._log < 0 else self._log
+            stderr = subprocess.STDOUT if self._errors < 0 else self._errors
+        except BaseException:
+            self.close()
+            raise
+        self.streams = (stdin, stdout, stderr)
+
+    def _input(self, given: str | bytes | None, pipes: Pipes) -> int:
+        if given is None:
+            return subprocess.DEVNULL
+        if isinstance(given, bytes):
+            return pipes.writer(given)
+        return self._opened("input file", given, os.O_RDONLY)
+
+    def _output(self, what: str, path: str) -> int:
+        # also for reading, so that its end can be told even if it was renamed or removed
+        return self._opened(what, path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+
+    def _opened(self, what: str, path: str, flags: int) -> int:
+        path = os.path.join(self._cwd or os.getcwd(), path)
+        try:
+            if flags & os.O_CREAT:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+            descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            status = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
+            at = "" if error.filename in (None, path) else f" ({error.filename})"
+            raise Refused(
+                f"{what} {path} cannot be opened on {self._host}: {error.strerror}{at}", status
+            ) from None
+        self._descriptors.append(descriptor)
+        return descriptor
+
+    def why_not(self, program: str, error: OSError | ValueError) -> Refused:
+        """Return in words why a program could not be started."""
+        where = f"on {self._host}"
+        if not isinstance(error, OSError):
+            return Refused(f"program {program!r} cannot be started {where}: {error}")
+        reason = error.strerror or str(error)
+        if self._cwd is not None and error.filename == self._cwd != program:
+            return Refused(f"working directory {self._cwd} cannot be entered {where}: {reason}")
+        if isinstance(error, FileNotFoundError):
+            if os.path.exists(os.path.join(self._cwd or "", program)) and os.sep in program:
+                return Refused(f"program {program} cannot be started {where}: no such interpreter")
+            return Refused(f"program {program} not found {where}", _NOT_FOUND)
+        return Refused(f"program {program} cannot be started {where}: {reason}")
+
+    def tail(self) -> bytes:
+        """Return the end of what was written, that of an own error file last."""
+        return (_end_of(self._log) or self._lines.tail) + _end_of(self._errors)
+
+    def close(self) -> None:
+        """Close the files."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+
+def _end_of(descriptor: int) -> bytes:
+    with contextlib.suppress(OSError):  # no file was named, or it is a terminal, or a pipe
+        size = os.fstat(descriptor).st_size
+        return os.pread(descriptor, TAIL_BYTES, max(0, size - TAIL_BYTES))
+    return b""
