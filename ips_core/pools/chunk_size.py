@@ -4,7 +4,8 @@ from __future__ import annotations
 
 __all__ = ["ChunkSize"]
 
-_TARGET_SECONDS = 0.25  # of work in a chunk, so that its results are seen soon
+_TARGET_SECONDS = 0.5  # of work in a chunk, so that its results are seen soon
+_LEAST_SECONDS = 0.05  # which the last chunks have as well
 _LIMIT_SECONDS = 1.0  # of work, if all were as long as the longest of late
 _MOST = 100
 _MEMORY = 0.05  # how much a new duration counts
@@ -47,5 +48,6 @@ class ChunkSize:
             int(_LIMIT_SECONDS / max(self._longest, 1e-6)),
         )
         if waiting is not None:
-            size = min(size, waiting // (2 * slots))
+            share = max(waiting // slots, int(_LEAST_SECONDS / max(self._mean, 1e-6)))
+            size = min(size, share)
         return max(1, size)
