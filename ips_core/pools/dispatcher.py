@@ -14,7 +14,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ips_core.errors import describe
@@ -74,12 +74,12 @@ class Report(Protocol):
         """An attempt, the task's ``number``-th, has begun."""
         ...
 
-    def ended(self, task: Task, number: int, record: dict[str, Any]) -> None:
-        """An attempt has ended."""
+    def ended(self, task: Task, number: int, record: dict[str, Any], again: bool) -> None:
+        """An attempt has ended; ``again`` tells whether another follows."""
         ...
 
-    def recorded(self, task: Task, record: TaskRecord) -> None:
-        """This is what has become of a task, for good."""
+    def recorded(self, record: TaskRecord, work: str, resumed: bool) -> None:
+        """This is what has become of a task, for good, in this run or in the one before."""
         ...
 
     def flush(self) -> None:
@@ -113,7 +113,8 @@ class Dispatcher:
     policy : Policy
         What to do about failures and time.
     recall : callable
-        ``recall(task)`` returns the record of a run before this one, or None.
+        ``recall(task)`` returns a digest of a task's work, and its record if a run before this one
+        has finished it, else None.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class Dispatcher:
         results: Results,
         report: Report,
         policy: Policy,
-        recall: Callable[[Task], TaskRecord | None] = lambda task: None,
+        recall: Callable[[Task], tuple[str, TaskRecord | None]] = lambda task: ("", None),
     ) -> None:
         self.results = results
         self._source = source
@@ -287,12 +288,12 @@ class Dispatcher:
     def _take_new(self, task: Task, keep: bool) -> Attempt | None:
         if keep and task.name not in self.results:
             self.results.expect(task.name)
-        record = self._recall(task)
+        work, record = self._recall(task)
         if record is not None:
             self._new.append((record, keep))
-            self._report.recorded(task, record)
+            self._report.recorded(record, work, resumed=True)
             return None
-        return Attempt(task, self._key(), keep=keep)
+        return Attempt(task, self._key(), work=work, keep=keep)
 
     def _key(self) -> str:
         self._count += 1
@@ -382,7 +383,7 @@ class Dispatcher:
             self._end(attempt, record, final=True)
             return
         if attempt.begun is not None:
-            self._report.ended(attempt.task, attempt.number, record)
+            self._report.ended(attempt.task, attempt.number, record, again=True)
         self._again(attempt, lost=1)
 
     def _end(self, attempt: Attempt, record: dict[str, Any], final: bool = False) -> None:
@@ -393,25 +394,33 @@ class Dispatcher:
                 attempt, {"status": "not_started", "error": self._stopped or record["error"]}
             )
             return
-        if attempt.begun is not None or record["worker"] or status == "failed":
-            # The start may have been announced already; the end is authoritative
-            self._begin(attempt, record)
-            self._report.ended(attempt.task, attempt.number, record)
-        if _is_plain(attempt) and status != "lost":
-            self._size.take(record["elapsed_time"])
         allowed = attempt.task.retry_failed
         if allowed is None:
             allowed = self._policy.retry_failed
         failed = status in ("failed", "timed_out") and not final
-        if failed and not self._stopped and attempt.failed < allowed:
+        again = failed and not self._stopped and attempt.failed < allowed
+        if attempt.begun is not None or record["worker"] or status == "failed":
+            # The start may have been announced already; the end is authoritative
+            self._begin(attempt, record)
+            self._report.ended(attempt.task, attempt.number, record, again)
+        if _is_plain(attempt) and status != "lost":
+            self._size.take(record["elapsed_time"])
+        if again:
             self._again(attempt, failed=1)
         else:
             self._record(attempt, record)
 
     def _again(self, attempt: Attempt, lost: int = 0, failed: int = 0) -> None:
         number = attempt.number + (attempt.begun is not None)
-        sums = attempt.lost + lost, attempt.failed + failed
-        again = Attempt(attempt.task, self._key(), number, *sums, alone=True, keep=attempt.keep)
+        again = replace(
+            attempt,
+            key=self._key(),
+            number=number,
+            lost=attempt.lost + lost,
+            failed=attempt.failed + failed,
+            alone=True,
+            begun=None,
+        )
         self._waiting.append(again)
 
     def _record(self, attempt: Attempt, found: dict[str, Any]) -> None:
@@ -428,7 +437,7 @@ class Dispatcher:
             is_program=task.function is None,
         )
         self._new.append((record, attempt.keep))
-        self._report.recorded(task, record)
+        self._report.recorded(record, attempt.work, resumed=False)
         if not record.ok and record.status != "not_started":
             self._failures += 1
             self._look_at_failures()

@@ -10,7 +10,9 @@ from typing import Any
 from ips_core.events import component_event, span_id, trace
 from ips_core.link import FrameworkLink
 from ips_core.messages import Start
+from ips_core.pools.pool_journal import Submission
 from ips_core.pools.record import TaskRecord
+from ips_core.pools.summary import PoolSummary
 from ips_core.pools.task import Task
 
 __all__ = ["SubmissionEvents"]
@@ -51,10 +53,14 @@ class SubmissionEvents:
         self._parent = parent
         self._launch = launch
         self._events: list[dict[str, Any]] = []
+        self._records: list[tuple[str, TaskRecord]] = []
+        self._summary = PoolSummary(pool)
         self.begin = time.time()
-        #: Called with each record, and at the end.
-        self.on_record: Callable[[Task, TaskRecord], object] = lambda task, record: None
-        self.on_flush: Callable[[], object] = lambda: None
+        #: Cores for tasks, once they are known.
+        self.slots = 0
+        #: Takes what has ended with success, for a run that is resumed.
+        self.journal: Submission | None = None
+        #: Called at the end.
         self.on_finished: Callable[[], object] = lambda: None
 
     def pool_began(self) -> None:
@@ -75,8 +81,10 @@ class SubmissionEvents:
             attempt=number,
         )
 
-    def ended(self, task: Task, number: int, record: dict[str, Any]) -> None:
-        """A task, or an attempt at it, has ended."""
+    def ended(self, task: Task, number: int, record: dict[str, Any], again: bool) -> None:
+        """A task has ended, or an attempt at it that another one follows."""
+        if again:
+            self._summary.add_lost(task.nproc, record["elapsed_time"])
         begin, elapsed = record["start_time"], record["elapsed_time"]
         how = "timed-out after" if record["status"] == "timed_out" else "elapsed time ="
         more = {key: record[key] for key in ("error", "output") if record.get(key)}
@@ -107,13 +115,17 @@ class SubmissionEvents:
             **more,
         )
 
-    def recorded(self, task: Task, record: TaskRecord) -> None:
-        """This is what has become of a task."""
-        self.on_record(task, record)
+    def recorded(self, record: TaskRecord, work: str, resumed: bool) -> None:
+        """This is what has become of a task, for good, in this run or in the one before."""
+        self._summary.add(record, resumed)
+        if self.journal is not None:
+            self._records.append((work, record))
 
     def flush(self) -> None:
-        """Send the events there are."""
-        self.on_flush()
+        """Send the events there are, and note the records."""
+        if self.journal is not None and self._records:
+            records, self._records = self._records, []
+            self.journal.ended(records)
         if self._events:
             events, self._events = self._events, []
             self._link.emit_all(events)
@@ -121,10 +133,12 @@ class SubmissionEvents:
     def finished(self, trouble: str) -> None:
         """All that was submitted has ended; trouble is what the pool itself had."""
         elapsed = time.time() - self.begin
-        fields: dict[str, Any] = {"elapsed_time": elapsed} | ({"error": trouble} if trouble else {})
+        fields = {"elapsed_time": elapsed} | self._summary.fields(self.slots, elapsed)
         comment = f"task_pool = {self._pool}  elapsed time = {elapsed:.2f} S"
-        self._add("IPS_TASK_POOL_END", comment, time.time(), ok=not trouble, **fields)
+        more = {"error": trouble} if trouble else {}
+        self._add("IPS_TASK_POOL_END", comment, time.time(), ok=not trouble, **fields, **more)
         self.flush()
+        self._logger.info(self._summary.text(self.slots, elapsed))
         if trouble:
             self._logger.error("pool %s: %s", self._pool, trouble)
         self.on_finished()
