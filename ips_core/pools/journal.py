@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 
-__all__ = ["JournalReader"]
+__all__ = ["JournalReader", "ended_records"]
 
 
 class JournalReader:
@@ -73,3 +73,20 @@ class JournalReader:
             path.unlink(missing_ok=True)
             return record
         return None
+
+
+def ended_records(directory: Path) -> Iterator[bytes]:
+    """Yield the records of all tasks that have ended and whose records are still there.
+
+    Nothing is changed, and nothing raised: the directory may be gone.
+    """
+    for path in sorted(directory.glob("*.journal")):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            for line in file:
+                # the last line of a worker that was killed may not be whole
+                with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
+                    entry = json.loads(line)
+                    if "ended" in entry:
+                        yield base64.b64decode(entry["ended"])
+                    elif "file" in entry:
+                        yield (directory / entry["file"]).read_bytes()

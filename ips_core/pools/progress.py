@@ -1,0 +1,108 @@
+"""A progress bar for those who watch a pool."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+__all__ = ["Progress", "progress"]
+
+_TERMINAL_SECONDS, _NOTEBOOK_SECONDS = 0.1, 1.0  # between two drawings, at least
+
+
+class Progress(Protocol):
+    """Shows how far a pool is."""
+
+    def update(self, done: int, failed: int) -> None:
+        """Tell how many tasks have ended, and how many of them without success."""
+        ...
+
+
+class _NoBar:
+    def update(self, done: int, failed: int) -> None:
+        pass
+
+
+class _Bar:
+    """A bar of tqdm's that costs nothing when its terminal goes away."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+
+    def update(self, done: int, failed: int) -> None:
+        with self._while_it_can():
+            if failed:
+                self._bar.set_postfix(failed=failed, refresh=False)
+            self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        with self._while_it_can():
+            self._bar.close()
+
+    @contextlib.contextmanager
+    def _while_it_can(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError):  # hung up, or stderr was closed
+            self._bar.disable = True
+
+
+@contextlib.contextmanager
+def progress(pool: str, total: int | None, interactive: bool = False) -> Iterator[Progress]:
+    """Show a bar on stderr while a pool is waited for.
+
+    It is drawn if stderr is a terminal or somebody watches in a notebook, and ends with a whole
+    line, however the wait ends. The environment variable ``TQDM_DISABLE=1`` turns it off, like any
+    bar of tqdm's; https://github.com/tqdm/tqdm#parameters has other ``TQDM_`` ones. It has no
+    colours.
+
+    Parameters
+    ----------
+    pool : str
+        Name of the pool.
+    total : int or None
+        Number of tasks; None if that is not known.
+    interactive : bool
+        True if the simulation was started from a notebook.
+
+    Yields
+    ------
+    Progress
+        What is to be told how far the pool is.
+    """
+    if not (interactive or _is_terminal()):
+        yield _NoBar()
+        return
+    bar = _Bar(_tqdm_bar(pool, total, _NOTEBOOK_SECONDS if interactive else _TERMINAL_SECONDS))
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False
+
+
+def _tqdm_bar(pool: str, total: int | None, seconds: float) -> Any:
+    from tqdm.std import tqdm  # here: a batch job has no use for it
+
+    class Bar(tqdm):  # type: ignore[misc]
+        monitor_interval = 0  # no thread that redraws: it would outlive the bar
+
+    # of threads only: tqdm's own is shared with child processes, for which Python may start one
+    Bar.set_lock(threading.RLock())
+    return Bar(
+        desc=f"pool {pool}",
+        total=total,
+        unit=" tasks",
+        mininterval=seconds,
+        miniters=1,  # else tqdm guesses how many updates to pass over
+        dynamic_ncols=True,
+    )

@@ -1,0 +1,210 @@
+"""Tells whether two tasks are the same work, also in two runs of a simulation."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import cloudpickle
+
+from ips_core.component import Component
+from ips_core.pools.task import Task
+
+__all__ = ["work_digest"]
+
+_PROTOCOL = 4  # fixed, since another one makes other bytes of the same value
+_SET_OPCODES = b"\x8f", b"\x91"  # EMPTY_SET, FROZENSET; see pickletools
+#: What differs from one call of a component's method to the next, whatever its work is.
+_OF_THE_CALL = ("_Component__services", "_Component__start_time", "_Component__call")
+_REMEMBERED = 1000
+
+#: By module and code: the digest, and the functions of the module that are part of it.
+_code_digests: dict[tuple[str, CodeType], tuple[str, dict[str, CodeType]]] = {}
+
+
+def work_digest(task: Task) -> str:
+    """Return 16 hexadecimal digits that stand for what a task does.
+
+    Parameters
+    ----------
+    task : Task
+        A program is the same work if its path and arguments, working directory, environment,
+        ``stdin`` (the path, or the bytes) and ``nproc`` are. A callable is if its module and name,
+        its code and that of the functions of its module that it names, its defaults, what it
+        encloses and its arguments are; a bound method also needs an object in the same state. With
+        a process of its own, a callable's working directory, environment and ``stdin`` count, too.
+
+    Returns
+    -------
+    str
+        The same in another process, whatever its hash seed, of the same version of Python. Empty
+        if the work cannot be told from other work, because it cannot be pickled.
+
+    Notes
+    -----
+    What is in files, also in the program's own, and in other modules, is not looked at.
+    """
+    if task.function is None:
+        nproc = getattr(task, "nproc", 1)
+        return _digest(repr(("program", task.argv, nproc, _surroundings(task))))
+    surroundings = _surroundings(task) if getattr(task, "isolate", False) else None
+    work = (task.function, task.args, dict(task.kwargs), surroundings)
+    for pickled in (_pickled, _pickled_by_value):
+        try:
+            return _digest(pickled(work))
+        except Exception:  # whatever a class of the user raises while it is pickled
+            continue
+    return ""
+
+
+def _surroundings(task: Task) -> tuple[Any, ...]:
+    env = getattr(task, "task_env", None) or getattr(task, "env", {})
+    return task.working_dir, sorted(env.items()), getattr(task, "stdin", None)
+
+
+def _digest(content: str | bytes) -> str:
+    if isinstance(content, str):  # any bytes may be in a path
+        content = content.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def _pickled(value: Any) -> bytes:
+    content = _dump(_WorkPickler, value)
+    if any(opcode in content for opcode in _SET_OPCODES):
+        return _dump(_SortingPickler, value)
+    return content
+
+
+def _pickled_by_value(value: Any) -> bytes:
+    return cloudpickle.dumps(value, protocol=_PROTOCOL)
+
+
+def _dump(pickler: type[pickle.Pickler], value: Any) -> bytes:
+    file = io.BytesIO()
+    pickler(file, _PROTOCOL).dump(value)
+    return file.getvalue()
+
+
+class _WorkPickler(pickle.Pickler):
+    """Writes what makes the work; nobody reads it again.
+
+    Functions are told by their code, since their names stay when they change, classes and modules
+    by their names, also where they cannot be imported.
+    """
+
+    def __init__(self, file: io.BytesIO, protocol: int) -> None:
+        super().__init__(file, protocol)
+        self._functions: set[int] = set()
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, FunctionType):
+            return tuple, (self._function(value),)
+        if isinstance(value, MethodType):
+            return tuple, ((value.__func__, value.__self__),)
+        if isinstance(value, type):
+            name = f"{value.__module__}.{value.__qualname__}"
+            return NotImplemented if value.__module__ == "builtins" else (str, (name,))
+        if isinstance(value, ModuleType):
+            return str, (value.__name__,)
+        if isinstance(value, Component):
+            return tuple, ((type(value), _state(value)),)
+        return NotImplemented
+
+    def _function(self, function: FunctionType) -> tuple[Any, ...]:
+        names = function.__module__, function.__qualname__
+        if id(function) in self._functions:  # it encloses itself: the pickler is inside of it
+            return names
+        self._functions.add(id(function))
+        return (
+            *names,
+            _function_code(function),
+            function.__defaults__,
+            function.__kwdefaults__,
+            [_content(cell) for cell in function.__closure__ or ()],
+        )
+
+
+class _SortingPickler(_WorkPickler):
+    """Writes sets in an order that does not depend on the hash seed, which takes longer."""
+
+    def persistent_id(self, value: Any) -> Any:
+        if type(value) not in (set, frozenset):
+            return None
+        return type(value).__name__, sorted(_digest(_pickled(each)) for each in value)
+
+
+def _state(component: Component) -> Any:
+    state = component.__getstate__()
+    if not isinstance(state, dict):
+        return state
+    return {name: value for name, value in state.items() if name not in _OF_THE_CALL}
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return None
+
+
+def _function_code(function: FunctionType) -> str:
+    """Return the digest of a function's code and that of the functions of its module it names."""
+    key = function.__module__, function.__code__
+    digest, helpers = _code_digests.get(key, ("", {}))
+    # a helper may have been defined anew, in a notebook's cell
+    if not digest or any(_helper(function, name) is not code for name, code in helpers.items()):
+        helpers = {}
+        _find_helpers(function, function.__code__, helpers)
+        codes = [function.__code__, *(helpers[name] for name in sorted(helpers))]
+        digest = _digest(repr([_code_text(code) for code in codes]))
+        if len(_code_digests) >= _REMEMBERED:
+            _code_digests.clear()
+        _code_digests[key] = digest, helpers
+    return digest
+
+
+def _find_helpers(function: FunctionType, code: CodeType, found: dict[str, CodeType]) -> None:
+    for name in _names(code):
+        helper = _helper(function, name)
+        if helper is not None and name not in found:
+            found[name] = helper
+            _find_helpers(function, helper, found)
+
+
+def _helper(function: FunctionType, name: str) -> CodeType | None:
+    """Return the code of a function of the same module, None if the name is no such function's."""
+    found = function.__globals__.get(name)
+    if isinstance(found, FunctionType) and found.__module__ == function.__module__:
+        return found.__code__
+    return None
+
+
+def _names(code: CodeType) -> list[str]:
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return [*code.co_names, *(name for each in inner for name in _names(each))]
+
+
+def _code_text(code: CodeType) -> str:
+    """Return what makes a code, without where it is."""
+    return repr(
+        (
+            code.co_code,
+            *(code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars),
+            *(code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags),
+            getattr(code, "co_exceptiontable", b""),  # from Python 3.11 on
+            [_constant_text(constant) for constant in code.co_consts],
+        )
+    )
+
+
+def _constant_text(constant: Any) -> str:
+    if isinstance(constant, CodeType):
+        return _code_text(constant)
+    if isinstance(constant, tuple):
+        return f"({','.join(map(_constant_text, constant))})"
+    if isinstance(constant, frozenset):  # its order depends on the hash seed
+        return f"{{{','.join(sorted(map(_constant_text, constant)))}}}"
+    return repr(constant)
