@@ -68,10 +68,14 @@ class ComponentID:
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception as it travels: its text, and the traceback for the log."""
+    """An exception as it travels: its text, and the traceback for the log.
+
+    ``error`` is the exception itself where the framework raises one of ours on purpose.
+    """
 
     text: str
     traceback: str = ""
+    error: Exception | None = None
 
 
 # -- framework to component --------------------------------------------------------------------
@@ -170,9 +174,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Emit:
-    """An event for the simulation log."""
+    """Events for the simulation log, in their order."""
 
-    event: dict[str, Any] = field(repr=False)
+    events: tuple[dict[str, Any], ...] = field(repr=False)
 
 
 @dataclass(frozen=True)

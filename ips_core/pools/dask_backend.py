@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ips_core.dask_cluster import ClusterRequest, shifter_arguments
 from ips_core.errors import DaskClusterError, IPSError, TaskPoolError
 from ips_core.link import FrameworkLink
-from ips_core.messages import Start, pack, unpack
+from ips_core.messages import Start, unpack
 from ips_core.pools.pool_events import PoolEvents
 from ips_core.pools.task import Task
 
@@ -49,7 +49,7 @@ class DaskBackend:
         self._logger = logger
         self._events = events
         self._clients: dict[str, Any] = {}  # by the scheduler's address
-        self._runs: dict[str, tuple[str, ClusterRequest, DaskRun]] = {}
+        self._runs: dict[str, tuple[str, int, DaskRun]] = {}  # with address and lease
         self._lost: dict[str, str] = {}  # why, by the scheduler's address
 
     def request(
@@ -118,19 +118,20 @@ class DaskBackend:
         DaskClusterError
             The cluster could not start.
         """
-        asked = self._link.post("keeper", "acquire", pack(((request, self._start.name), {})))
+        # On a shared cluster: not the pool of that name of another component, or an earlier one
+        name = ascii(f"{self._start.name} {pool} {begin}")
+        asked = self._link.post("acquire_cluster", request, name, plugin is not None)
         # While the cluster starts: what this process needs to use it
         import distributed  # noqa: F401
 
         from ips_core.pools.dask_run import DaskRun, PoolReport
 
         try:
-            reached = unpack(self._link.answer(asked))
+            packed, lease = self._link.answer(asked)
         except IPSError as error:
             raise DaskClusterError(str(error)) from None
-        # On a shared cluster: not the pool of that name of another component, or an earlier one
-        name = ascii(f"{self._start.name} {pool} {begin}")
         try:
+            reached = unpack(packed)
             report = PoolReport(
                 self._events.task_started,
                 self._events.task_ended,
@@ -139,13 +140,13 @@ class DaskBackend:
             client = self._client(reached)
             journal = Path(reached.run_directory)
             run = DaskRun(name, tasks, client, reached.slots, journal, report, retries, plugin)
-            self._runs[name] = (reached.address, request, run)
+            self._runs[name] = (reached.address, lease, run)
             run.start()
             if reached.address in self._lost:  # while this was on its way
                 run.lose_cluster(self._lost[reached.address])
         except BaseException:
             self._runs.pop(name, None)
-            self._release(request)
+            self._release(lease)
             raise
         return run
 
@@ -171,13 +172,13 @@ class DaskBackend:
             run.hear_start(event[1]["key"], record)
 
     def _finished(self, name: str, pool: str, begin: float, trouble: str) -> None:
-        _, request, _ = self._runs.pop(name)
+        _, lease, _ = self._runs.pop(name)
         self._events.pool_ended(pool, begin, trouble)
-        self._release(request)
+        self._release(lease)
 
-    def _release(self, request: ClusterRequest) -> None:
+    def _release(self, lease: int) -> None:
         with contextlib.suppress(IPSError):  # the simulation is ending
-            self._link.ask("keeper", "release", pack(((request,), {})))
+            self._link.ask("release_cluster", lease)
 
     def lose_cluster(self, address: str, reason: str) -> None:
         """Tell the runs on a cluster that it is lost, also one that is about to begin."""
