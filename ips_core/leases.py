@@ -383,9 +383,8 @@ class Lender:
             self._close(cluster)
 
     def _close(self, cluster: _Cluster) -> None:
-        if not cluster.closing:
-            cluster.closing = True
-            self._actions.append(Close(cluster.number))
+        cluster.closing = True
+        self._actions.append(Close(cluster.number))
 
     def _refuse_waiting(self, cluster: _Cluster, reason: str) -> None:
         waiting, cluster.waiting = cluster.waiting, []

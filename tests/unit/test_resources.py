@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 import pytest
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -200,6 +199,7 @@ def test_whole_nodes_are_those_that_nobody_uses(manager: ResourceManager) -> Non
         (Demand.of_nodes(4), "4 whole node(s)"),
         (Demand(13), "13 process(es)"),
         (Demand(1, cores=9), "1 process(es) of 9 core(s)"),
+        (Demand(13, cores=1), "13 process(es) of 1 core(s)"),
         (
             Demand(2, 1, 4, 3, True),
             "2 process(es) of 4 core(s), with 3 GPU(s) each, at most 1 a node, on whole nodes",
