@@ -233,7 +233,10 @@ class ResourceService:
         self._calls.when_ended(call, ended)
 
     def _close(self, name: ComponentID) -> None:
-        self._keepers[name].leaves_until = time.monotonic() + _CLOSE_SECONDS
+        keeper = self._keepers[name]
+        keeper.leaves_until = time.monotonic() + _CLOSE_SECONDS
+        if keeper.address:  # who is still connected leaves first; Dask would complain loudly
+            self._control.broadcast(Broadcast("cluster-closing", keeper.address))
         self._control.dismiss(name, False)
 
     def _cancel(self, cancel: CancelRun) -> None:

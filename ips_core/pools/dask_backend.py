@@ -180,17 +180,18 @@ class DaskBackend:
         with contextlib.suppress(IPSError):  # the simulation is ending
             self._link.ask("release_cluster", lease)
 
+    def leave_cluster(self, address: str) -> None:
+        """Disconnect from a cluster that nobody uses any more and that is about to close."""
+        client = self._clients.pop(address, None)
+        if client is not None:
+            client.close(timeout=2)
+
     def lose_cluster(self, address: str, reason: str) -> None:
         """Tell the runs on a cluster that it is lost, also one that is about to begin."""
         self._lost[address] = reason
         for used, _, run in list(self._runs.values()):
             if used == address:
                 run.lose_cluster(reason)
-
-    def lose_all(self, reason: str) -> None:
-        """Tell every run that its cluster is lost."""
-        for address in list(self._clients):
-            self.lose_cluster(address, reason)
 
     def close(self) -> int:
         """End the runs that are under way, leave the clusters and return how many they were."""

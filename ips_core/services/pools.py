@@ -178,12 +178,12 @@ class PoolServices(ServicesBase):
         return len(tasks)
 
     def hear(self, news: Broadcast) -> None:
-        """Take news for every component: a cluster is lost, or all are."""
+        """Take news for every component: a cluster is lost, or will be closed."""
         super().hear(news)
         if news.topic == "cluster-lost":
             self._dask.lose_cluster(*news.body)
-        elif news.topic == "keeper-lost":
-            self._dask.lose_all(news.body)
+        elif news.topic == "cluster-closing":
+            self._dask.leave_cluster(news.body)
 
     def get_finished_tasks(self, task_pool_name: str) -> dict[str, Any]:
         """Wait until the submitted tasks of a pool have ended.
