@@ -174,7 +174,8 @@ class Lender:
         self._queue: list[Ticket] = []
         self._clusters: dict[int, _Cluster] = {}
         self._allocations: dict[int, Hashable] = {}  # owners of those without a cluster
-        self._numbers = itertools.count(1)
+        self._cluster_numbers = itertools.count(1)
+        self._lease_numbers = itertools.count(1)
         self._actions: list[Action] = []
         self._ended = False
 
@@ -344,7 +345,7 @@ class Lender:
             allocation = self._allocate(ticket.demand)
             if allocation is None:
                 return False
-        number = next(self._numbers)
+        number = next(self._cluster_numbers)
         self._clusters[number] = _Cluster(number, wanted.request, allocation, [ticket])
         self._actions.append(Start(number, allocation.nodes if allocation else (), ticket))
         return True
@@ -372,7 +373,7 @@ class Lender:
         return self._queue[0] is ticket and self._is_coming(ticket.demand)
 
     def _lease(self, cluster: _Cluster, ticket: Ticket) -> None:
-        lease = next(self._numbers)
+        lease = next(self._lease_numbers)
         cluster.leases[lease] = ticket
         self._actions.append(Grant(ticket, (cluster.address, lease)))
 
