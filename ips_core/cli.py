@@ -47,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         *("--ppn", "-o"), type=_count, default=0, metavar="N", help="use N cores of each node"
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="do not run again what task pools of the run before have finished",
+    )
     parser.add_argument("--debug", "-d", action="store_true", help="accepted; see LOG_LEVEL")
     parser.add_argument("--verbose", "-v", action="store_true", help="accepted; see LOG_LEVEL")
     parser.add_argument("--version", action="version", version=f"ips.py {ips_core_version()}")
@@ -86,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.verbose,
             arguments.nodes,
             arguments.ppn,
+            arguments.resume,
         )
         ok = framework.run()
     except ConfigError as error:

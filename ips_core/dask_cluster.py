@@ -10,8 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ips_core.errors import ConfigError, DaskClusterError
+from ips_core.resources import Node
 
-__all__ = ["ClusterRequest", "read_allocation", "shifter_arguments", "start_cluster"]
+__all__ = [
+    "ClusterAddress",
+    "ClusterRequest",
+    "Place",
+    "describe_cluster",
+    "read_allocation",
+    "shifter_arguments",
+    "start_cluster",
+]
 
 
 @dataclass(frozen=True)
@@ -41,9 +50,74 @@ class ClusterRequest:
     shifter: tuple[str, ...] | None = None
     per_gpu: bool = False
 
+    @property
+    def fresh(self) -> bool:
+        """Whether the cluster must be a new one, and is nobody else's later.
 
-def read_allocation() -> tuple[int, int]:
-    """Return the number of nodes of this Slurm job, and of cores on each.
+        A ``perNodeCache`` volume of Shifter lives as long as the container, so a cluster that had
+        other users would show their files.
+        """
+        return any("perNodeCache" in word for word in self.shifter or ())
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker runs.
+
+    Parameters
+    ----------
+    worker : str
+        Its name.
+    node : str
+        Slurm's name of the node; without Slurm a made-up one.
+    slots : int
+        Its threads.
+    """
+
+    worker: str
+    node: str
+    slots: int
+
+
+@dataclass(frozen=True)
+class ClusterAddress:
+    """How a component reaches a cluster, and what it has to know of it.
+
+    Parameters
+    ----------
+    request : ClusterRequest
+        What was asked for.
+    address : str
+        The scheduler's.
+    security : distributed.Security
+        Its credentials.
+    slots : int
+        Threads of all workers.
+    run_directory : str
+        Where the workers keep their journals.
+    workers : tuple of Place
+        The workers at its start, by name.
+    job_id : str or None
+        The Slurm job; None: processes on this machine.
+    ends_at : float or None
+        When the allocation ends, in seconds since the epoch; None: not known.
+    margin : float
+        Seconds before that at which pools have to stop (``walltime-margin`` of the cluster).
+    """
+
+    request: ClusterRequest
+    address: str
+    security: Any
+    slots: int
+    run_directory: str
+    workers: tuple[Place, ...] = ()
+    job_id: str | None = None
+    ends_at: float | None = None
+    margin: float = 0.0
+
+
+def read_allocation() -> tuple[Node, ...]:
+    """Return the nodes of this Slurm job.
 
     Raises
     ------
@@ -56,7 +130,7 @@ def read_allocation() -> tuple[int, int]:
         found = allocation.read()
     except ClusterError as error:
         raise ConfigError("", [str(error)]) from None
-    return len(found.nodes), min(node.cpus for node in found.nodes)
+    return tuple(Node(node.name, node.cpus, node.gpus) for node in found.nodes)
 
 
 def shifter_arguments(arguments: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -67,7 +141,10 @@ def shifter_arguments(arguments: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def start_cluster(
-    request: ClusterRequest, directory: str, on_failure: Callable[[str], None]
+    request: ClusterRequest,
+    nodes: Sequence[str],
+    directory: str,
+    on_failure: Callable[[str], None],
 ) -> Any:
     """Start a Dask cluster for pools and wait for its workers.
 
@@ -75,6 +152,8 @@ def start_cluster(
     ----------
     request : ClusterRequest
         What is asked for.
+    nodes : sequence of str
+        On exactly these; without Slurm only their number counts, and that is the request's.
     directory : str
         A directory that every node sees.
     on_failure : callable
@@ -97,6 +176,7 @@ def start_cluster(
     try:
         cluster = SlurmAllocationCluster(
             nodes=request.nodes,
+            nodelist=None if found else list(nodes),
             allocation=found,
             cores=request.cores if request.per_gpu else request.threads or request.cores,
             worker_per_gpu=request.per_gpu,
@@ -125,3 +205,29 @@ def start_cluster(
             raise DaskClusterError(str(error)) from None
         raise
     return cluster
+
+
+def describe_cluster(request: ClusterRequest, cluster: Any) -> ClusterAddress:
+    """Return what components have to know of a cluster whose workers are there."""
+    from ips_dask_cluster.configuration import Configured
+
+    nodes = cluster.steps.node_names()
+    workers = sorted(
+        (
+            Place(str(worker["name"]), nodes.get(str(worker["name"]), ""), worker["nthreads"])
+            for worker in cluster.scheduler_info["workers"].values()
+        ),
+        key=lambda place: place.worker,
+    )
+    end = cluster.allocation.end_time
+    return ClusterAddress(
+        request,
+        cluster.scheduler_address,
+        cluster.security,
+        slots=sum(place.slots for place in workers),
+        run_directory=str(cluster.run_directory),
+        workers=tuple(workers),
+        job_id=cluster.allocation.job_id,
+        ends_at=None if end is None else end.timestamp(),
+        margin=Configured(None, {})("walltime-margin"),
+    )

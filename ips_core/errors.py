@@ -8,6 +8,8 @@
     ├── IncompleteCallException     wait_call(block=False) and the call still runs
     ├── TaskPoolError               a task pool cannot do what is asked of it
     ├── DaskClusterError            the Dask cluster of a pool could not start, or is lost
+    ├── BadResourceRequest          more cores, GPUs or nodes than there are
+    ├── InsufficientResources       they are in use, and waiting was not wanted
     └── TaskError                   one task of a pool failed; a value in its results
 
 Each is built from its plain arguments and makes its text in ``__str__``, so that all of them
@@ -19,11 +21,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "BadResourceRequest",
     "ComponentError",
     "ConfigError",
     "DaskClusterError",
     "IPSError",
     "IncompleteCallException",
+    "InsufficientResources",
     "TaskError",
     "TaskPoolError",
     "describe",
@@ -94,6 +98,14 @@ class TaskPoolError(IPSError):
 
 class DaskClusterError(IPSError):
     """The Dask cluster of a pool could not start, or is lost; the argument is the sentence."""
+
+
+class BadResourceRequest(IPSError):
+    """What is asked for is more than there is; the argument is the sentence."""
+
+
+class InsufficientResources(IPSError):
+    """What is asked for is in use, and waiting was not wanted; the argument is the sentence."""
 
 
 class TaskError(IPSError):

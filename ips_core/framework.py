@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ from ips_core.messages import (
     pack,
 )
 from ips_core.processes import ComponentHandle
+from ips_core.resource_service import Keepers, ResourceService, idle_seconds
 from ips_core.resources import Resources, detect
 from ips_core.simulation_log import SimulationLog
 from ips_core.version import ips_core_version
@@ -82,6 +84,8 @@ class Framework:
         Accepted for IPS-framework's sake; LOG_LEVEL of the simulation file says what is logged.
     cmd_nodes, cmd_ppn : int
         Nodes, and cores of each, to use; 0: what there is.
+    resume : bool
+        True: tasks of pools that the run before has finished are not run again.
 
     Raises
     ------
@@ -104,6 +108,7 @@ class Framework:
         verbose_debug: bool = False,
         cmd_nodes: int = 0,
         cmd_ppn: int = 0,
+        resume: bool = False,
     ) -> None:
         if len(config_file_list) != 1:
             raise ConfigError("", ["one simulation file a run is what this release takes"])
@@ -114,10 +119,15 @@ class Framework:
         allocation = read_allocation() if needs_slurm else None
         self.resources: Resources = detect(self.platform, allocation, cmd_nodes, cmd_ppn)
         self._output = log_file_name
+        self._resume = resume
         self._launch_directory = os.getcwd()
         self._handles: dict[ComponentID, ComponentHandle] = {}
-        self._keeper: ComponentID | None = None
         self._calls = CallTable()
+        control = Keepers(
+            self._start_keeper, self._invoke_keeper, self._dismiss_keeper, self._broadcast
+        )
+        idle = idle_seconds(self.config.file, self.config.values)
+        self._lending = ResourceService(self.resources, idle, self._calls, control)
         self._interrupted = ""
         self._wakeup: socket.socket | None = None
 
@@ -237,6 +247,8 @@ class Framework:
             work_directory=str(directory),
             run_id=self.simulation.run_id,
             start_time=self.started,
+            resume=self._resume,
+            interactive="ipykernel" in sys.modules,
         )
         self._handles[component_id] = ComponentHandle(start)
         return call
@@ -298,12 +310,13 @@ class Framework:
     # -- what components ask -----------------------------------------------------------------
 
     def _serve(self, timeout: float | None = None) -> None:
-        """Wait for messages and answer them."""
+        """Wait for messages, or for something to be due, and see to it."""
         channels: dict[Any, ComponentHandle] = {
             handle.channel: handle for handle in self._handles.values() if handle.alive
         }
         wakeup = [self._wakeup] if self._wakeup is not None else []
-        for ready in wait([*channels, *wakeup], timeout):
+        limits = [limit for limit in (timeout, self._lending.timeout()) if limit is not None]
+        for ready in wait([*channels, *wakeup], min(limits, default=None)):
             if ready is self._wakeup:
                 self._wakeup.recv(64)
                 continue
@@ -314,25 +327,22 @@ class Framework:
                 handle.alive = False
                 how = handle.how_it_ended()
                 self._calls.end_all_of(handle.component_id, how)
-                if handle.component_id == self._keeper:  # its clusters end with it
-                    self._broadcast(Broadcast("keeper-lost", f"the keeper of the clusters: {how}"))
+                self._lending.gone(handle.component_id, how)
             else:
                 self._handle(handle, message)
+        self._lending.tick()
 
     def _handle(self, sender: ComponentHandle, message: object) -> None:
         if isinstance(message, Emit):
-            self.simulation.log.write(message.event)
+            self.simulation.log.write_all(message.events)
         elif isinstance(message, Returned):
             self._calls.end(message)
         elif isinstance(message, Broadcast):
             self._broadcast(message)
+            self._lending.hear(sender.component_id, message)
         elif isinstance(message, Request):
-            services = {
-                "call": self._serve_call,
-                "wait_call": self._serve_wait,
-                "keeper": self._serve_keeper,
-            }
-            services[message.service](sender, message)
+            own = {"call": self._serve_call, "wait_call": self._serve_wait}
+            (own | self._lending.services)[message.service](sender, message)
 
     def _broadcast(self, news: Broadcast) -> None:
         for handle in self._handles.values():
@@ -362,39 +372,32 @@ class Framework:
         else:
             self._reply_when_ended(sender, request, call)
 
-    def _serve_keeper(self, sender: ComponentHandle, request: Request) -> None:
-        """Pass a request on to the keeper of the Dask clusters, started on first use."""
-        method, payload = request.arguments
-        keeper = self._keeper
-        if keeper is None or not self._handles[keeper].alive:
-            keeper = ComponentID(self.config.name, "ClusterKeeper", len(self._handles) + 1)
-            self._keeper = keeper
-            self._start(_KEEPER, keeper, Path(self.config.root))
-        call = self._invoke(keeper, method, payload, method)
-        self._reply_when_ended(sender, request, call, plain=True)
-
-    def _reply_when_ended(
-        self, sender: ComponentHandle, request: Request, call: Call, plain: bool = False
-    ) -> None:
-        """Park a request until a call has ended.
-
-        Parameters
-        ----------
-        sender, request
-            Whom to answer what.
-        call : Call
-            What is waited for.
-        plain : bool
-            True: a failure's text is a sentence already; False: say which component failed.
-        """
+    def _reply_when_ended(self, sender: ComponentHandle, request: Request, call: Call) -> None:
+        """Park a request until a call has ended."""
 
         def answer(outcome: Returned) -> None:
             failure = outcome.failure
-            if failure is not None and not plain:
+            if failure is not None:
                 failure = Failure(str(self._error(call, failure)))
             sender.send(Reply(request.request_id, outcome.value, failure))
 
         self._calls.when_ended(call, answer)
+
+    # -- the keepers of Dask clusters --------------------------------------------------------
+
+    def _start_keeper(self) -> ComponentID:
+        keeper = ComponentID(self.config.name, "ClusterKeeper", len(self._handles) + 1)
+        self._start(_KEEPER, keeper, Path(self.config.root))
+        return keeper
+
+    def _invoke_keeper(self, keeper: ComponentID, method: str, *arguments: Any) -> Call:
+        return self._invoke(keeper, method, pack((arguments, {})), method)
+
+    def _dismiss_keeper(self, keeper: ComponentID, kill: bool) -> None:
+        if kill:
+            self._handles[keeper].signal(signal.SIGKILL)
+        else:
+            self._handles[keeper].send(Terminate(ok=True))
 
     # -- the end -----------------------------------------------------------------------------
 
@@ -402,9 +405,9 @@ class Framework:
         """End what was started: components, then their clusters, whose end belongs in the log."""
         simulation = self.simulation
         ok = not simulation.failure
-        keeper = self._handles.get(self._keeper) if self._keeper else None
-        self._leave([handle for handle in self._handles.values() if handle is not keeper], ok)
-        self._leave([keeper] if keeper else [], ok)
+        keepers = [self._handles[name] for name in self._lending.end()]
+        self._leave([handle for handle in self._handles.values() if handle not in keepers], ok)
+        self._leave(keepers, ok)
         now = time.time()
         root = self._root()
         ended = trace(

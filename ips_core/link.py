@@ -7,6 +7,7 @@ import itertools
 import queue
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from ips_core.errors import IPSError
@@ -42,7 +43,8 @@ class FrameworkLink:
         Raises
         ------
         IPSError
-            With the framework's words, or because it is gone.
+            With the framework's words, or because it is gone; of a more telling type where the
+            service has one.
         """
         return self.answer(self.post(service, *arguments))
 
@@ -63,7 +65,7 @@ class FrameworkLink:
         with self._lock:
             del self._replies[request_id]
         if reply.failure is not None:
-            raise IPSError(reply.failure.text)
+            raise reply.failure.error or IPSError(reply.failure.text)
         return reply.value
 
     def deliver(self, reply: Reply) -> None:
@@ -80,7 +82,7 @@ class FrameworkLink:
         for request_id in waiting:
             self.deliver(Reply(request_id, failure=Failure(_GONE)))
 
-    def emit(
+    def event(
         self,
         eventtype: str,
         comment: str,
@@ -88,8 +90,8 @@ class FrameworkLink:
         at: float | None = None,
         code: str | None = None,
         **fields: Any,
-    ) -> None:
-        """Send an event for the simulation log.
+    ) -> dict[str, Any]:
+        """Return an event for the simulation log, for :meth:`emit_all`.
 
         Parameters
         ----------
@@ -100,7 +102,7 @@ class FrameworkLink:
         code : str, optional
             In whose name. Default: this component's.
         """
-        event = component_event(
+        return component_event(
             code or self._start.name,
             eventtype,
             comment,
@@ -108,14 +110,15 @@ class FrameworkLink:
             started=self._start.start_time,
             **fields,
         )
-        with contextlib.suppress(OSError):  # the framework is gone: nobody writes a log
-            self._channel.send(Emit(event))
 
-    def emit_all(self, events: list[dict[str, Any]]) -> None:
-        """Send events that ``events.component_event`` has made."""
-        with contextlib.suppress(OSError):
-            for event in events:
-                self._channel.send(Emit(event))
+    def emit(self, eventtype: str, comment: str, **fields: Any) -> None:
+        """Send an event for the simulation log; parameters as for :meth:`event`."""
+        self.emit_all([self.event(eventtype, comment, **fields)])
+
+    def emit_all(self, events: Iterable[dict[str, Any]]) -> None:
+        """Send several events in one message; they stay in their order."""
+        with contextlib.suppress(OSError):  # the framework is gone: nobody writes a log
+            self._channel.send(Emit(tuple(events)))
 
     def broadcast(self, topic: str, body: Any) -> None:
         """Tell every component something."""

@@ -68,10 +68,14 @@ class ComponentID:
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception as it travels: its text, and the traceback for the log."""
+    """An exception as it travels: its text, and the traceback for the log.
+
+    ``error`` is the exception itself where the framework raises one of ours on purpose.
+    """
 
     text: str
     traceback: str = ""
+    error: Exception | None = None
 
 
 # -- framework to component --------------------------------------------------------------------
@@ -105,6 +109,10 @@ class Start:
         The simulation's portal run id.
     start_time : float
         When the framework started, seconds since the epoch.
+    resume : bool
+        True: what the run before has finished is not run again.
+    interactive : bool
+        True: the simulation was started from a notebook.
     """
 
     call_id: int
@@ -119,6 +127,8 @@ class Start:
     work_directory: str
     run_id: str
     start_time: float
+    resume: bool = False
+    interactive: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,9 +180,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Emit:
-    """An event for the simulation log."""
+    """Events for the simulation log, in their order."""
 
-    event: dict[str, Any] = field(repr=False)
+    events: tuple[dict[str, Any], ...] = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,35 @@
-"""What a simulation may use: how many nodes, how many cores on each, and how tasks get there.
+"""What a simulation may use, and which of it is in use: nodes, their cores and their GPUs.
 
-Pure bookkeeping; what Slurm says comes in as a value.
+Pure bookkeeping; what Slurm says comes in as a value. Who waits for what is ``leases``' business.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ips_core.config import PlatformConfig
-from ips_core.errors import ConfigError
+from ips_core.errors import BadResourceRequest, ConfigError
 
-__all__ = ["Resources", "detect"]
+__all__ = ["Allocation", "Demand", "Node", "ResourceManager", "Resources", "Share", "detect"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node as far as it is ours.
+
+    Parameters
+    ----------
+    name : str
+        Slurm's name of it; on a machine without Slurm a made-up one.
+    cores, gpus : int
+        How many of it may be used.
+    """
+
+    name: str
+    cores: int
+    gpus: int = 0
 
 
 @dataclass(frozen=True)
@@ -23,23 +41,27 @@ class Resources:
     nodes : int
         Number of nodes.
     cores_per_node : int
-        Cores of each; the smallest where they differ.
+        Processes that a node is meant to run; its cores unless the user said otherwise, and the
+        smallest where they differ.
     launcher : {"srun", "local"}
         Where Dask clusters run: on the nodes of the allocation, or as processes on this machine.
     flexible : bool
         True when the number of nodes is only a default (one, on a machine without Slurm): asking
         for more then means one, as ``MPIRUN = eval`` always did.
+    held : tuple of Node
+        The nodes themselves.
     """
 
     nodes: int
     cores_per_node: int
     launcher: str
     flexible: bool = False
+    held: tuple[Node, ...] = ()
 
 
 def detect(
     platform: PlatformConfig,
-    allocation: tuple[int, int] | None,
+    allocation: Sequence[Node] | None,
     nodes: int = 0,
     ppn: int = 0,
 ) -> Resources:
@@ -49,8 +71,8 @@ def detect(
     ----------
     platform : PlatformConfig
         The platform file, or an empty one.
-    allocation : tuple of int or None
-        Nodes and cores of each in the Slurm job, None outside of one.
+    allocation : sequence of Node or None
+        The nodes of the Slurm job, None outside of one.
     nodes, ppn : int
         ``--nodes`` and ``--ppn`` of the command line; 0 when not given.
 
@@ -60,18 +82,217 @@ def detect(
         ``MPIRUN = srun`` outside of a Slurm job, or more nodes asked for than it has.
     """
     mpirun = platform.mpirun or ("srun" if allocation else "eval")
-    if mpirun == "srun" and allocation is None:
-        raise ConfigError(
-            platform.file,
-            ["MPIRUN = srun, but this is no Slurm job: run it inside salloc or sbatch"],
-        )
-    if mpirun == "srun" and allocation is not None:
-        held, cores = allocation
-        if nodes > held:
-            raise ConfigError("", [f"--nodes {nodes}: the Slurm job has only {held}"])
-        return Resources(nodes or held, ppn or platform.number("PROCS_PER_NODE") or cores, "srun")
-    cores = platform.number("PROCS_PER_NODE") or platform.number("CORES_PER_NODE")
-    count = nodes or platform.number("NODES")
-    return Resources(
-        count or 1, ppn or cores or len(os.sched_getaffinity(0)), "local", flexible=count <= 1
-    )
+    processes = ppn or platform.number("PROCS_PER_NODE")
+    if mpirun == "srun":
+        if not allocation:
+            raise ConfigError(
+                platform.file,
+                ["MPIRUN = srun, but this is no Slurm job: run it inside salloc or sbatch"],
+            )
+        if nodes > len(allocation):
+            raise ConfigError("", [f"--nodes {nodes}: the Slurm job has only {len(allocation)}"])
+        held = allocation[: nodes or len(allocation)]
+        flexible = False
+    else:
+        count = nodes or platform.number("NODES")
+        cores = processes or platform.number("CORES_PER_NODE") or len(os.sched_getaffinity(0))
+        host = os.uname().nodename
+        names = [f"{host}-{number}" for number in range(count)] if count > 1 else [host]
+        held = [Node(name, cores, _visible_gpus()) for name in names]
+        flexible = count <= 1
+    processes = processes or min(node.cores for node in held)
+    gpus = platform.number("GPUS_PER_NODE")
+    # More processes than cores are what the user asks for with hyperthreads that Slurm hides
+    held = [Node(node.name, max(node.cores, processes), node.gpus or gpus) for node in held]
+    launcher = "srun" if mpirun == "srun" else "local"
+    return Resources(len(held), processes, launcher, flexible, tuple(held))
+
+
+def _visible_gpus() -> int:
+    return len([word for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if word])
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What is asked for: processes, and what each needs.
+
+    Parameters
+    ----------
+    nproc : int
+        How many processes.
+    ppn : int
+        At most so many on a node; 0: as many as a node is meant to run.
+    cores : int
+        Cores of each process; 0: its share of a node that runs as many as it is meant to.
+    gpus : int
+        GPUs of each process.
+    whole_nodes : bool
+        True: the nodes are nobody else's meanwhile.
+    """
+
+    nproc: int
+    ppn: int = 0
+    cores: int = 0
+    gpus: int = 0
+    whole_nodes: bool = False
+
+    @classmethod
+    def of_nodes(cls, count: int) -> Demand:
+        """Return the demand of so many whole nodes."""
+        return cls(count, ppn=1, whole_nodes=True)
+
+    def __str__(self) -> str:
+        if self == Demand.of_nodes(self.nproc):
+            return f"{self.nproc} whole node(s)"
+        limits = [f"of {self.cores} core(s)"] if self.cores else []
+        limits += [f"with {self.gpus} GPU(s) each"] if self.gpus else []
+        limits += [f"at most {self.ppn} a node"] if self.ppn else []
+        limits += ["on whole nodes"] if self.whole_nodes else []
+        return " ".join([f"{self.nproc} process(es)", ", ".join(limits)]).rstrip()
+
+
+@dataclass(frozen=True)
+class Share:
+    """What an allocation has of one node.
+
+    Parameters
+    ----------
+    node : str
+        The node's name.
+    processes : int
+        How many are to run there.
+    cores, gpus : int
+        For all of them together.
+    """
+
+    node: str
+    processes: int
+    cores: int
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What somebody holds until it is released.
+
+    Parameters
+    ----------
+    id : int
+        For :meth:`ResourceManager.release`.
+    shares : tuple of Share
+        One for each node.
+    whole_nodes : bool
+        Whether the nodes are nobody else's meanwhile.
+    """
+
+    id: int
+    shares: tuple[Share, ...]
+    whole_nodes: bool = False
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the nodes."""
+        return tuple(share.node for share in self.shares)
+
+
+class ResourceManager:
+    """Knows which cores and GPUs of which nodes are in use.
+
+    Parameters
+    ----------
+    nodes : sequence of Node
+        What there is.
+    processes_per_node : int
+        At most so many processes of one allocation run on a node.
+    """
+
+    def __init__(self, nodes: Sequence[Node], processes_per_node: int) -> None:
+        self._nodes = tuple(nodes)
+        self._most = processes_per_node
+        self._allocations: dict[int, Allocation] = {}
+        self._count = 0
+
+    def check(self, demand: Demand) -> None:
+        """Look whether a demand could be met if nothing were in use.
+
+        Raises
+        ------
+        BadResourceRequest
+            It never can.
+        """
+        if min(demand.nproc, 1 + demand.ppn, 1 + demand.cores, 1 + demand.gpus) < 1:
+            raise BadResourceRequest(
+                f"{demand}: expected one or more processes, and no negative number"
+            )
+        if self._plan(demand, ()) is None:
+            raise BadResourceRequest(f"{demand} can never be had: there are {self._text()}")
+
+    def _text(self) -> str:
+        cores = _range(node.cores for node in self._nodes)
+        gpus = _range(node.gpus for node in self._nodes)
+        each = f"for {self._most} process(es) each, with {cores} core(s) and {gpus} GPU(s)"
+        return f"{len(self._nodes)} node(s) {each}"
+
+    def allocate(self, demand: Demand) -> Allocation | None:
+        """Return an allocation, or None while too much is in use.
+
+        Raises
+        ------
+        BadResourceRequest
+            It can never be had.
+        """
+        self.check(demand)
+        shares = self._plan(demand, self._allocations.values())
+        if shares is None:
+            return None
+        self._count += 1
+        found = Allocation(self._count, shares, demand.whole_nodes)
+        self._allocations[found.id] = found
+        return found
+
+    def fits(self, demand: Demand, without: Iterable[Allocation] = ()) -> bool:
+        """Tell whether a demand could be met now if some allocations were released."""
+        released = {allocation.id for allocation in without}
+        kept = [each for each in self._allocations.values() if each.id not in released]
+        return self._plan(demand, kept) is not None
+
+    def release(self, allocation_id: int) -> None:
+        """Take an allocation back; one that is not there any more is ignored."""
+        self._allocations.pop(allocation_id, None)
+
+    def _plan(self, demand: Demand, used: Iterable[Allocation]) -> tuple[Share, ...] | None:
+        free = {node.name: node for node in self._nodes}
+        for share in (share for allocation in used for share in allocation.shares):
+            node = free[share.node]
+            free[share.node] = Node(node.name, node.cores - share.cores, node.gpus - share.gpus)
+        nodes = list(self._nodes)
+        if not demand.whole_nodes:  # nodes that are in use already, so that others stay whole
+            nodes.sort(key=lambda node: free[node.name].cores)
+        shares: list[Share] = []
+        left = demand.nproc
+        for node in nodes:
+            own = self._share(demand, node, free[node.name], left) if left else None
+            if own is not None:
+                shares.append(own)
+                left -= own.processes
+        return None if left else tuple(shares)
+
+    def _share(self, demand: Demand, node: Node, free: Node, left: int) -> Share | None:
+        """Return what a demand for so many processes would take of a node."""
+        if demand.whole_nodes and free != node:
+            return None
+        cores = demand.cores or (0 if demand.whole_nodes else max(1, node.cores // self._most))
+        limits = [left, self._most, demand.ppn or left]
+        limits += [free.cores // cores] if cores else []
+        limits += [free.gpus // demand.gpus] if demand.gpus else []
+        count = min(limits)
+        if not count:
+            return None
+        if demand.whole_nodes:
+            return Share(node.name, count, node.cores, node.gpus)
+        return Share(node.name, count, count * cores, count * demand.gpus)
+
+
+def _range(numbers: Iterable[int]) -> str:
+    least, *_, most = sorted([*numbers] * 2)
+    return f"{least}" if least == most else f"{least}-{most}"

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +42,26 @@ class SimulationLog:
 
     def write(self, event: dict[str, Any]) -> None:
         """Append an event, completed by what only the writer knows."""
+        self.write_all([event])
+
+    def write_all(self, events: Iterable[dict[str, Any]]) -> None:
+        """Append several events with one write."""
+        for event in events:
+            self._unwritten += _line(self._completed(event)).encode() + b"\n"
+        self._flush()
+
+    def _completed(self, event: dict[str, Any]) -> dict[str, Any]:
         if "trace" in event:
             trace_id = hashlib.md5(self._run_id.encode(), usedforsecurity=False).hexdigest()
             event = event | {"trace": event["trace"] | {"traceId": trace_id}}
-        event = event | {
+        number = self._count
+        self._count += 1
+        return event | {
             "sim_name": self._simulation,
             "phystimestamp": -1,
             "portal_runid": self._run_id,
-            "seqnum": self._count,
+            "seqnum": number,
         }
-        self._count += 1
-        self._unwritten += _line(event).encode() + b"\n"
-        self._flush()
 
     def _flush(self) -> None:
         """Write what is there; on a full disk keep it for the next time."""

@@ -1,7 +1,6 @@
-"""Runs a component's pools on the Dask clusters of the keeper.
+"""A component's part in Dask clusters: what its pools ask for, its connections, who uses which.
 
-It decides which cluster a pool asks for, holds the component's connections to clusters, and knows
-which runs are under way. How tasks are worked off is the dispatcher's business.
+Which cluster a pool gets is the framework's decision; how tasks are worked off the dispatcher's.
 """
 
 from __future__ import annotations
@@ -10,37 +9,20 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ips_core.dask_cluster import ClusterRequest, shifter_arguments
 from ips_core.errors import DaskClusterError, IPSError, TaskPoolError
 from ips_core.link import FrameworkLink
-from ips_core.messages import Start, pack, unpack
-from ips_core.pools.dispatcher import Dispatcher, Policy
-from ips_core.pools.pool import TaskPool
-from ips_core.pools.pool_events import SubmissionEvents
-from ips_core.pools.results import Results
-from ips_core.pools.task_source import TaskSource
+from ips_core.messages import Start, unpack
 
 if TYPE_CHECKING:
     from ips_core.pools.dask_executor import DaskExecutor
 
-__all__ = ["DaskBackend"]
+__all__ = ["DaskBackend", "DaskClusters"]
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A submission that is under way, and the cluster that it uses."""
-
-    address: str
-    request: ClusterRequest
-    executor: DaskExecutor
-    dispatcher: Dispatcher
-
-
-class DaskBackend:
+class DaskClusters:
     """What a component's process has to do with Dask.
 
     Parameters
@@ -48,7 +30,7 @@ class DaskBackend:
     start : Start
         Who the component is, and what the simulation may use.
     link : FrameworkLink
-        To the framework, and through it to the keeper.
+        To the framework, and through it to the keepers of the clusters.
     logger : logging.Logger
         For what is worth a warning.
     """
@@ -58,7 +40,7 @@ class DaskBackend:
         self._link = link
         self._logger = logger
         self._clients: dict[str, Any] = {}  # by the scheduler's address
-        self._runs: dict[str, _Run] = {}  # by their names
+        self._runs: dict[str, tuple[str, int, DaskExecutor]] = {}  # with address and lease
         self._lost: dict[str, str] = {}  # why, by the scheduler's address
 
     def request(
@@ -96,68 +78,44 @@ class DaskBackend:
         cores = int(own or self._start.platform.get("PROCS_PER_NODE") or 0)
         return ClusterRequest(nodes, threads, cores or None, resources.launcher, shifter, per_gpu)
 
-    def submit(
-        self,
-        pool: TaskPool,
-        source: TaskSource,
-        names: Sequence[str],
-        request: ClusterRequest,
-        plugin: Any,
-        policy: Policy,
-        events: SubmissionEvents,
-    ) -> Dispatcher:
-        """Start working off tasks, on a cluster that is started if there is none like it.
+    def executor(self, run: str, request: ClusterRequest, plugin: Any) -> DaskExecutor:
+        """Return what runs a submission on a cluster, which is started if there is none like it.
 
         Parameters
         ----------
-        pool : TaskPool
-            Whose they are.
-        source : TaskSource
-            What to run.
-        names : sequence of str
-            The tasks that are known already, in the order of adding.
+        run : str
+            Name of the submission; :meth:`release` gives the cluster back.
         request : ClusterRequest
             As :meth:`request` returned it.
         plugin : WorkerPlugin or None
             Lives on the workers as long as the run.
-        policy : Policy
-            What to do about failures and time.
-        events : SubmissionEvents
-            Hears of starts and ends.
 
         Raises
         ------
         DaskClusterError
             The cluster could not start.
         """
-        asked = self._link.post("keeper", "acquire", pack(((request, self._start.name), {})))
+        asked = self._link.post("acquire_cluster", request, run, plugin is not None)
         # While the cluster starts: what this process needs to use it
         import distributed  # noqa: F401
 
         from ips_core.pools.dask_executor import DaskExecutor
 
         try:
-            reached = unpack(self._link.answer(asked))
+            packed, lease = self._link.answer(asked)
         except IPSError as error:
             raise DaskClusterError(str(error)) from None
-        # On a shared cluster: not the pool of that name of another component, or an earlier one
-        name = ascii(f"{self._start.name} {pool.name} {events.begin}")
         try:
+            reached = unpack(packed)
             client = self._client(reached)
-            journal = Path(reached.run_directory)
-            topic = _topic(client)
-            executor = DaskExecutor(name, client, topic, reached.slots, None, journal, plugin)
-            events.on_finished = lambda: self._finished(name)
-            dispatcher = Dispatcher(name, source, executor, Results(names), events, policy)
-            self._runs[name] = _Run(reached.address, request, executor, dispatcher)
-            dispatcher.start()
-            if reached.address in self._lost:  # while this was on its way
-                executor.lose(self._lost[reached.address])
+            executor = DaskExecutor(run, client, _topic(client), reached, plugin)
         except BaseException:
-            self._runs.pop(name, None)
-            self._release(request)
+            self._release(lease)
             raise
-        return dispatcher
+        self._runs[run] = reached.address, lease, executor
+        if reached.address in self._lost:  # while this was on its way
+            executor.lose(self._lost[reached.address])
+        return executor
 
     def _client(self, reached: Any) -> Any:
         """Return the client for a cluster; one serves all pools of the component."""
@@ -174,37 +132,67 @@ class DaskBackend:
         return client
 
     def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
-        run = self._runs.get(event[1]["run"])
-        if run is not None:
-            run.executor.hear_event(event[1])
+        found = self._runs.get(event[1]["run"])
+        if found is not None:
+            found[2].hear_event(event[1])
 
-    def _finished(self, name: str) -> None:
-        self._release(self._runs.pop(name).request)
+    def release(self, run: str) -> None:
+        """Give back what a submission used, if it had come so far."""
+        if run in self._runs:
+            self._release(self._runs.pop(run)[1])
 
-    def _release(self, request: ClusterRequest) -> None:
+    def _release(self, lease: int) -> None:
         with contextlib.suppress(IPSError):  # the simulation is ending
-            self._link.ask("keeper", "release", pack(((request,), {})))
+            self._link.ask("release_cluster", lease)
+
+    def leave_cluster(self, address: str) -> None:
+        """Disconnect from a cluster that nobody uses any more and that is about to close."""
+        client = self._clients.pop(address, None)
+        if client is not None:
+            client.close(timeout=2)
 
     def lose_cluster(self, address: str, reason: str) -> None:
         """Tell the runs on a cluster that it is lost, also one that is about to begin."""
         self._lost[address] = reason
-        for run in list(self._runs.values()):
-            if run.address == address:
-                run.executor.lose(reason)
+        for used, _, executor in list(self._runs.values()):
+            if used == address:
+                executor.lose(reason)
 
-    def lose_all(self, reason: str) -> None:
-        """Tell every run that its cluster is lost."""
-        for address in list(self._clients):
-            self.lose_cluster(address, reason)
-
-    def close(self) -> int:
-        """End the runs that are under way, leave the clusters and return how many they were."""
-        running = list(self._runs.values())
-        for run in running:
-            run.dispatcher.cancel()
+    def close(self) -> None:
+        """Leave the clusters."""
         for client in self._clients.values():
             client.close(timeout=2)
-        return len(running)
+
+
+class DaskBackend:
+    """Where a pool runs that was submitted with ``use_dask=True``.
+
+    Parameters
+    ----------
+    clusters : DaskClusters
+        Of the component.
+    request : ClusterRequest
+        As :meth:`DaskClusters.request` returned it.
+    plugin : WorkerPlugin or None
+        Lives on the workers as long as the run.
+    """
+
+    launch_event = "IPS_LAUNCH_DASK_TASK"
+    in_parts = False
+
+    def __init__(self, clusters: DaskClusters, request: ClusterRequest, plugin: Any) -> None:
+        self._clusters = clusters
+        self._request = request
+        self._plugin = plugin
+        self.in_container = request.shifter is not None
+
+    def executor(self, run: str) -> DaskExecutor:
+        """Return what runs a submission of that name; raises as :class:`DaskClusters` does."""
+        return self._clusters.executor(run, self._request, self._plugin)
+
+    def release(self, run: str) -> None:
+        """Give the cluster back, if there is one."""
+        self._clusters.release(run)
 
 
 def _topic(client: Any) -> str:

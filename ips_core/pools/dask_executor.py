@@ -17,10 +17,12 @@ from typing import Any
 
 import cloudpickle
 
+from ips_core.dask_cluster import ClusterAddress
 from ips_core.errors import describe
 from ips_core.pools.executor import Attempt, Begun, Broken, Ended, GivenBack, Hear, Lost, News
 from ips_core.pools.journal import JournalReader
 from ips_core.pools.on_cluster import runner_function, task_function
+from ips_core.pools.task import Task
 
 __all__ = ["DaskExecutor"]
 
@@ -49,28 +51,20 @@ class DaskExecutor:
         Connected to the cluster.
     topic : str
         Under which the workers tell their news to this process.
-    slots : int
-        Threads of the whole cluster.
-    ends_at : float or None
-        When all tasks have to have ended, in seconds since the epoch.
-    journal : pathlib.Path
-        Where the workers keep their journals.
+    reached : ClusterAddress
+        What is known of the cluster.
     plugin : WorkerPlugin or None
         Lives on every worker for as long as the run.
     """
 
     def __init__(
-        self,
-        run: str,
-        client: Any,
-        topic: str,
-        slots: int,
-        ends_at: float | None,
-        journal: Path,
-        plugin: Any = None,
+        self, run: str, client: Any, topic: str, reached: ClusterAddress, plugin: Any = None
     ) -> None:
-        self.slots = slots
-        self.ends_at = ends_at
+        self.slots = reached.slots
+        end = reached.ends_at
+        self.ends_at = None if end is None else end - reached.margin
+        self.journal_directory = Path(reached.run_directory)
+        self._most = max(place.slots for place in reached.workers)
         self._run = run
         self._client = client
         self._topic = topic
@@ -78,10 +72,16 @@ class DaskExecutor:
         self._hear: Hear = lambda news: None
         self._chunks: dict[str, _Chunk] = {}
         self._chunk_of: dict[str, str] = {}  # by the key of the attempt
-        self._journal = JournalReader(journal, self._chunk_of)
+        self._journal = JournalReader(self.journal_directory, self._chunk_of)
         self._settling = False
         self._lost = False
         self._function = task_function()
+
+    def why_not(self, task: Task) -> str:
+        """Return why a task can never run here."""
+        if task.nproc > self._most:
+            return f"nproc = {task.nproc}, but a worker has {self._most} slots"
+        return ""
 
     def start(self, hear: Hear) -> None:
         """Register the plugin.

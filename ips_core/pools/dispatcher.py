@@ -304,8 +304,8 @@ class Dispatcher:
         task = attempt.task
         if self._stopped:
             self._record(attempt, {"status": "not_started", "error": self._stopped})
-        elif task.missing:
-            failed = {"status": "failed", "exit_status": 127, "error": task.missing}
+        elif reason := task.missing or self._executor.why_not(task):
+            failed = {"status": "failed", "exit_status": 127, "error": reason}
             self._end(attempt, self._unseen(attempt) | failed)
         else:
             needed, ends_at = task.time_request or self._policy.time_request, self._executor.ends_at

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from ips_core.pools.task import Task
@@ -110,14 +111,26 @@ Hear = Callable[[News | Callable[[], Iterable[News]]], None]
 
 
 class Executor(Protocol):
-    """Where tasks run.
+    """Where tasks run."""
 
-    ``slots`` is how many tasks of one core it can run side by side, ``ends_at`` when all have to
-    have ended, since the allocation is about to end (seconds since the epoch; None: not known).
-    """
+    @property
+    def slots(self) -> int:
+        """How many tasks of one core it can run side by side."""
+        ...
 
-    slots: int
-    ends_at: float | None
+    @property
+    def ends_at(self) -> float | None:
+        """When all have to have ended, in seconds since the epoch; None: not known."""
+        ...
+
+    @property
+    def journal_directory(self) -> Path | None:
+        """Where ended tasks are noted, for who comes after a process that was killed."""
+        ...
+
+    def why_not(self, task: Task) -> str:
+        """Return why a task can never run here, in a sentence; nothing if it can."""
+        ...
 
     def start(self, hear: Hear) -> None:
         """Get ready; from now on tell the news to ``hear``, which returns at once."""

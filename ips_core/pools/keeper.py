@@ -1,7 +1,8 @@
-"""The keeper of the Dask clusters: an internal component in a process of its own.
+"""The keeper of a Dask cluster: an internal component in a process of its own.
 
-It owns every cluster that pools run on, keyed by what was asked for, so that the next pool finds
-it running. The framework itself never imports distributed and never blocks.
+It starts the cluster, ends what a dead component left on it, and closes it when it is told to
+leave; ``leases`` decides. Each cluster has its own keeper: one that hangs is in nobody's way. The
+framework itself never imports distributed and never blocks.
 """
 
 from __future__ import annotations
@@ -9,138 +10,116 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ips_core.component import Component
-from ips_core.dask_cluster import ClusterRequest, start_cluster
+from ips_core.dask_cluster import ClusterAddress, ClusterRequest, describe_cluster, start_cluster
 from ips_core.errors import DaskClusterError
 from ips_core.events import span_id, trace
+from ips_core.messages import pack
 
-__all__ = ["ClusterAddress", "ClusterKeeper"]
+__all__ = ["ClusterKeeper"]
 
-
-@dataclass(frozen=True)
-class ClusterAddress:
-    """How a component reaches a cluster.
-
-    Parameters
-    ----------
-    request : ClusterRequest
-        What was asked for.
-    address : str
-        The scheduler's.
-    security : distributed.Security
-        Its credentials.
-    slots : int
-        Threads of all workers.
-    run_directory : str
-        Where the workers keep their journals.
-    """
-
-    request: ClusterRequest
-    address: str
-    security: Any
-    slots: int
-    run_directory: str
+_CANCEL_SECONDS = 10
 
 
 @dataclass
 class _Kept:
     cluster: Any
+    client: Any
     reached: ClusterAddress
     task_id: int
     code: str
     target: str
     begin: float
-    users: int = 0
     lost: str = ""
 
 
 class ClusterKeeper(Component):
-    """Starts, keeps and closes Dask clusters."""
+    """Starts, keeps and closes one Dask cluster."""
 
     def __init__(self, services: Any, config: Any) -> None:
         super().__init__(services, config)
-        self._kept: dict[ClusterRequest, _Kept] = {}
-        self._task_count = 0
+        self._kept: _Kept | None = None
 
-    def acquire(self, request: ClusterRequest, code: str) -> ClusterAddress:
-        """Return a cluster, started if there is none like it.
+    def start(
+        self, request: ClusterRequest, nodes: Sequence[str], task_id: int, code: str
+    ) -> tuple[str, bytes]:
+        """Start the cluster.
 
         Parameters
         ----------
         request : ClusterRequest
             What is asked for.
+        nodes : sequence of str
+            On exactly these.
+        task_id : int
+            Its number, for the events.
         code : str
-            The component that asks, for the event.
+            The component that asks, for the events.
+
+        Returns
+        -------
+        str, bytes
+            The scheduler's address, and the packed :class:`ClusterAddress`, which only those can
+            unpack who have distributed.
         """
-        kept = self._kept.get(request)
-        if kept is not None and kept.lost:
-            self._close(request)
-            kept = None
-        if kept is None:
-            self._make_room(request)
-            kept = self._kept[request] = self._start(request, code)
-        kept.users += 1
-        return kept.reached
-
-    def release(self, request: ClusterRequest) -> None:
-        """Take note that a pool no longer uses a cluster."""
-        if request in self._kept:
-            self._kept[request].users -= 1
-
-    def _make_room(self, request: ClusterRequest) -> None:
-        """Close idle clusters of another kind: an allocation's node has one worker."""
-        for other, kept in list(self._kept.items()):
-            if other.launcher == "srun" and request.launcher == "srun":
-                if kept.users:
-                    raise DaskClusterError(
-                        "another pool is using the nodes with other settings (nodes, threads or "
-                        "container); wait for it with get_finished_tasks first"
-                    )
-                self._close(other)
-
-    def _start(self, request: ClusterRequest, code: str) -> _Kept:
         from ips_core.pools.on_cluster import plugins
 
-        begin = time.time()
+        begin, lost = time.time(), ""
 
         def lose(reason: str) -> None:
-            if request in self._kept:
-                self._kept[request].lost = reason
+            nonlocal lost
+            lost = reason
+            if self._kept is not None:
+                self._kept.lost = reason
             self.services.link.broadcast("cluster-lost", (cluster.scheduler_address, reason))
 
-        cluster = start_cluster(request, self.services.get_run_directory(), lose)
+        cluster = start_cluster(request, nodes, self.services.get_run_directory(), lose)
         try:
             client = cluster.get_client()
-            for plugin in plugins(str(cluster.run_directory)):
+            for plugin in plugins(str(cluster.run_directory), cluster.steps.settings.processes):
                 client.register_plugin(plugin)
+            if cluster.failure is not None:
+                raise DaskClusterError(str(cluster.failure))
+            reached = describe_cluster(request, cluster)
         except BaseException:
             cluster.close()
             raise
-        slots = sum(worker["nthreads"] for worker in cluster.scheduler_info["workers"].values())
-        directory = str(cluster.run_directory)
-        reached = ClusterAddress(
-            request, cluster.scheduler_address, cluster.security, slots, directory
-        )
-        self._task_count += 1
         step = next(step for step in cluster.steps.all if step.role == "worker")
         # the script itself is an argument, and far too long for a log line
         target = shlex.join("worker.sh" if "\n" in word else word for word in step.argv)
-        kept = _Kept(cluster, reached, self._task_count, code, target, begin)
-        kept.lost = str(cluster.failure or "")  # since it was started
+        self._kept = _Kept(cluster, client, reached, task_id, code, target, begin, lost)
         self.services.link.emit(
             "IPS_LAUNCH_TASK",
-            f"task_id = {kept.task_id} , Tag = None , nproc = {request.nodes} , Target = {target}",
+            f"task_id = {task_id} , Tag = None , nproc = {request.nodes} , Target = {target}",
             code=code,
             task_name="dask-worker",
             start_time=begin,
         )
-        return kept
+        return reached.address, pack(reached)
 
-    def _close(self, request: ClusterRequest) -> None:
-        kept = self._kept.pop(request)
+    def cancel(self, run: str) -> None:
+        """End what a run, whose component is gone, executes on the workers.
+
+        A worker that does not answer within 10 s is not waited for.
+        """
+        from ips_core.pools.on_cluster import runner_function
+
+        assert self._kept is not None
+        client = self._kept.client
+        with contextlib.suppress(Exception):  # it is lost, and so is what runs on it
+            client.sync(
+                client._run,
+                runner_function("cancel"),
+                run,
+                on_error="ignore",
+                callback_timeout=_CANCEL_SECONDS,
+            )
+
+    def _close(self, kept: _Kept) -> None:
         kept.cluster.close()
         now = time.time()
         elapsed = now - kept.begin
@@ -155,7 +134,7 @@ class ClusterKeeper(Component):
                 span=span_id(kept.target, "dask-worker", kept.task_id),
                 begin=kept.begin,
                 end=now,
-                procs_requested=request.nodes,
+                procs_requested=kept.reached.request.nodes,
                 cores_allocated=kept.reached.slots,
             ),
             task_name="dask-worker",
@@ -165,7 +144,7 @@ class ClusterKeeper(Component):
         )
 
     def terminate(self, status: int) -> None:
-        """Close every cluster."""
-        for request in list(self._kept):
+        """Close the cluster."""
+        if self._kept is not None:
             with contextlib.suppress(Exception):
-                self._close(request)
+                self._close(self._kept)

@@ -42,6 +42,8 @@ class TaskPool:
         self.queued_tasks: dict[str, Task] = {}
         self._batches: list[tuple[Iterable[Task], bool]] = []
         self.submission: Submission | None = None
+        #: Tasks of the last submission; None if that is not known.
+        self.total: int | None = 0
         self._results = Results()
         self._in_parts = False
         self._handed_out = 0
@@ -122,6 +124,7 @@ class TaskPool:
         """
         self.submission, self._results = submission, submission.results
         self._in_parts, self._handed_out = in_parts, 0
+        self.total = None if self._batches else len(self.queued_tasks)
         self.queued_tasks, self._batches = {}, []
 
     def get_finished_tasks(self, block: bool = True) -> dict[str, Any]:

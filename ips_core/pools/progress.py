@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-__all__ = ["Progress", "progress"]
+__all__ = ["Progress", "is_watched", "progress"]
 
 _TERMINAL_SECONDS, _NOTEBOOK_SECONDS = 0.1, 1.0  # between two drawings, at least
 
@@ -73,7 +73,7 @@ def progress(pool: str, total: int | None, interactive: bool = False) -> Iterato
     Progress
         What is to be told how far the pool is.
     """
-    if not (interactive or _is_terminal()):
+    if not is_watched(interactive):
         yield _NoBar()
         return
     bar = _Bar(_tqdm_bar(pool, total, _NOTEBOOK_SECONDS if interactive else _TERMINAL_SECONDS))
@@ -83,9 +83,10 @@ def progress(pool: str, total: int | None, interactive: bool = False) -> Iterato
         bar.close()
 
 
-def _is_terminal() -> bool:
+def is_watched(interactive: bool) -> bool:
+    """Tell whether anybody sees a bar; ``interactive`` as for :func:`progress`."""
     try:
-        return sys.stderr.isatty()
+        return interactive or sys.stderr.isatty()
     except (AttributeError, ValueError):  # there is none, or it is closed
         return False
 

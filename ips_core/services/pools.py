@@ -8,17 +8,20 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ips_core.errors import TaskPoolError, describe
+from ips_core.errors import TaskPoolError
 from ips_core.messages import Broadcast
-from ips_core.pools.dask_backend import DaskBackend
+from ips_core.pools.dask_backend import DaskBackend, DaskClusters
 from ips_core.pools.dispatcher import Policy
 from ips_core.pools.pool import TaskPool
-from ips_core.pools.pool_events import SubmissionEvents
+from ips_core.pools.progress import is_watched, progress
 from ips_core.pools.record import TaskRecord
+from ips_core.pools.submitter import Submitter
 from ips_core.pools.task import Task
 from ips_core.services.base import ServicesBase
 
 __all__ = ["PoolServices"]
+
+_LOOK_SECONDS = 0.1  # between two looks of a progress bar
 
 
 class PoolServices(ServicesBase):
@@ -27,7 +30,8 @@ class PoolServices(ServicesBase):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.task_pools: dict[str, TaskPool] = {}
-        self._dask = DaskBackend(self._start, self.link, self.logger)
+        self._dask = DaskClusters(self._start, self.link, self.logger)
+        self._submitter = Submitter(self._start, self.link, self.logger)
 
     def create_task_pool(self, task_pool_name: str, resume: bool = False) -> None:
         """Create an empty pool.
@@ -225,34 +229,16 @@ class PoolServices(ServicesBase):
         request = self._dask.request(
             pool.name, dask_nodes or 1, dask_ppw, use_shifter, shifter_args, dask_worker_per_gpu
         )
-        pool.check(in_container=use_shifter)
-        names = list(pool.queued_tasks)
-        events = SubmissionEvents(self._start, self.link, self.logger, pool.name, self.span)
-        events.pool_began()
-        try:
-            submission = self._dask.submit(
-                pool,
-                pool.source(use_shifter),
-                names,
-                request,
-                dask_worker_plugin,
-                policy,
-                events,
-            )
-        except BaseException as error:
-            events.on_finished = lambda: None
-            events.finished(describe(error))
-            raise
-        pool.begin(submission, in_parts=False)
-        return len(names)
+        backend = DaskBackend(self._dask, request, dask_worker_plugin)
+        return self._submitter.submit(pool, backend, policy, self.span)
 
     def hear(self, news: Broadcast) -> None:
-        """Take news for every component: a cluster is lost, or all are."""
+        """Take news for every component: a cluster is lost, or will be closed."""
         super().hear(news)
         if news.topic == "cluster-lost":
             self._dask.lose_cluster(*news.body)
-        elif news.topic == "keeper-lost":
-            self._dask.lose_all(news.body)
+        elif news.topic == "cluster-closing":
+            self._dask.leave_cluster(news.body)
 
     def get_finished_tasks(self, task_pool_name: str, block: bool = True) -> dict[str, Any]:
         """Wait until the submitted tasks of a pool have ended.
@@ -278,7 +264,13 @@ class PoolServices(ServicesBase):
         TaskPoolError
             Nothing was submitted since the last call.
         """
-        return self._pool(task_pool_name).get_finished_tasks(block)
+        pool = self._pool(task_pool_name)
+        if block and pool.submission is not None and is_watched(self._start.interactive):
+            with progress(pool.name, pool.total, self._start.interactive) as bar:
+                while not pool.wait(_LOOK_SECONDS):
+                    bar.update(*pool.progress)
+                bar.update(*pool.progress)
+        return pool.get_finished_tasks(block)
 
     def iter_finished_tasks(self, task_pool_name: str) -> Iterator[TaskRecord]:
         """Yield the record of each submitted task of a pool as it ends.
@@ -327,7 +319,8 @@ class PoolServices(ServicesBase):
 
     def cleanup(self, ok: bool) -> None:
         """End what still runs, and leave the clusters."""
-        running = self._dask.close()
+        running = self._submitter.close()
+        self._dask.close()
         if running and ok:  # nobody asked for it, nobody would know
             message = (
                 f"{self.full_comp_id}: the simulation ended while {running} task pool(s) were "

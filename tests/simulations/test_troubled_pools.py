@@ -135,7 +135,7 @@ def test_pools_end_when_the_keeper_of_the_clusters_dies(simulation: Any) -> None
     ).run()
     names, reason = outcome.stdout.splitlines()[1:]
     assert names == "['t0', 't1', 't2', 't3', 't4', 't5'] {'TaskError'}"
-    assert "the keeper of the clusters: its process was killed by signal 9" in reason
+    assert "the keeper of the cluster: its process was killed by signal 9" in reason
     launched = [event["task_name"] for event in outcome.of_type("IPS_LAUNCH_DASK_TASK")]
     assert set(launched) <= {"t0", "t1", "t2", "t3"}
 

@@ -75,6 +75,8 @@ CORE_EXAMPLES: dict[str, list[tuple[tuple[object, ...], str]]] = {
     "IncompleteCallException": [((7,), "call 7 has not finished yet")],
     "TaskPoolError": [(("why",), "why")],
     "DaskClusterError": [(("why",), "why")],
+    "BadResourceRequest": [(("why",), "why")],
+    "InsufficientResources": [(("why",), "why")],
     "TaskError": [
         (("t1", "ValueError: x", "Traceback ..."), "task t1 failed: ValueError: x"),
         (("t1", "timed out"), "task t1 failed: timed out"),

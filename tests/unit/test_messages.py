@@ -39,7 +39,7 @@ EXAMPLES = [
     messages.Terminate(True),
     messages.Returned(1, b"value", None),
     messages.Request(1, "call", ("a", 2)),
-    messages.Emit({"eventtype": "E"}),
+    messages.Emit(({"eventtype": "E"},)),
     messages.Broadcast("topic", ["body"]),
 ]
 

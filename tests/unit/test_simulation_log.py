@@ -66,6 +66,36 @@ def test_log_is_appended_to(log: SimulationLog) -> None:
     assert [event["number"] for event in lines(log)] == [0, 1]
 
 
+def test_several_events_are_one_write_in_their_order(
+    log: SimulationLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    monkeypatch.setattr(log, "_file", closing := Writer(log._file, written))
+    log.write_all({"number": number} for number in range(3))
+    log.write_all([])
+    log.write({"number": 3})
+    assert len(written) == 2
+    assert [(event["number"], event["seqnum"]) for event in lines(log)] == [
+        (number, number) for number in range(4)
+    ]
+    closing.close()
+
+
+class Writer:
+    """A file that notes each write."""
+
+    def __init__(self, file: Any, written: list[bytes]) -> None:
+        self.file = file
+        self.written = written
+
+    def write(self, data: bytes) -> int:
+        self.written.append(data)
+        return self.file.write(data)
+
+    def close(self) -> None:
+        self.file.close()
+
+
 class FullDisk:
     """A file that takes a few bytes now and then."""
 
