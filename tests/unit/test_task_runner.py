@@ -198,7 +198,7 @@ def test_errors_have_a_file_of_their_own_if_named(run: Any, tmp_path: Path) -> N
 
 
 def test_log_is_begun_afresh(run: Any, tmp_path: Path) -> None:
-    for word in ("first", "second"):
+    for word in ("the first", "second"):
         run(f"echo {word}", logfile="log")
     assert (tmp_path / "log").read_text() == "second\n"
 
