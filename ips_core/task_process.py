@@ -163,6 +163,10 @@ class Child:
         lines: Lines,
     ) -> None:
         stdin, stdout, stderr = streams
+        self._lock = threading.Lock()  # while it is held nobody else reaps it
+        self._pipes = pipes
+        self._lines = lines
+        self._look = _SHORTEST_LOOK
         self._process = subprocess.Popen(
             argv,
             cwd=cwd,
@@ -174,16 +178,16 @@ class Child:
             # its own group, so that all it starts can be ended; no preexec_fn: keeps vfork
             start_new_session=True,
         )
-        self._lock = threading.Lock()  # while it is held nobody else reaps it
-        self._pipes = pipes
-        self._lines = lines
-        self._poll = select.poll()
         self._descriptor = open_process_descriptor(self._process.pid)
-        if self._descriptor is not None:
-            self._poll.register(self._descriptor, select.POLLIN)
+        self._poll = self._poll_of_end()
         pipes.started()
         pipes.watch(self._poll)
-        self._look = _SHORTEST_LOOK
+
+    def _poll_of_end(self) -> select.poll:
+        poll = select.poll()
+        if self._descriptor is not None:
+            poll.register(self._descriptor, select.POLLIN)
+        return poll
 
     def follow(self, seconds: float | None = None) -> bool:
         """Serve its pipes until it has ended, or some time is over; return whether it has ended."""
@@ -245,7 +249,10 @@ class Child:
         try:
             if kill:
                 self.signal(signal.SIGKILL)
-                with contextlib.suppress(OSError, MemoryError):
+                try:
+                    self.follow(_DEATH_SECONDS)
+                except BaseException:  # nobody can take its output; its end is waited for
+                    self._poll = self._poll_of_end()
                     self.follow(_DEATH_SECONDS)
             with self._lock:
                 # what hangs in the kernel is reaped by a later Popen

@@ -198,7 +198,7 @@ def test_errors_have_a_file_of_their_own_if_named(run: Any, tmp_path: Path) -> N
 
 
 def test_log_is_begun_afresh(run: Any, tmp_path: Path) -> None:
-    for word in ("first", "second"):
+    for word in ("the first", "second"):
         run(f"echo {word}", logfile="log")
     assert (tmp_path / "log").read_text() == "second\n"
 
@@ -256,6 +256,21 @@ def test_what_a_grandchild_keeps_open_is_not_waited_for(
     os.kill(nap, signal.SIGKILL)
     assert record["elapsed_time"] < 30
     assert (record["status"], record["output"]) == ("failed", "out\n")
+
+
+def test_all_that_was_written_before_the_end_is_read(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the program has long ended when it is."""
+    monkeypatch.setattr("ips_core.task_process._CHUNK", 10)
+    monkeypatch.setattr("ips_core.task_process._MOST_LEFT", 1000)
+    assert run(f"printf {'x' * 4000}; exit 3")["output"] == "x" * 4000
+
+
+def test_what_a_grandchild_goes_on_writing_is_not_waited_for(run: Any) -> None:
+    record = run("yes & sleep 0.3; exit 3")
+    assert (record["status"], "\ny\n" in record["output"]) == ("failed", True)
+    assert record["elapsed_time"] < 30
 
 
 def test_line_without_an_end_is_seen_while_its_program_runs(
@@ -398,10 +413,14 @@ def test_kernel_without_descriptors_of_processes(
     assert (tmp_path / "log").stat().st_size == 100_000
 
 
-def test_descriptor_of_a_process_without_pythons_help(
-    run: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("pythons", [True, False])
+def test_descriptor_of_a_process_with_pythons_help_and_without(
+    run: Any, monkeypatch: pytest.MonkeyPatch, pythons: bool
 ) -> None:
-    monkeypatch.delattr("os.pidfd_open")
+    if pythons:
+        monkeypatch.setattr("ctypes.CDLL", pytest.fail)
+    else:
+        monkeypatch.delattr("os.pidfd_open")
     descriptor = open_process_descriptor(os.getpid())
     assert descriptor is not None
     assert "pidfd" in os.readlink(f"/proc/self/fd/{descriptor}")
