@@ -43,7 +43,7 @@ _INLINE_BYTES = 4096  # of a pickled value; a longer one gets a file of its own
 _FIELDS = [
     (field.name, field.default)
     for field in dataclasses.fields(TaskRecord)
-    if field.name not in ("name", "value")
+    if field.name not in ("name", "value", "is_program")  # workers do not note the last
 ]
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # Lustre without the mount option flock
 
@@ -152,7 +152,7 @@ class PoolJournal:
         """Add lines, in one write."""
         text = b"".join(json.dumps(entry, default=str).encode() + b"\n" for entry in entries)
         with self._lock:
-            if self._file < 0 or not text:
+            if self._file < 0:
                 return
             left = b"\n" + text if self._torn else text
             try:
@@ -291,13 +291,15 @@ class Submission:
             self._pool, run, os.fspath(directory) if directory else "", self._resume
         )
 
-    def find(self, name: str, work: str) -> TaskRecord | None:
+    def find(self, name: str, work: str, is_program: bool) -> TaskRecord | None:
         """Return the record of a task that has finished with success.
 
         Parameters
         ----------
         name, work : str
             The task, and what :func:`ips_core.pools.work.work_digest` says of it.
+        is_program : bool
+            As in the record.
 
         Returns
         -------
@@ -305,14 +307,15 @@ class Submission:
             None: it has not, its work was another, its result was not kept, or the pool is not to
             be resumed.
         """
-        entry = self._journal.entry(self._pool, self._number, name) if self._resume and work else {}
+        entry = self._journal.entry(self._pool, self._number, name) if self._resume else {}
         if not entry or entry["work"] != work:
             return None
         if "dropped" in entry:
             self._again(name, "its result was not kept, as it is of those above 4 kB with resume=")
             return None
         try:
-            return TaskRecord(name, value=self._journal.load(entry), **entry["record"])
+            value = self._journal.load(entry)
+            return TaskRecord(name, value=value, is_program=is_program, **entry["record"])
         except Exception as error:  # whatever a class of the user raises
             self._again(name, f"its result cannot be read: {describe(error)}")
             return None

@@ -66,8 +66,8 @@ def _surroundings(task: Task) -> tuple[Any, ...]:
 
 
 def _digest(content: str | bytes) -> str:
-    if isinstance(content, str):  # any bytes may be in a path
-        content = content.encode("utf-8", "surrogatepass")
+    if isinstance(content, str):
+        content = content.encode()
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 

@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -87,25 +88,26 @@ def lines(runs: Runs) -> list[dict[str, Any]]:
         record(value=(1, 2.5, {"psi": [1]}), slots=4, worker="c-0", attempts=3),
         record(value=LARGE),
         record("odd \udcff\n name", value=b"\x00"),
+        record("long" * 10_000),
     ],
 )
 def test_record_of_the_run_before_is_found(runs: Runs, noted: TaskRecord) -> None:
     submitted(runs.next()).ended([(WORK, noted), (WORK, record("other"))])
     submission = runs.next().submission("scan", resume=True)
-    assert submission.find(noted.name, WORK) == noted
-    assert submission.find("other", WORK) == record("other")
-    assert submission.find("third", WORK) is None
+    assert submission.find(noted.name, WORK, noted.is_program) == noted
+    assert submission.find("other", WORK, False) == record("other")
+    assert submission.find("third", WORK, False) is None
     assert runs.warnings == []
 
 
 def test_other_work_runs_again_and_replaces_it(runs: Runs) -> None:
     submitted(runs.next()).ended([(WORK, record(value=1))])
     submission = submitted(runs.next())
-    assert submission.find("a", "f" * 16) is None
+    assert submission.find("a", "f" * 16, False) is None
     submission.ended([("f" * 16, record(value=2))])
     submission = runs.next().submission("scan", resume=True)
-    assert submission.find("a", "f" * 16) == record(value=2)
-    assert submission.find("a", WORK) is None
+    assert submission.find("a", "f" * 16, False) == record(value=2)
+    assert submission.find("a", WORK, False) is None
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_only_success_is_noted(runs: Runs, status: str) -> None:
 
 def test_work_without_a_digest_is_never_the_same(runs: Runs) -> None:
     submitted(runs.next()).ended([("", record())])
-    assert runs.next().submission("scan", resume=True).find("a", "") is None
+    assert runs.next().submission("scan", resume=True).find("a", "", False) is None
     assert [line for line in lines(runs) if "task" in line] == []
 
 
@@ -130,18 +132,18 @@ def test_kth_submission_is_that_of_the_run_before(runs: Runs) -> None:
         submitted(journal).ended([(WORK, record(value=value))])
     submitted(journal, "other").ended([(WORK, record(value=3))])
     journal = runs.next()
-    assert submitted(journal, "other").find("a", WORK) == record(value=3)
-    assert submitted(journal).find("a", WORK) == record(value=1)
+    assert submitted(journal, "other").find("a", WORK, False) == record(value=3)
+    assert submitted(journal).find("a", WORK, False) == record(value=1)
     journal.submission("scan", resume=True)  # could not begin: does not count
-    assert submitted(journal).find("a", WORK) == record(value=2)
-    assert submitted(journal).find("a", WORK) is None
+    assert submitted(journal).find("a", WORK, False) == record(value=2)
+    assert submitted(journal).find("a", WORK, False) is None
 
 
 def test_third_run_has_what_the_first_two_did(runs: Runs) -> None:
     submitted(runs.next()).ended([(WORK, record("a"))])
     submitted(runs.next()).ended([(WORK, record("b"))])
     submission = submitted(runs.next())
-    assert [submission.find(name, WORK) for name in "ab"] == [record("a"), record("b")]
+    assert [submission.find(name, WORK, False) for name in "ab"] == [record("a"), record("b")]
 
 
 # A new beginning.
@@ -151,21 +153,21 @@ def test_run_without_resume_forgets_and_deletes_nothing(runs: Runs) -> None:
     submitted(runs.next()).ended([(WORK, record("a"))])
     submitted(journal := runs.next(), "kept").ended([(WORK, record("k"))])
     submission = submitted(journal, resume=False)
-    assert submission.find("a", WORK) is None
+    assert submission.find("a", WORK, False) is None
     submission.ended([(WORK, record("b"))])
     submitted(journal, resume=False).ended([(WORK, record("c"))])
     journal = runs.next()
     first, second = submitted(journal), submitted(journal)
-    assert [first.find(name, WORK) for name in "ab"] == [None, record("b")]
-    assert second.find("c", WORK) == record("c")
-    assert submitted(journal, "kept").find("k", WORK) == record("k")
+    assert [first.find(name, WORK, False) for name in "ab"] == [None, record("b")]
+    assert second.find("c", WORK, False) == record("c")
+    assert submitted(journal, "kept").find("k", WORK, False) == record("k")
     assert "a" in [line.get("task") for line in lines(runs)]
 
 
 def test_submission_that_never_began_forgets_nothing(runs: Runs) -> None:
     submitted(runs.next()).ended([(WORK, record())])
     runs.next().submission("scan", resume=False)
-    assert submitted(runs.next()).find("a", WORK) == record()
+    assert submitted(runs.next()).find("a", WORK, False) == record()
 
 
 def test_pool_that_changes_its_mind_finds_nothing_forgotten(runs: Runs) -> None:
@@ -174,8 +176,9 @@ def test_pool_that_changes_its_mind_finds_nothing_forgotten(runs: Runs) -> None:
         submitted(journal).ended([(WORK, record())])
     journal = runs.next()
     submitted(journal, "other")  # has read the journal
+    assert journal.submission("scan", resume=False).find("a", WORK, False) is None
     submitted(journal, resume=False)
-    assert submitted(journal, resume=True).find("a", WORK) is None
+    assert submitted(journal, resume=True).find("a", WORK, False) is None
 
 
 _PROGRAM = st.lists(
@@ -199,7 +202,7 @@ def test_any_runs_agree_with_a_dict(
     for name in "abc":
         for work in "12":
             noted = known.get(name)
-            found = submission.find(name, work)
+            found = submission.find(name, work, False)
             assert (found and found.value) == (noted[1] if noted and noted[0] == work else None)
     runs.end()
 
@@ -224,7 +227,11 @@ def test_large_value_without_resume_is_dropped_and_its_task_runs_again(runs: Run
     submission = submitted(runs.next(), resume=False)
     submission.ended([(WORK, record(name, value)) for name, value in values])
     submission = submitted(runs.next())
-    assert [submission.find(name, WORK) for name, _ in values] == [None, None, record("c", "short")]
+    assert [submission.find(name, WORK, False) for name, _ in values] == [
+        None,
+        None,
+        record("c", "short"),
+    ]
     (warning,) = runs.warnings
     assert "task a of pool scan runs again: its result was not kept" in warning
     assert not runs.path.with_name(f"{runs.path.name}.d").exists()
@@ -242,7 +249,7 @@ def test_value_that_cannot_be_pickled_costs_only_itself(runs: Runs) -> None:
     values.append(("b", [LARGE * 20, (each for each in ())]))
     submitted(runs.next()).ended([(WORK, record(name, value)) for name, value in values])
     submission = submitted(runs.next())
-    assert [submission.find(name, WORK) for name in "abc"] == [None, None, record("c", 1)]
+    assert [submission.find(name, WORK, False) for name in "abc"] == [None, None, record("c", 1)]
     assert list(runs.path.with_name(f"{runs.path.name}.d").iterdir()) == []
     assert "a result cannot be kept: TypeError" in runs.warnings[0]
 
@@ -255,7 +262,7 @@ def test_value_whose_class_is_gone_runs_again(runs: Runs, tmp_path: Path) -> Non
     done = subprocess.run([sys.executable, "-c", code, runs.path], timeout=60)
     assert done.returncode == -signal.SIGKILL
     submission = submitted(runs.next())
-    assert submission.find("a", WORK) is None
+    assert submission.find("a", WORK, False) is None
     (warning,) = runs.warnings
     assert "task a of pool scan runs again: its result cannot be read: ModuleNotFound" in warning
 
@@ -264,7 +271,7 @@ def test_value_whose_file_is_gone_runs_again(runs: Runs) -> None:
     submitted(runs.next()).ended([(WORK, record(value=LARGE))])
     (file,) = runs.path.with_name(f"{runs.path.name}.d").iterdir()
     file.unlink()
-    assert submitted(runs.next()).find("a", WORK) is None
+    assert submitted(runs.next()).find("a", WORK, False) is None
     assert "runs again: its result cannot be read: FileNotFoundError" in runs.warnings[0]
 
 
@@ -286,7 +293,9 @@ def test_killed_run_leaves_what_it_noted_and_no_lock(runs: Runs) -> None:
     code = _NOTE_AND_END.replace("VALUE", "[1, 2]")
     done = subprocess.run([sys.executable, "-c", code, runs.path], timeout=60)
     assert done.returncode == -signal.SIGKILL
-    assert submitted(runs.next()).find("a", WORK) == TaskRecord("a", "finished", value=[1, 2])
+    assert submitted(runs.next()).find("a", WORK, False) == TaskRecord(
+        "a", "finished", value=[1, 2]
+    )
 
 
 @pytest.mark.parametrize("cut", [1, 7, 40, 100])
@@ -297,11 +306,12 @@ def test_half_a_line_is_passed_over_and_the_next_is_whole(runs: Runs, cut: int) 
     runs.end()
     runs.path.write_bytes(runs.path.read_bytes()[:-cut])
     submission = submitted(runs.next())
-    assert [submission.find(name, WORK) for name in "ab"] == [record("a"), None]
+    assert [submission.find(name, WORK, False) for name in "ab"] == [record("a"), None]
     submission.ended([(WORK, record("c"))])
     submission = submitted(runs.next())
-    assert submission.find("c", WORK) == record("c")
+    assert submission.find("c", WORK, False) == record("c")
     assert runs.warnings == []
+    assert len(re.findall(rb'(?m)^\{"submission": .*\}$', runs.path.read_bytes())) == 3
 
 
 def test_lines_that_are_no_lines_of_ours_are_passed_over(runs: Runs) -> None:
@@ -310,7 +320,7 @@ def test_lines_that_are_no_lines_of_ours_are_passed_over(runs: Runs) -> None:
     with open(runs.path, "ab") as file:
         file.write(b'\x00\x00\n[1]\n7\n{"task": "a"}\n{"submission": "b"}\n{"later": 1}\n\xff\n')
     submission = submitted(runs.next())
-    assert submission.find("a", WORK) == record("a")
+    assert submission.find("a", WORK, False) == record("a")
 
 
 def test_full_disk_is_said_once(runs: Runs) -> None:
@@ -337,7 +347,7 @@ def test_disk_that_is_full_for_a_while(runs: Runs, monkeypatch: pytest.MonkeyPat
         submission.ended([(WORK, record("a"))])
     submission.ended([(WORK, record("b"))])
     submission = submitted(runs.next())
-    assert [submission.find(name, WORK) for name in "ab"] == [None, record("b")]
+    assert [submission.find(name, WORK, False) for name in "ab"] == [None, record("b")]
 
 
 def test_large_value_on_a_full_disk(runs: Runs) -> None:
@@ -345,7 +355,7 @@ def test_large_value_on_a_full_disk(runs: Runs) -> None:
     runs.path.with_name(f"{runs.path.name}.d").write_text("in the way")
     submission.ended([(WORK, record("a", LARGE)), (WORK, record("b"))])
     assert "a result cannot be kept: " in runs.warnings[0]
-    assert submitted(runs.next()).find("b", WORK) == record("b")
+    assert submitted(runs.next()).find("b", WORK, False) == record("b")
 
 
 def test_batch_is_one_write(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +386,7 @@ def test_two_runs_at_once_cannot_both_resume(runs: Runs) -> None:
         "or use another SIM_ROOT"
     )
     runs.end()
-    assert submitted(second.next()).find("a", WORK) == record("a")
+    assert submitted(second.next()).find("a", WORK, False) == record("a")
     second.end()
 
 
@@ -386,7 +396,7 @@ def test_second_run_without_resume_goes_on_and_notes_nothing(runs: Runs) -> None
     second = Runs(runs.path)
     submission = submitted(second.next(), resume=False)
     submission.ended([(WORK, record("b"))])
-    assert submission.find("b", WORK) is None
+    assert submission.find("b", WORK, False) is None
     assert runs.path.read_bytes() == before
     assert [warning.partition(": ")[2] for warning in second.warnings] == [
         "another run has it; wait for its end, or use another SIM_ROOT; this run cannot be resumed"
@@ -399,7 +409,7 @@ def test_file_system_without_locks(runs: Runs, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(fcntl, "flock", flock)
     submitted(runs.next()).ended([(WORK, record("a"))])
-    assert submitted(runs.next()).find("a", WORK) == record("a")
+    assert submitted(runs.next()).find("a", WORK, False) == record("a")
     assert "this file system has no locks" in runs.warnings[0]
 
 
@@ -419,7 +429,7 @@ def test_closed_journal_takes_nothing_and_has_nothing(runs: Runs) -> None:
     journal.close()
     before = runs.path.read_bytes()
     submission.ended([(WORK, record())])
-    assert (runs.path.read_bytes(), submission.find("a", WORK)) == (before, None)
+    assert (runs.path.read_bytes(), submission.find("a", WORK, False)) == (before, None)
     with pytest.raises(TaskPoolError, match="it was closed"):
         journal.submission("scan", resume=True)
 
@@ -464,13 +474,14 @@ def test_what_only_a_worker_knew_counts(
     worker("scan-1", record("f", 6), work="")
     submission = submitted(runs.next())
     expected = [record("a", 1), record("b", [2]), record("c", LARGE), None, None, None]
-    assert [submission.find(name, WORK) for name in "abcdef"] == expected
+    assert [submission.find(name, WORK, False) for name in "abcdef"] == expected
+    assert submission.find("a", WORK, True) == record("a", 1, is_program=True)
     # it has been copied, and only once
     for path in directory.iterdir():
         path.unlink()
     directory.rmdir()
     submission = submitted(runs.next())
-    assert [submission.find(name, WORK) for name in "abcdef"] == expected
+    assert [submission.find(name, WORK, False) for name in "abcdef"] == expected
     assert sorted(line["task"] for line in lines(runs) if "task" in line) == ["a", "b", "c"]
     assert runs.warnings == []
 
@@ -482,7 +493,7 @@ def test_later_attempt_that_only_a_worker_knew_replaces_the_earlier(
     begin(runs, tmp_path / "cluster", "scan-2")
     later = record("a", 2, start_time=2000.0)
     worker("scan-2", later, work="f" * 16)
-    assert submitted(runs.next()).find("a", "f" * 16) == later
+    assert submitted(runs.next()).find("a", "f" * 16, False) == later
 
 
 def test_workers_of_a_run_that_is_forgotten_are_not_asked(
@@ -491,7 +502,7 @@ def test_workers_of_a_run_that_is_forgotten_are_not_asked(
     begin(runs, tmp_path / "cluster", "scan-1")
     worker("scan-1", record("a"))
     submitted(runs.next(), resume=False)
-    assert submitted(runs.next()).find("a", WORK) is None
+    assert submitted(runs.next()).find("a", WORK, False) is None
 
 
 def test_workers_of_this_run_are_not_asked(
@@ -512,8 +523,12 @@ def test_worker_journal_that_is_damaged_costs_only_its_line(
     worker("scan-1", record("a"))
     (path,) = (tmp_path / "cluster").glob("*.journal")
     with open(path, "ab") as file:
-        file.write(b'{"key": "x", "ended": "AAAA"}\n{"key": "y", "file": "none"}\n[]\n{"key": "')
-    assert submitted(runs.next()).find("a", WORK) == record("a")
+        file.write(b'{"key": "x", "ended": "AAAA"}\n{"key": "y", "file": "none"}\n[]\n\xff\n')
+    worker("scan-1", record("b"))
+    with open(path, "ab") as file:
+        file.write(b'{"key": "')
+    submission = submitted(runs.next())
+    assert [submission.find(name, WORK, False) for name in "ab"] == [record("a"), record("b")]
 
 
 # How much it costs.
@@ -533,6 +548,6 @@ def test_reading_keeps_little_of_each_task(runs: Runs) -> None:
     finally:
         tracemalloc.stop()
     assert kept / number < 500
-    assert submission.find("task_004999", WORK) == dataclasses.replace(
+    assert submission.find("task_004999", WORK, False) == dataclasses.replace(
         noted[0][1], name="task_004999"
     )

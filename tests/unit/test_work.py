@@ -81,6 +81,7 @@ def test_program_is_the_same_work() -> None:
 
 # Functions.
 
+MOVED = "import os\n\n# explained\n"
 BODY = "def f(x, y=1):\n    return x + y"
 
 
@@ -90,6 +91,7 @@ BODY = "def f(x, y=1):\n    return x + y"
         "def f(x, y=1):\n    return x - y",
         "def f(x, y=2):\n    return x + y",
         "def f(x, *, y=1):\n    return x + y",
+        "def f(x, /, y=1):\n    return x + y",
         "def f(x, z=1):\n    return x + z",
         "def f(x, y=1):\n    return x + y + 0",
         "async def f(x, y=1):\n    return x + y",
@@ -101,7 +103,7 @@ def test_function_is_other_work(other: str) -> None:
 
 
 def test_function_that_only_stands_elsewhere_is_the_same_work() -> None:
-    moved = "import os\n\n# explained\n" + BODY.replace("\n", "\n    # why\n")
+    moved = MOVED + BODY.replace("\n", "\n    # why\n")
     assert of_call(compiled(BODY), 1) == of_call(compiled(moved), 1)
 
 
@@ -113,6 +115,7 @@ def test_function_that_only_stands_elsewhere_is_the_same_work() -> None:
         ("def f(x): return x in {'a', 'b'}", "def f(x): return x in {'a', 'c'}"),
         ("def f(x): return x in {'a', 'b'}", "def f(x): return x in ('a', 'b')"),
         ("def f(): return lambda: 1", "def f(): return lambda: 2"),
+        ("def f(*, x=1): return x", "def f(*, x=2): return x"),
         ("def g(): return 1\ndef f(): return g()", "def g(): return 2\ndef f(): return g()"),
         (
             "def g(): return 1\ndef f(): return [g() for _ in '1']",
@@ -136,7 +139,7 @@ def test_function_that_is_defined_anew_is_seen_by_its_callers() -> None:
 
 def test_functions_that_call_each_other_have_an_end() -> None:
     source = "def f(n): return n and g(n - 1)\ndef g(n): return n and f(n - 1)"
-    assert of_call(compiled(source), 3) == of_call(compiled(source), 3)
+    assert of_call(compiled(source), 3) == of_call(compiled(MOVED + source), 3)
 
 
 @pytest.mark.parametrize("other", [((2,), {}), ((1.0,), {}), ((1,), {"y": 1}), (("1",), {})])
@@ -155,17 +158,35 @@ def test_what_a_function_encloses_makes_the_work() -> None:
 
 
 def test_function_that_encloses_itself() -> None:
-    def factorial(n: int) -> int:
-        return n * factorial(n - 1) if n else 1
+    source = """
+def scaled(n):
+    def f(x):
+        return x and n * f(x - 1)
+    return f
+f = scaled(2)
+"""
+    before = of_call(compiled(source), 3)
+    assert before == of_call(compiled(MOVED + source), 3)
+    assert before != of_call(compiled(source.replace("scaled(2)", "scaled(3)")), 3)
 
-    assert len(of_call(factorial, 3)) == 16
-    assert of_call(factorial, 3) == of_call(factorial, 3)
 
-
-def test_builtins_classes_and_modules() -> None:
-    found = [of_call(math.sin, 1.0), of_call(math.cos, 1.0), of_call(Path, "a"), of_call(str, os)]
+def test_builtins_and_classes() -> None:
+    found = [of_call(math.sin, 1.0), of_call(math.cos, 1.0), of_call(Path, "a"), of_call(str, "a")]
     assert all(found)
     assert len(set(found)) == len(found)
+
+
+def test_classes_and_modules_are_their_names() -> None:
+    source = "class Grid:\n    size = 3\ndef f(x): pass"
+    for arguments in ([os, "a"], ["class"], ["instance"]):
+        digests = set()
+        for moved in ("", MOVED):
+            f = compiled(moved + source)
+            grid = f.__globals__["Grid"]
+            known = {"class": grid, "instance": grid()}
+            digests.add(of_call(f, [known.get(str(each), each) for each in arguments]))
+        assert len(digests) == 1
+    assert of_call(compiled(source), os) != of_call(compiled(source), math)
 
 
 def test_surroundings_count_for_a_process_only() -> None:
@@ -207,16 +228,19 @@ def test_component_is_its_attributes_whoever_calls_it() -> None:
     assert of_call(scan.point, 1) != before
 
 
-def test_plain_object_is_its_attributes() -> None:
-    class Grid:
-        def __init__(self, size: int) -> None:
-            self.size = size
-
-        def solve(self) -> int:
-            return self.size
-
-    assert of_call(Grid(3).solve) == of_call(Grid(3).solve)
-    assert of_call(Grid(3).solve) != of_call(Grid(4).solve)
+def test_plain_object_is_its_attributes_and_the_code_of_its_method() -> None:
+    source = """
+class Grid:
+    def __init__(self, size):
+        self.size = size
+    def solve(self):
+        return self.size + 1
+"""
+    grid = compiled(source, "Grid")
+    before = of_call(grid(3).solve)
+    assert before == of_call(compiled(MOVED + source, "Grid")(3).solve)
+    assert before != of_call(grid(4).solve)
+    assert before != of_call(compiled(source.replace("+ 1", "- 1"), "Grid")(3).solve)
 
 
 # Another process.
