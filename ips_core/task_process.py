@@ -135,8 +135,8 @@ class Child:
         What to run.
     cwd : str or None
         Where; None: here.
-    env : mapping of str to str
-        Its whole environment.
+    env : mapping of str to str, or None
+        Its whole environment; None: that of this process.
     streams : sequence of int
         Descriptors of its stdin, stdout and stderr.
     others : sequence of int
@@ -156,7 +156,7 @@ class Child:
         self,
         argv: Sequence[str],
         cwd: str | None,
-        env: Mapping[str, str],
+        env: Mapping[str, str] | None,
         streams: Sequence[int],
         others: Sequence[int],
         pipes: Pipes,

@@ -211,9 +211,13 @@ class Runner:
     def _width(self, task: dict[str, Any]) -> int:
         return task.get("slots", 1) * self._cores_per_slot
 
-    def _environment(self, task: dict[str, Any], gpus: Sequence[str]) -> dict[str, str]:
+    def _environment(self, task: dict[str, Any], gpus: Sequence[str]) -> dict[str, str] | None:
+        """Return the environment of a process; None: the worker's, which costs nothing to make."""
+        own_threads = task.get("slots", 1) > 1 or "OMP_NUM_THREADS" not in os.environ
+        if not (own_threads or gpus or task.get("env")):
+            return None
         environment = dict(os.environ)
-        if task.get("slots", 1) > 1 or "OMP_NUM_THREADS" not in environment:
+        if own_threads:
             environment["OMP_NUM_THREADS"] = str(self._width(task))
         if gpus:
             variables: Sequence[str] = _DEVICES

@@ -49,7 +49,10 @@ class TaskRunner(WorkerPlugin):
         self.worker = worker
         name, threads = str(worker.name), worker.state.nthreads
         gpus = int(worker.state.total_resources.get("gpu", 0))
-        self.runner = Runner(name, threads, _cores(name, self._processes), _devices(gpus))
+        cores = _cores(name, self._processes)
+        # Before any library asks for it: tasks side by side would each take all cores
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(cores) // threads)))
+        self.runner = Runner(name, threads, cores, _devices(gpus))
         self.journal = Journal(self._journal_directory, name)
         # Every task takes slots, so that tasks of several can never overbook a node. The worker
         # has them from the start; here only in case it was given another number of threads.

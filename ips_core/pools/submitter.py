@@ -98,7 +98,7 @@ class Submitter:
 
         def recall(task: Task) -> tuple[str, TaskRecord | None]:
             work = work_digest(task)
-            return work, resumed.find(task.name, work)
+            return work, resumed.find(task.name, work, task.function is None)
 
         def finished() -> None:
             self._running.pop(run, None)
