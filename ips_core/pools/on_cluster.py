@@ -102,13 +102,12 @@ def task_function() -> Any:
     It returns nothing: records go the way of events, which reach the pool before Dask says that
     the Dask task has ended, and into the worker's journal.
     """
-    chunk_class = _on_worker().Chunk
 
+    # Short: the scheduler pickles it anew for each Dask task
     def run_tasks(key: str, topic: str, run: str, payloads: bytes) -> None:
         from distributed import get_worker
 
-        plugin = get_worker().plugins["ips-task-runner"]
-        chunk_class(plugin, key, topic, run).work_off(payloads)
+        get_worker().plugins["ips-task-runner"].work_off(key, topic, run, payloads)
 
     return _ByValue(run_tasks)
 

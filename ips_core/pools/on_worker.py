@@ -58,6 +58,10 @@ class TaskRunner(WorkerPlugin):
         # has them from the start; here only in case it was given another number of threads.
         await worker.set_resources(slot=threads)
 
+    def work_off(self, key: str, topic: str, run: str, payloads: bytes) -> None:
+        """Run what a Dask task brings; parameters as for :class:`Chunk`."""
+        Chunk(self, key, topic, run).work_off(payloads)
+
     def teardown(self, worker: Any) -> None:
         """End what runs."""
         self.runner.cancel()
