@@ -73,7 +73,8 @@ class DaskExecutor:
         self._chunks: dict[str, _Chunk] = {}
         self._chunk_of: dict[str, str] = {}  # by the key of the attempt
         self._journal = JournalReader(self.journal_directory, self._chunk_of)
-        self._settling = False
+        self._doubted: list[str] = []  # keys of Dask tasks
+        self._settling: list[str] = []  # of those whose turn it is
         self._lost = False
         self._function = task_function()
 
@@ -111,11 +112,7 @@ class DaskExecutor:
         resources = {"slot": first.task.nproc}
         if first.task.gpus:
             resources["gpu"] = first.task.gpus
-        self._chunks[key] = chunk = _Chunk(
-            None, {each.key: each for each in attempts}, len(attempts) == 1
-        )
-        self._chunk_of.update((each.key, key) for each in attempts)
-        chunk.future = self._client.submit(
+        future = self._client.submit(
             self._function,
             *(key, self._topic, self._run, payloads),
             key=key,
@@ -123,7 +120,11 @@ class DaskExecutor:
             resources=resources,
             priority=first.task.priority,
         )
-        chunk.future.add_done_callback(lambda done: self._hear(partial(self._done, key, done)))
+        self._chunks[key] = _Chunk(
+            future, {each.key: each for each in attempts}, len(attempts) == 1
+        )
+        self._chunk_of.update((each.key, key) for each in attempts)
+        future.add_done_callback(lambda done: self._hear(partial(self._done, key, done)))
 
     def hear_event(self, event: dict[str, Any]) -> None:
         """Take news of a worker, as ``on_cluster`` makes them; returns at once."""
@@ -221,23 +222,31 @@ class DaskExecutor:
         chunk = self._chunks.get(key)
         if chunk is not None:
             chunk.doubt = future.status, future.exception() if future.status == "error" else None
+            self._doubted.append(key)
             if not self._settling:
-                self._settling = True
-                timer = threading.Timer(_JOURNAL_SECONDS, lambda: self._hear(self._settle))
-                timer.daemon = True
-                timer.start()
+                self._give_time()
         return ()
+
+    def _give_time(self) -> None:
+        """Settle the doubts there are after a while; each is given all of it."""
+        self._settling, self._doubted = self._doubted, []
+        if self._settling:
+            timer = threading.Timer(_JOURNAL_SECONDS, lambda: self._hear(self._settle))
+            timer.daemon = True
+            timer.start()
 
     def _settle(self) -> Iterator[News]:
         """Yield what became of tasks whose worker was lost."""
-        self._settling = False
+        keys = self._settling
+        self._give_time()
         self._journal.read()
-        for key, chunk in list(self._chunks.items()):
-            if chunk.doubt is not None:
-                yield from self._settle_chunk(key, chunk, *chunk.doubt)
+        for key in keys:
+            chunk = self._chunks.get(key)
+            if chunk is not None and chunk.doubt is not None:
+                yield from self._settle_chunk(chunk, *chunk.doubt)
 
     def _settle_chunk(
-        self, name: str, chunk: _Chunk, status: str, error: BaseException | None
+        self, chunk: _Chunk, status: str, error: BaseException | None
     ) -> Iterator[News]:
         worker_lost = type(error).__name__ == "KilledWorker" or status in ("lost", "finished")
         if not worker_lost and error is None:  # the scheduler is gone
@@ -248,19 +257,21 @@ class DaskExecutor:
         if not worker_lost:
             for key in list(chunk.attempts):
                 self._forget(key)
-                yield Ended(key, _failed(f"{type(error).__name__}: {error}", status="lost"))
+                reason = f"{type(error).__name__}: {error}"
+                yield Ended(key, _failed(reason, status="lost", exit_status=None))
             return
         lost = list(chunk.attempts) if chunk.is_single else begun
-        for key in begun:
-            yield Begun(key, self._journal.begun(key) or {})
         for key in lost:
             self._forget(key)
             yield Lost(key, f"its worker was lost ({error})" if error else "its worker was lost")
-        # Had none begun, any of them may be what kills a worker
-        yield self._take_back(tuple(chunk.attempts), alone=not begun)
+        if chunk.attempts:  # had none begun, any of them may be what kills a worker
+            yield self._take_back(tuple(chunk.attempts), alone=not begun)
 
     def _from_journal(self, chunk: _Chunk) -> Iterator[News]:
+        """Yield what a worker has noted of its tasks."""
         for key in [*chunk.attempts]:
+            if (first_part := self._journal.begun(key)) is not None:
+                yield Begun(key, first_part)
             if self._journal.has_ended(key):
                 yield from self._ended(key, self._journal.record(key))
 
@@ -271,9 +282,6 @@ class DaskExecutor:
         self._journal.read()
         for chunk in list(self._chunks.values()):
             yield from self._from_journal(chunk)
-            for key in chunk.attempts:
-                if (first_part := self._journal.begun(key)) is not None:
-                    yield Begun(key, first_part)
         yield Broken(reason)
 
 

@@ -7,6 +7,7 @@ its record. It knows neither Dask nor processes.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sys
 import threading
@@ -172,37 +173,49 @@ class Dispatcher:
     def _run(self) -> None:
         error: BaseException | None = None
         try:
-            self._fill()
-            self._settle()
-            while self._on_way or not self._is_empty():
-                self._take_news()
-                self._fill()
-                self._settle()
+            self._work_off()
         except BaseException as caught:
             error = caught
+            with contextlib.suppress(Exception):
+                self._executor.cancel()  # what runs has nobody else who would end it
         trouble = describe(error) if error else self._stopped
         try:
             trouble = self._executor.close() or trouble
         except BaseException as caught:
             trouble = describe(caught)
+        if self._source.error is not None:
+            trouble = str(self._source.error)
+            error = error or self._source.error
         try:
-            if self._source.error is not None:
-                trouble = str(self._source.error)
-                error = error or self._source.error
             self._settle()
+        except BaseException as caught:
+            error = error or caught
+        try:
             self._report.finished(trouble)
         finally:
             self.results.end(error)
+
+    def _work_off(self) -> None:
+        while True:
+            if self._end_is_near():
+                self._end_all("the allocation is about to end")
+            self._fill()
+            self._settle()
+            if not self._on_way and self._is_empty():
+                return
+            self._take_news()
 
     def _is_empty(self) -> bool:
         return not self._waiting and self._source.waiting == 0
 
     def _settle(self) -> None:
         """Hand out what has come of the latest news."""
-        self._report.flush()
-        if self._new:
-            new, self._new = self._new, []
-            self.results.put(new)
+        try:
+            self._report.flush()
+        finally:
+            if self._new:
+                new, self._new = self._new, []
+                self.results.put(new)
 
     def _take_news(self) -> None:
         """Wait for news, and take all there are."""
@@ -212,8 +225,6 @@ class Dispatcher:
                 self._take(self._news.get_nowait())
         except queue.Empty:
             pass
-        if self._end_is_near():
-            self._stop_in_time()
 
     def _patience(self) -> float | None:
         """Return for how many seconds nothing has to be done unless there are news."""
@@ -246,12 +257,13 @@ class Dispatcher:
         self._leave(attempt.key)
         if isinstance(news, Lost):
             self._lose(attempt, news.reason)
-        elif news.record["status"] == "cancelled" and not self._cancelled:
+            return
+        if news.record.get("worker"):  # the start of one of many is not told
+            self._begin(attempt, news.record)
+        if news.record["status"] == "cancelled" and not self._cancelled:
             # not by this pool: its worker was told to leave
             self._lose(attempt, "its worker was told to leave")
-        elif "worker" in news.record:
-            self._end(attempt, news.record)
-        else:  # the executor's word, not a worker's
+        else:  # an executor's own word is not a whole record
             self._end(attempt, self._unseen(attempt) | news.record)
 
     # -- what is started ---------------------------------------------------------------------
@@ -260,18 +272,20 @@ class Dispatcher:
         slots = self._executor.slots
         # Starts that are to be apart must not wait for a slot together
         window = slots if self._policy.launch_interval else slots * _WINDOW
-        return self._load < max(1, window) and not self.results.crowded
+        # When all is over, nobody needs to be waited for
+        return self._load < max(1, window) and not (self.results.crowded and not self._stopped)
 
     def _fill(self) -> None:
         while self._has_room():
-            if self._policy.launch_interval and time.monotonic() < self._next_launch:
+            if not self._stopped and time.monotonic() < self._next_launch:
                 return
             first = self._next()
             if first is None:
                 return
             attempts = [first, *self._companions(first)]
             self._submit(attempts)
-            self._next_launch = time.monotonic() + self._policy.launch_interval
+            if self._policy.launch_interval:
+                self._next_launch = time.monotonic() + self._policy.launch_interval
 
     def _next(self) -> Attempt | None:
         """Return the next attempt that is to be submitted."""
@@ -371,6 +385,7 @@ class Dispatcher:
 
     def _take_back(self, attempt: Attempt, alone: bool) -> None:
         attempt.alone = attempt.alone or alone
+        attempt.key = self._key()  # what is told late of the old one must not be taken for this
         self._waiting.appendleft(attempt)
 
     def _lose(self, attempt: Attempt, reason: str) -> None:
@@ -389,21 +404,20 @@ class Dispatcher:
     def _end(self, attempt: Attempt, record: dict[str, Any], final: bool = False) -> None:
         """Take the end of an attempt, which is the task's unless it is run again."""
         status = record["status"]
-        if status == "not_started" or (status == "cancelled" and attempt.begun is None):
-            self._record(
-                attempt, {"status": "not_started", "error": self._stopped or record["error"]}
-            )
+        if status in ("failed", "result_lost"):  # also where no worker has told of a start
+            self._begin(attempt, record)
+        if attempt.begun is None and status in ("not_started", "cancelled"):
+            error = self._stopped or record["error"]
+            self._record(attempt, {"status": "not_started", "error": error})
             return
         allowed = attempt.task.retry_failed
         if allowed is None:
             allowed = self._policy.retry_failed
         failed = status in ("failed", "timed_out") and not final
         again = failed and not self._stopped and attempt.failed < allowed
-        if attempt.begun is not None or record["worker"] or status == "failed":
-            # The start may have been announced already; the end is authoritative
-            self._begin(attempt, record)
+        if attempt.begun is not None:
             self._report.ended(attempt.task, attempt.number, record, again)
-        if _is_plain(attempt) and status != "lost":
+        if _is_plain(attempt) and status != "lost" and record["worker"]:
             self._size.take(record["elapsed_time"])
         if again:
             self._again(attempt, failed=1)
@@ -483,9 +497,6 @@ class Dispatcher:
     def _end_is_near(self) -> bool:
         ends_at = self._executor.ends_at
         return ends_at is not None and time.time() >= ends_at and not self._cancelled
-
-    def _stop_in_time(self) -> None:
-        self._end_all("the allocation is about to end")
 
     def _cancel(self) -> Iterable[News]:
         self._end_all("cancelled")

@@ -107,7 +107,7 @@ class Chunk:
             loop = self._worker.loop
             loop.add_callback(loop.call_later, _GIVE_BACK_SECONDS, self._give_back)
         told = time.monotonic()
-        while self._is_first is not False and (item := self._next()) is not None:
+        while (item := self._next()) is not None:
             self._run_one(*item)
             if time.monotonic() - told > _TELL_SECONDS:
                 self._tell_ended()
@@ -123,16 +123,22 @@ class Chunk:
         def begin(begun: dict[str, Any]) -> bool:
             # pickled: an odd name would break the worker's connection, which knows only UTF-8
             record = cloudpickle.dumps(begun)
-            self._plugin.journal.begun(key, record)
             if self._is_first is None:
                 self._is_first = self._ask(key, record)
+            if not self._is_first:
+                return False
+            self._plugin.journal.begun(key, record)
             with self._lock:
                 self._running = [(key, record)]
-            return self._is_first
+            return True
 
         record = self._plugin.runner.run(payload, begin)
-        if self._is_first is not False:
-            ended = self._plugin.journal.ended(key, _pickled(record))
+        if self._is_first is False:  # all of it is told by the one that was first
+            with self._lock:
+                self._waiting = []
+            return
+        ended = self._plugin.journal.ended(key, _pickled(record))
+        with self._lock:
             self._ended.append({"key": key} | ended)
 
     def _ask(self, key: str, record: bytes) -> bool:
@@ -149,11 +155,13 @@ class Chunk:
         with self._lock:
             rest, self._waiting = self._waiting, []
             begun = self._running
+        self._tell_ended()
         if begun or rest:
             self._tell(begun=begun, given_back=[key for key, _ in reversed(rest)])
 
     def _tell_ended(self) -> None:
-        ended, self._ended = self._ended, []
+        with self._lock:
+            ended, self._ended = self._ended, []
         if ended:
             self._tell(ended=ended)
 

@@ -14,6 +14,14 @@ __all__ = ["Results"]
 _CROWD = 10_000  # records that wait for an iterator, and are kept nowhere else
 
 
+class _Follower:
+    """What an iterator has yet to yield; how much of that is kept nowhere else."""
+
+    def __init__(self, kept: Iterable[TaskRecord]) -> None:
+        self.records = deque((record, True) for record in kept)
+        self.loose = 0
+
+
 class Results:
     """Records of tasks as they end.
 
@@ -28,7 +36,7 @@ class Results:
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._records: dict[str, TaskRecord | None] = dict.fromkeys(names)
         self._arrived: list[TaskRecord] = []
-        self._followers: list[deque[TaskRecord]] = []
+        self._followers: list[_Follower] = []
         self._changed = threading.Condition()
         self._ended = False
         self._error: BaseException | None = None
@@ -53,7 +61,8 @@ class Results:
                     self._records[record.name] = record
                     self._arrived.append(record)
                 for follower in self._followers:
-                    follower.append(record)
+                    follower.records.append((record, keep))
+                    follower.loose += not keep
             self._changed.notify_all()
 
     def end(self, error: BaseException | None) -> None:
@@ -70,7 +79,7 @@ class Results:
     @property
     def crowded(self) -> bool:
         """True if whoever follows is too slow for what comes."""
-        return any(len(follower) >= _CROWD for follower in self._followers)
+        return any(follower.loose >= _CROWD for follower in self._followers)
 
     def wait(self, seconds: float | None = None, more_than: int | None = None) -> bool:
         """Wait until all have ended, or more than so many; return whether all have.
@@ -80,11 +89,11 @@ class Results:
         seconds : float, optional
             At most so long.
         more_than : int, optional
-            Return as soon as :attr:`count` is above this.
+            Return as soon as there are more records than this that are kept.
         """
 
         def enough() -> bool:
-            return self._ended or (more_than is not None and self.count > more_than)
+            return self._ended or (more_than is not None and len(self._arrived) > more_than)
 
         with self._changed:
             self._changed.wait_for(enough, seconds)
@@ -116,7 +125,7 @@ class Results:
     def follow(self) -> Iterator[TaskRecord]:
         """Yield every record as it comes, those that are kept from the beginning."""
         with self._changed:
-            follower = deque(self._arrived)
+            follower = _Follower(self._arrived)
             self._followers.append(follower)
         try:
             while (record := self._next(follower)) is not None:
@@ -126,10 +135,14 @@ class Results:
                 self._followers.remove(follower)
             self.on_room()
 
-    def _next(self, follower: deque[TaskRecord]) -> TaskRecord | None:
+    def _next(self, follower: _Follower) -> TaskRecord | None:
         with self._changed:
-            self._changed.wait_for(lambda: follower or self._ended)
-            record = follower.popleft() if follower else None
-        if len(follower) == _CROWD // 2:
+            self._changed.wait_for(lambda: follower.records or self._ended)
+            if not follower.records:
+                return None
+            record, keep = follower.records.popleft()
+            follower.loose -= not keep
+            has_room = not keep and follower.loose == _CROWD // 2
+        if has_room:
             self.on_room()
         return record
