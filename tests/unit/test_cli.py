@@ -45,8 +45,8 @@ def framework(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[FakeFrame
     return Framework
 
 
-DEFAULTS = (["a.config"], None, None, False, False, 0, 0)
-EVERYTHING = (["a.config"], "out.log", "p.conf", True, True, 3, 8)
+DEFAULTS = (["a.config"], None, None, False, False, 0, 0, False)
+EVERYTHING = (["a.config"], "out.log", "p.conf", True, True, 3, 8, True)
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ EVERYTHING = (["a.config"], "out.log", "p.conf", True, True, 3, 8)
         (["-i", "a.config,b.config"], (["a.config", "b.config"], *DEFAULTS[1:])),
         (
             ["-i", "a.config", "-p", "p.conf", "-l", "out.log", "-d", "-v", "-n", "3", "-o", "8"],
-            EVERYTHING,
+            (*EVERYTHING[:-1], False),
         ),
         (
             [
                 *("--config", "a.config", "--platform", "p.conf", "--log", "out.log"),
-                *("--debug", "--verbose", "--nodes", "3", "--ppn", "8"),
+                *("--debug", "--verbose", "--nodes", "3", "--ppn", "8", "--resume"),
             ],
             EVERYTHING,
         ),

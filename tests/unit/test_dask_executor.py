@@ -10,6 +10,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
+from ips_core.dask_cluster import ClusterAddress, ClusterRequest, Place
 from ips_core.pools import dask_executor as module
 from ips_core.pools.dask_executor import DaskExecutor
 from ips_core.pools.executor import Attempt, Begun, Broken, Ended, GivenBack, Lost, News
@@ -89,7 +90,10 @@ class Bed:
     def __init__(self, directory: Path, plugin: Any = None) -> None:
         self.client = Client()
         self.journal = Journal(str(directory), "w-0")
-        self.executor = DaskExecutor("run", self.client, "topic", 4, None, directory, plugin)
+        request = ClusterRequest(2, None, None, "local")
+        places = tuple(Place(f"w-{number}", "n", 2) for number in range(2))
+        reached = ClusterAddress(request, "tls://s", None, 4, str(directory), places)
+        self.executor = DaskExecutor("run", self.client, "topic", reached, plugin)
         self.timers: list[Callable[[], None]] = []
         self.heard: list[Any] = []
 

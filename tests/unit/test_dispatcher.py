@@ -73,6 +73,11 @@ class World:
 
     # As an executor.
 
+    journal_directory = None
+
+    def why_not(self, task: Task) -> str:
+        return ""
+
     def start(self, hear: Callable[[Any], None]) -> None:
         self.hear = hear
 
@@ -113,13 +118,12 @@ class World:
         self.must({"host", "worker", "start_time"} <= record.keys(), "start without its record")
         self.told.append(("started", task.name, number))
 
-    def ended(self, task: Task, number: int, record: dict[str, Any]) -> None:
+    def ended(self, task: Task, number: int, record: dict[str, Any], again: bool) -> None:
         needed = {"host", "worker", "start_time", "elapsed_time", "exit_status", "traceback"}
         self.must(needed <= record.keys(), "end without its record")
         self.told.append(("ended", task.name, number, record["status"]))
 
-    def recorded(self, task: Task, record: TaskRecord) -> None:
-        self.must(task.name == record.name, "record of another task")
+    def recorded(self, record: TaskRecord, work: str, resumed: bool) -> None:
         self.recorded_tasks.append(record)
 
     def flush(self) -> None:
@@ -223,7 +227,7 @@ class Bed:
         batches: Sequence[Batch] = (),
         slots: int = 2,
         ends_at: float | None = None,
-        recall: Callable[[Task], TaskRecord | None] = lambda task: None,
+        recall: Callable[[Task], tuple[str, TaskRecord | None]] = lambda task: ("", None),
     ) -> None:
         window = slots if policy.launch_interval else 2 * slots
         self.world = World(slots, None if ends_at is None else EPOCH + ends_at, window)
@@ -933,7 +937,7 @@ def test_what_an_earlier_run_has_finished_is_not_run_again() -> None:
     bed = Bed(
         numbered(3),
         batches=[Batch(tasks_of("t1"), keep=False)],
-        recall=lambda task: done if task.name == "t1" else None,
+        recall=lambda task: ("", done if task.name == "t1" else None),
     )
     assert bed.run() == {"t0": "done", "t1": "as before", "t2": "done"}
     assert bed.world.submitted == ["t0", "t2"]
