@@ -598,6 +598,17 @@ def test_program_may_tidy_up_when_it_is_cancelled(
     assert (tmp_path / "tidy").read_text() == "tidy\n"
 
 
+def test_cancelling_takes_no_longer_than_the_programs_do(
+    background: Background, tmp_path: Path, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_runner, "_CANCEL_GRACE", 60)
+    background.start("t1", f"touch up; exec {NAP}")
+    wait_until((tmp_path / "up").exists, 10, "the task")
+    begin = time.monotonic()
+    background.runner.cancel("pool")
+    assert time.monotonic() - begin < 30
+
+
 def test_program_may_tidy_up_when_it_takes_too_long(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
