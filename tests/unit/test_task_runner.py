@@ -206,8 +206,8 @@ def test_log_is_begun_afresh(run: Any, tmp_path: Path) -> None:
 
 
 def test_output_without_a_log_is_the_workers(run: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    run("echo out; echo err >&2")
-    assert capfd.readouterr() == ("out\nerr\n", "")
+    run("echo out; echo err >&2; printf 'no end'")
+    assert capfd.readouterr() == ("out\nerr\nno end", "")
 
 
 def test_same_file_for_output_and_errors_has_both(run: Any, tmp_path: Path) -> None:
