@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -83,6 +84,22 @@ def test_journal_that_cannot_be_written_costs_no_task(tmp_path: Path) -> None:
     journal.begun("d-2", SHORT)
     assert journal.ended("d-2", SHORT) == {"record": SHORT}
     assert journal.ended("d-2", LONG) == {"record": LONG}
+
+
+def test_line_that_a_full_disk_cut_off_spoils_no_later_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(str(tmp_path), "c-0")
+    write = os.write
+    monkeypatch.setattr("os.write", lambda file, data: write(file, data[:10]))
+    journal.begun("d-1", SHORT)
+    monkeypatch.undo()
+    journal.begun("d-2", SHORT)
+    journal.begun("d-3", SHORT)
+    (path,) = tmp_path.iterdir()
+    torn, *whole = path.read_text().splitlines()
+    assert torn == '{"key": "d'
+    assert [json.loads(line)["key"] for line in whole] == ["d-2", "d-3"]
 
 
 def test_processes_of_a_worker_have_journals_of_their_own(tmp_path: Path) -> None:

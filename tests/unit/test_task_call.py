@@ -202,6 +202,14 @@ def test_isolated_callable_is_elsewhere(isolate: Any, tmp_path: Path) -> None:
     assert others == [pid, str(tmp_path), "", ["-c"], 5]
 
 
+def test_what_an_isolated_callable_starts_has_no_pipe_of_ours(isolate: Any) -> None:
+    def passed_on() -> list[int]:
+        with os.scandir("/proc/self/fd") as entries:
+            return [int(each.name) for each in entries if os.get_inheritable(int(each.name))]
+
+    assert sorted(isolate(passed_on)["value"]) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("size", [0, 10_000_000])
 def test_value_of_any_size_survives_both_ways(isolate: Any, size: int) -> None:
     value = os.urandom(size)
@@ -223,7 +231,7 @@ def fail_here() -> None:
 
 
 def crash() -> None:
-    print("before", flush=True)
+    print("before")
     os.kill(os.getpid(), signal.SIGSEGV)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pickle
 import signal
 import socket
 import threading
@@ -16,8 +17,9 @@ from typing import Any
 import pytest
 
 from ips_core import task_runner
-from ips_core.task_output import Lines
-from ips_core.task_process import open_process_descriptor
+from ips_core.task_files import Files, Refused
+from ips_core.task_output import Lines, Sink
+from ips_core.task_process import Pipes, open_process_descriptor
 from ips_core.task_runner import Runner
 
 Record = dict[str, Any]
@@ -204,8 +206,8 @@ def test_log_is_begun_afresh(run: Any, tmp_path: Path) -> None:
 
 
 def test_output_without_a_log_is_the_workers(run: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    run("echo out; echo err >&2")
-    assert capfd.readouterr() == ("out\nerr\n", "")
+    run("echo out; echo err >&2; printf 'no end'")
+    assert capfd.readouterr() == ("out\nerr\nno end", "")
 
 
 def test_same_file_for_output_and_errors_has_both(run: Any, tmp_path: Path) -> None:
@@ -352,6 +354,21 @@ def test_program_that_cannot_start_is_a_record(
     assert record["error"].startswith(error)
     assert record["error"] == error or error.endswith(": ")
     assert record["elapsed_time"] >= 0
+
+
+def test_directory_that_cannot_be_entered_is_not_the_programs_fault() -> None:
+    """By words only: a superuser enters all of them."""
+    pipes = Pipes()
+    with contextlib.closing(pipes):
+        files = Files({"cwd": "/tmp"}, pipes, Lines(Sink(-1)), "host")
+        why = files.why_not("solve", PermissionError(errno.EACCES, "Permission denied", "/tmp"))
+    expected = "working directory /tmp cannot be entered on host: Permission denied"
+    assert (str(why), why.exit_status) == (expected, 126)
+
+
+def test_refusal_survives_pickling() -> None:
+    copy = pickle.loads(pickle.dumps(Refused("no such thing", 127)))
+    assert (str(copy), copy.exit_status) == ("no such thing", 127)
 
 
 def test_script_whose_interpreter_is_missing(run: Any, program: Any, tmp_path: Path) -> None:
@@ -578,6 +595,26 @@ def test_program_may_tidy_up_when_it_is_cancelled(
     background.runner.cancel("pool")
     background.join()
     assert outcome(background.records["t1"]) == ("cancelled", 5, "cancelled")
+    assert (tmp_path / "tidy").read_text() == "tidy\n"
+
+
+def test_cancelling_takes_no_longer_than_the_programs_do(
+    background: Background, tmp_path: Path, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_runner, "_CANCEL_GRACE", 60)
+    background.start("t1", f"touch up; exec {NAP}")
+    wait_until((tmp_path / "up").exists, 10, "the task")
+    begin = time.monotonic()
+    background.runner.cancel("pool")
+    assert time.monotonic() - begin < 30
+
+
+def test_program_may_tidy_up_when_it_takes_too_long(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_runner, "_TIMEOUT_GRACE", 20)
+    record = run(f"trap 'echo tidy > tidy; exit 0' TERM; {NAP} & wait", timeout=2)
+    assert outcome(record) == ("timed_out", -1, "timed out after 2 s")
     assert (tmp_path / "tidy").read_text() == "tidy\n"
 
 
