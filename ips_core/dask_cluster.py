@@ -5,6 +5,7 @@ A simulation without Dask pools never pays for the import of distributed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,14 @@ from ips_core.resources import Node
 __all__ = [
     "ClusterAddress",
     "ClusterRequest",
+    "NodesTaken",
     "Place",
+    "Started",
     "describe_cluster",
     "read_allocation",
     "shifter_arguments",
     "start_cluster",
+    "taken_nodes",
 ]
 
 
@@ -116,6 +120,33 @@ class ClusterAddress:
     margin: float = 0.0
 
 
+@dataclass(frozen=True)
+class Started:
+    """A cluster has started.
+
+    Parameters
+    ----------
+    address : str
+        The scheduler's.
+    packed : bytes
+        The packed :class:`ClusterAddress`, which only those can unpack who have distributed.
+    """
+
+    address: str
+    packed: bytes
+
+
+@dataclass(frozen=True)
+class NodesTaken:
+    """A cluster could not start, since another driver has a cluster on some of the nodes."""
+
+    nodes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        nodes = ", ".join(self.nodes)
+        return f"another driver in this Slurm job has a cluster on {nodes}, and too few are left"
+
+
 def read_allocation() -> tuple[Node, ...]:
     """Return the nodes of this Slurm job.
 
@@ -205,6 +236,18 @@ def start_cluster(
             raise DaskClusterError(str(error)) from None
         raise
     return cluster
+
+
+def taken_nodes(nodes: Sequence[str]) -> tuple[str, ...]:
+    """Return those of some nodes of this Slurm job that a cluster of another driver has."""
+    from ips_dask_cluster.claims import Claims
+
+    claims = Claims(os.environ.get("SLURM_JOB_ID"), f"look-{os.getpid()}")
+    try:
+        claims.look_elsewhere()
+        return tuple(node for node in nodes if not claims.is_free(node))
+    finally:
+        claims.close()
 
 
 def describe_cluster(request: ClusterRequest, cluster: Any) -> ClusterAddress:

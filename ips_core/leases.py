@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -189,6 +189,7 @@ class Lender:
             self._manager.check(ticket.demand)
         except BadResourceRequest as error:
             return [Refuse(ticket, error)]
+        self._manager.give_back()  # whoever had nodes of ours may be gone
         self._queue.append(ticket)
         self._advance()
         if ticket in self._queue and not ticket.block and not self._is_next(ticket):
@@ -241,11 +242,20 @@ class Lender:
         self._advance()
         return self._taken()
 
-    def failed(self, number: int, reason: str) -> list[Action]:
-        """A cluster could not start."""
+    def failed(self, number: int, reason: str, taken: Sequence[str] = ()) -> list[Action]:
+        """A cluster could not start; ``taken`` are nodes that somebody else turned out to have.
+
+        Then who waits for it is given others, unless too few are left.
+        """
         cluster = self._clusters[number]
-        self._refuse_waiting(cluster, reason)
+        waiting, cluster.waiting = cluster.waiting, []
+        if taken:
+            self._manager.withhold(taken)
+            waiting, self._queue = waiting + self._queue, []
+            self._queue = [each for each in waiting if self._manager.is_possible(each.demand)]
+        self._refuse([each for each in waiting if each not in self._queue], reason)
         self._close(cluster)
+        self._advance()
         return self._taken()
 
     def lost(self, number: int) -> list[Action]:
@@ -267,7 +277,7 @@ class Lender:
     def gone(self, number: int, reason: str) -> list[Action]:
         """A cluster is closed, or its keeper has died: its nodes are free."""
         cluster = self._clusters.pop(number)
-        self._refuse_waiting(cluster, reason)
+        self._refuse(cluster.waiting, reason)
         if cluster.allocation is not None:
             self._manager.release(cluster.allocation.id)
         self._advance()
@@ -387,6 +397,5 @@ class Lender:
         cluster.closing = True
         self._actions.append(Close(cluster.number))
 
-    def _refuse_waiting(self, cluster: _Cluster, reason: str) -> None:
-        waiting, cluster.waiting = cluster.waiting, []
+    def _refuse(self, waiting: list[Ticket], reason: str) -> None:
         self._actions += [Refuse(ticket, DaskClusterError(reason)) for ticket in waiting]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ips_core.calls import Call, CallTable
-from ips_core.dask_cluster import ClusterRequest
+from ips_core.dask_cluster import ClusterRequest, NodesTaken
 from ips_core.errors import ConfigError
 from ips_core.leases import Action, CancelRun, Close, Grant, Lender, Refuse, Start, Ticket, Wanted
 from ips_core.messages import Broadcast, ComponentID, Failure, Reply, Request, Returned, unpack
@@ -227,8 +227,12 @@ class ResourceService:
             if outcome.failure is not None:
                 self._do(self._lender.failed(start.cluster, outcome.failure.text))
                 return
-            keeper.address, packed = unpack(outcome.value)
-            self._do(self._lender.started(start.cluster, packed))
+            found = unpack(outcome.value)
+            if isinstance(found, NodesTaken):
+                self._do(self._lender.failed(start.cluster, str(found), found.nodes))
+                return
+            keeper.address = found.address
+            self._do(self._lender.started(start.cluster, found.packed))
 
         self._calls.when_ended(call, ended)
 

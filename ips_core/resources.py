@@ -210,6 +210,7 @@ class ResourceManager:
         self._nodes = tuple(nodes)
         self._most = processes_per_node
         self._allocations: dict[int, Allocation] = {}
+        self._withheld: set[str] = set()
         self._count = 0
 
     def check(self, demand: Demand) -> None:
@@ -224,7 +225,7 @@ class ResourceManager:
             raise BadResourceRequest(
                 f"{demand}: expected one or more processes, and no negative number"
             )
-        if self._plan(demand, ()) is None:
+        if self._plan(demand, (), self._nodes) is None:
             raise BadResourceRequest(f"{demand} can never be had: there are {self._text()}")
 
     def _text(self) -> str:
@@ -256,16 +257,31 @@ class ResourceManager:
         kept = [each for each in self._allocations.values() if each.id not in released]
         return self._plan(demand, kept) is not None
 
+    def withhold(self, nodes: Iterable[str]) -> None:
+        """Give nodes to nobody until :meth:`give_back`: somebody outside has them."""
+        self._withheld.update(nodes)
+
+    def give_back(self) -> None:
+        """Count all nodes as ours again."""
+        self._withheld.clear()
+
+    def is_possible(self, demand: Demand) -> bool:
+        """Tell whether a demand could be met now if nothing were in use."""
+        return self._plan(demand, ()) is not None
+
     def release(self, allocation_id: int) -> None:
         """Take an allocation back; one that is not there any more is ignored."""
         self._allocations.pop(allocation_id, None)
 
-    def _plan(self, demand: Demand, used: Iterable[Allocation]) -> tuple[Share, ...] | None:
+    def _plan(
+        self, demand: Demand, used: Iterable[Allocation], among: Sequence[Node] | None = None
+    ) -> tuple[Share, ...] | None:
         free = {node.name: node for node in self._nodes}
         for share in (share for allocation in used for share in allocation.shares):
             node = free[share.node]
             free[share.node] = Node(node.name, node.cores - share.cores, node.gpus - share.gpus)
-        nodes = list(self._nodes)
+        ours = [node for node in self._nodes if node.name not in self._withheld]
+        nodes = ours if among is None else list(among)
         if not demand.whole_nodes:  # nodes that are in use already, so that others stay whole
             nodes.sort(key=lambda node: free[node.name].cores)
         shares: list[Share] = []

@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ips_core.component import Component
-from ips_core.dask_cluster import ClusterAddress, ClusterRequest, describe_cluster, start_cluster
+from ips_core.dask_cluster import (
+    ClusterAddress,
+    ClusterRequest,
+    NodesTaken,
+    Started,
+    describe_cluster,
+    start_cluster,
+    taken_nodes,
+)
 from ips_core.errors import DaskClusterError
 from ips_core.events import span_id, trace
 from ips_core.messages import pack
@@ -46,7 +54,7 @@ class ClusterKeeper(Component):
 
     def start(
         self, request: ClusterRequest, nodes: Sequence[str], task_id: int, code: str
-    ) -> tuple[str, bytes]:
+    ) -> Started | NodesTaken:
         """Start the cluster.
 
         Parameters
@@ -59,12 +67,6 @@ class ClusterKeeper(Component):
             Its number, for the events.
         code : str
             The component that asks, for the events.
-
-        Returns
-        -------
-        str, bytes
-            The scheduler's address, and the packed :class:`ClusterAddress`, which only those can
-            unpack who have distributed.
         """
         from ips_core.pools.on_cluster import plugins
 
@@ -77,7 +79,12 @@ class ClusterKeeper(Component):
                 self._kept.lost = reason
             self.services.link.broadcast("cluster-lost", (cluster.scheduler_address, reason))
 
-        cluster = start_cluster(request, nodes, self.services.get_run_directory(), lose)
+        try:
+            cluster = start_cluster(request, nodes, self.services.get_run_directory(), lose)
+        except DaskClusterError:
+            if request.launcher == "srun" and (taken := taken_nodes(nodes)):
+                return NodesTaken(taken)
+            raise
         try:
             client = cluster.get_client()
             for plugin in plugins(str(cluster.run_directory), cluster.steps.settings.processes):
@@ -99,7 +106,7 @@ class ClusterKeeper(Component):
             task_name="dask-worker",
             start_time=begin,
         )
-        return reached.address, pack(reached)
+        return Started(reached.address, pack(reached))
 
     def cancel(self, run: str) -> None:
         """End what a run, whose component is gone, executes on the workers.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from ips_core import read_log
+from ips_dask_cluster import SlurmAllocationCluster
 
 CONFIG = """
 SIM_NAME = sim
@@ -132,6 +135,27 @@ def test_four_nodes_among_clusters(slurm, shared_tmp_path):
     assert [place["slots"] for place in look["workers"]] == [2, 2]
     assert (look["slots"], look["job"], look["margin"]) == (4, True, 120.0)
     assert 300 < look["ends in"] <= 600
+
+
+def test_the_nodes_of_another_driver_are_left_to_it(job_id, pool_simulation):
+    root = pool_simulation(tasks=4, seconds=1)
+    text = Path("pool.py").read_text()
+
+    def run(nodes: int) -> subprocess.CompletedProcess[str]:
+        Path("pool.py").write_text(text.replace("dask_nodes=4", f"dask_nodes={nodes}"))
+        command = [sys.executable, "-m", "ips_core", "--config", "pool.config"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+    with SlurmAllocationCluster(nodelist="n1,n3", scheduler_options={"dashboard": False}):
+        beside = run(2)
+        assert (beside.returncode, beside.stderr) == (0, "")
+        assert hosts_of("task", read_log(root / "simulation_log")) == {"n2", "n4"}
+        too_many = run(3)
+    assert too_many.returncode == 1
+    assert too_many.stderr.splitlines()[0] == (
+        "ips.py: component DRIVER_TEST_Pool_1 failed in step: another driver in this Slurm job has "
+        "a cluster on n1, n3, and too few are left"
+    )
 
 
 def hosts_of(pool: str, events: list[dict[str, Any]]) -> set[str]:

@@ -142,6 +142,32 @@ def test_a_cluster_with_a_cache_is_new_and_closed_after_its_only_use(world: Worl
     assert world.lender.release_cluster(lease) == [Close(1)]
 
 
+def test_nodes_that_another_driver_has_are_left_to_it(world: World) -> None:
+    ticket, (start,) = world.cluster("a", 2)
+    assert start.nodes == ("n1", "n2")
+    assert world.lender.failed(1, "taken", ["n1"]) == [Close(1), Start(2, ("n3", "n4"), ticket)]
+    assert world.lender.gone(1, "") == []
+    assert world.tasks("b", 4)[1][0].value.nodes == ("n1", "n2")  # it may be gone by now
+
+
+def test_when_others_have_too_many_nodes_that_is_an_error(world: World) -> None:
+    world.cluster("a", 1)
+    ticket, (start,) = world.cluster("b", 3)
+    assert start.nodes == ("n2", "n3", "n4")
+    *told, closed = world.lender.failed(2, "taken", ["n2", "n3"])
+    assert refused(told) == [(ticket, DaskClusterError, "taken")]
+    assert closed == Close(2)
+
+
+def test_nodes_that_others_have_are_made_up_for_by_waiting(world: World) -> None:
+    lease = world.leased("a", 2)
+    ticket, _ = world.cluster("b", 2, threads=1)
+    assert world.lender.failed(2, "taken", ["n3", "n4"]) == [Close(2)]
+    assert world.lender.gone(2, "") == []
+    assert world.lender.release_cluster(lease) == [Close(1)]
+    assert world.lender.gone(1, "") == [Start(3, ("n1", "n2"), ticket)]
+
+
 # Waiting.
 
 
@@ -439,7 +465,7 @@ class Model(World):
             self.running.add(chosen)
             self.do(self.lender.started(chosen, chosen))
         elif kind == "failed":
-            self.do(self.lender.failed(chosen, "why"))
+            self.do(self.lender.failed(chosen, "why", self.on[chosen][: which % 3]))
         elif kind in ("closed", "died"):
             for clusters in (self.starting, self.running, self.closing):
                 clusters.discard(chosen)
@@ -484,4 +510,5 @@ def test_whatever_happens_nodes_are_used_once_and_everybody_is_served(
     for cluster in sorted(model.closing):
         model.happen("closed", 0)
         assert cluster not in model.closing
+    model.manager.give_back()
     assert model.manager.allocate(Demand.of_nodes(4)) is not None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ips_core.calls import Call, CallTable
-from ips_core.dask_cluster import ClusterRequest
+from ips_core.dask_cluster import ClusterRequest, NodesTaken, Started
 from ips_core.errors import BadResourceRequest, ConfigError, DaskClusterError
 from ips_core.messages import Broadcast, ComponentID, Failure, Reply, Request, Returned, pack
 from ips_core.resource_service import Keepers, ResourceService, idle_seconds
@@ -65,10 +65,11 @@ class Framework:
         self.service.services[service](sender, Request(7, service, arguments))
         return sender.received
 
-    def answer(self, number: int, failure: str = "") -> None:
+    def answer(self, number: int, failure: str = "", taken: tuple[str, ...] = ()) -> None:
         """End a call of a keeper."""
         call = self.invoked[number]
-        outcome = Returned(call.call_id, pack((f"tls://{number}", b"packed")))
+        value = NodesTaken(taken) if taken else Started(f"tls://{number}", b"packed")
+        outcome = Returned(call.call_id, pack(value))
         if failure:
             outcome = Returned(call.call_id, failure=Failure(failure))
         self.calls.end(outcome)
@@ -102,6 +103,15 @@ def test_a_cluster_that_fails_is_told_and_its_nodes_come_back(framework: Framewo
     assert framework.news == []
     framework.service.gone(framework.keepers[0], "its process ended with exit code 0")
     assert worker.received[0].value.nodes == ("n1", "n2")
+
+
+def test_nodes_that_another_driver_has_are_told(framework: Framework) -> None:
+    driver = Asker(DRIVER)
+    framework.ask(driver, "acquire_cluster", PAIR, "run", False)
+    framework.answer(0, taken=("n2",))
+    assert driver.received[0].failure.text == (
+        "another driver in this Slurm job has a cluster on n2, and too few are left"
+    )
 
 
 def test_a_start_that_hangs_is_in_nobodys_way(framework: Framework) -> None:
