@@ -40,7 +40,9 @@ class JournalReader:
                 text, newline, _ = file.read().rpartition(b"\n")
                 self._offsets[path] = self._offsets.get(path, 0) + len(text) + len(newline)
                 for line in text.splitlines():
-                    self._take(json.loads(line))
+                    # what was written while the disk was full is not whole
+                    with contextlib.suppress(ValueError, KeyError):
+                        self._take(json.loads(line))
 
     def _take(self, entry: dict[str, Any]) -> None:
         if entry["key"] not in self._wanted:

@@ -108,3 +108,11 @@ def test_processes_of_a_worker_have_journals_of_their_own(tmp_path: Path) -> Non
     assert path.name.startswith("c-0-")
     assert path.name.endswith(f"-{os.getpid()}.journal")
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_torn_line_costs_no_other(tmp_path: Path, reader: JournalReader) -> None:
+    Journal(str(tmp_path), "c-0").ended("c-1", SHORT)
+    (path,) = tmp_path.glob("*.journal")
+    path.write_bytes(b'{"key": "d-2", "en\n\n' + path.read_bytes())
+    reader.read()
+    assert (reader.has_ended("c-1"), reader.has_ended("d-2")) == (True, False)
