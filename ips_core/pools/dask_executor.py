@@ -19,7 +19,8 @@ import cloudpickle
 
 from ips_core.dask_cluster import ClusterAddress
 from ips_core.errors import describe
-from ips_core.pools.executor import Attempt, Begun, Broken, Ended, GivenBack, Hear, Lost, News
+from ips_core.pools.attempt import Attempt
+from ips_core.pools.executor import Begun, Broken, Ended, GivenBack, Hear, Lost, News
 from ips_core.pools.journal import JournalReader
 from ips_core.pools.on_cluster import runner_function, task_function
 from ips_core.pools.task import Task

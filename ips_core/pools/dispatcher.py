@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import sys
 import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from ips_core.errors import describe
+from ips_core.pools.attempt import Attempt, OnWay
 from ips_core.pools.chunk_size import ChunkSize
 from ips_core.pools.executor import (
-    Attempt,
     Begun,
     Broken,
     Ended,
@@ -30,66 +28,17 @@ from ips_core.pools.executor import (
     Lost,
     News,
 )
+from ips_core.pools.policy import Policy, Report
 from ips_core.pools.record import TaskRecord
 from ips_core.pools.results import Results
 from ips_core.pools.task import Task
 from ips_core.pools.task_source import TaskSource
 
-__all__ = ["Dispatcher", "Policy", "Report"]
+__all__ = ["Dispatcher"]
 
 _WINDOW = 2  # tasks, or chunks of them, on their way for each slot of the executor
 _MOST_NEWS = 1000  # that are taken before they are reported
 _TOO_LATE = "it cannot end before the allocation does"
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What a pool does about failures and time.
-
-    Parameters
-    ----------
-    retries : int
-        How often a task is run again whose worker was lost.
-    retry_failed : int
-        How often a task is run again that failed.
-    max_failures : int, float or None
-        Failed tasks after which no more are started: above this count, or, below 1, above this
-        share of the tasks. None: all are started.
-    time_request : float or None
-        Seconds that have to be left before the end for a task to be started.
-    launch_interval : float
-        Seconds between two starts.
-    """
-
-    retries: int = 2
-    retry_failed: int = 0
-    max_failures: float | None = None
-    time_request: float | None = None
-    launch_interval: float = 0.0
-
-
-class Report(Protocol):
-    """Hears what happens, in the dispatcher's thread."""
-
-    def started(self, task: Task, number: int, record: dict[str, Any]) -> None:
-        """An attempt, the task's ``number``-th, has begun."""
-        ...
-
-    def ended(self, task: Task, number: int, record: dict[str, Any], again: bool) -> None:
-        """An attempt has ended; ``again`` tells whether another follows."""
-        ...
-
-    def recorded(self, record: TaskRecord, work: str, resumed: bool) -> None:
-        """This is what has become of a task, for good, in this run or in the one before."""
-        ...
-
-    def flush(self) -> None:
-        """That is all for now."""
-        ...
-
-    def finished(self, trouble: str) -> None:
-        """All have ended; trouble is what the submission itself had, or nothing."""
-        ...
 
 
 class _Wake:
@@ -136,10 +85,8 @@ class Dispatcher:
         self._policy = policy
         self._recall = recall
         self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._on_way: dict[str, Attempt] = {}
+        self._on_way = OnWay()
         self._waiting: deque[Attempt] = deque()  # before what the source has
-        self._load = 0  # slots of what is on its way, a chunk counts as one task
-        self._chunks: dict[str, int] = {}
         self._size = ChunkSize()
         self._failures = 0
         self._stopped = ""  # why nothing more is started
@@ -246,7 +193,7 @@ class Dispatcher:
         elif isinstance(news, GivenBack):
             for key in reversed(news.keys):
                 if key in self._on_way:
-                    self._take_back(self._leave(key), news.alone)
+                    self._take_back(self._on_way.take(key), news.alone)
         elif isinstance(news, Broken):
             self._break(news.reason)
 
@@ -254,7 +201,7 @@ class Dispatcher:
         if isinstance(news, Begun):
             self._begin(attempt, news.record)
             return
-        self._leave(attempt.key)
+        self._on_way.take(attempt.key)
         if isinstance(news, Lost):
             self._lose(attempt, news.reason)
             return
@@ -264,7 +211,7 @@ class Dispatcher:
             # not by this pool: its worker was told to leave
             self._lose(attempt, "its worker was told to leave")
         else:  # an executor's own word is not a whole record
-            self._end(attempt, self._unseen(attempt) | news.record)
+            self._end(attempt, attempt.unseen() | news.record)
 
     # -- what is started ---------------------------------------------------------------------
 
@@ -273,7 +220,8 @@ class Dispatcher:
         # Starts that are to be apart must not wait for a slot together
         window = slots if self._policy.launch_interval else slots * _WINDOW
         # When all is over, nobody needs to be waited for
-        return self._load < max(1, window) and not (self.results.crowded and not self._stopped)
+        crowded = self.results.crowded and not self._stopped
+        return self._on_way.load < max(1, window) and not crowded
 
     def _fill(self) -> None:
         while self._has_room():
@@ -320,7 +268,7 @@ class Dispatcher:
             self._record(attempt, {"status": "not_started", "error": self._stopped})
         elif reason := task.missing or self._executor.why_not(task):
             failed = {"status": "failed", "exit_status": 127, "error": reason}
-            self._end(attempt, self._unseen(attempt) | failed)
+            self._end(attempt, attempt.unseen() | failed)
         else:
             needed, ends_at = task.time_request or self._policy.time_request, self._executor.ends_at
             if needed is None or ends_at is None:
@@ -334,14 +282,14 @@ class Dispatcher:
     def _companions(self, first: Attempt) -> list[Attempt]:
         """Return the attempts that travel with the first one."""
         found: list[Attempt] = []
-        if self._policy.launch_interval or self._policy.time_request or not _is_plain(first):
+        if self._policy.launch_interval or self._policy.time_request or not first.is_plain:
             return found
         waiting = self._source.waiting
         size = self._size.next(
             None if waiting is None else waiting + len(self._waiting), self._executor.slots
         )
         while len(found) + 1 < size and (later := self._next()) is not None:
-            if not _is_plain(later):
+            if not later.is_plain:
                 self._waiting.appendleft(later)
                 break
             found.append(later)
@@ -358,23 +306,9 @@ class Dispatcher:
                 return
             text = f"it cannot be sent to a worker: {type(error).__name__}: {error}"
             failed = {"status": "failed", "exit_status": 1, "error": text}
-            self._end(attempts[0], self._unseen(attempts[0]) | failed)
+            self._end(attempts[0], attempts[0].unseen() | failed)
             return
-        head = attempts[0]
-        self._load += head.task.nproc
-        for attempt in attempts:
-            self._on_way[attempt.key] = attempt
-            attempt.chunk = head.key
-        self._chunks[head.key] = len(attempts)
-
-    def _leave(self, key: str) -> Attempt:
-        """Return an attempt that is no longer on its way."""
-        attempt = self._on_way.pop(key)
-        self._chunks[attempt.chunk] -= 1
-        if not self._chunks[attempt.chunk]:
-            del self._chunks[attempt.chunk]
-            self._load -= attempt.task.nproc
-        return attempt
+        self._on_way.add(attempts)
 
     # -- what becomes of it ------------------------------------------------------------------
 
@@ -390,7 +324,7 @@ class Dispatcher:
 
     def _lose(self, attempt: Attempt, reason: str) -> None:
         """Run a task again whose worker was lost, if that is allowed."""
-        record = self._unseen(attempt) | {"status": "lost", "error": reason}
+        record = attempt.unseen() | {"status": "lost", "error": reason}
         allowed = attempt.task.retries
         if allowed is None:
             allowed = self._policy.retries
@@ -417,7 +351,7 @@ class Dispatcher:
         again = failed and not self._stopped and attempt.failed < allowed
         if attempt.begun is not None:
             self._report.ended(attempt.task, attempt.number, record, again)
-        if _is_plain(attempt) and status != "lost" and record["worker"]:
+        if attempt.is_plain and status != "lost" and record["worker"]:
             self._size.take(record["elapsed_time"])
         if again:
             self._again(attempt, failed=1)
@@ -425,53 +359,16 @@ class Dispatcher:
             self._record(attempt, record)
 
     def _again(self, attempt: Attempt, lost: int = 0, failed: int = 0) -> None:
-        number = attempt.number + (attempt.begun is not None)
-        again = replace(
-            attempt,
-            key=self._key(),
-            number=number,
-            lost=attempt.lost + lost,
-            failed=attempt.failed + failed,
-            alone=True,
-            begun=None,
-        )
-        self._waiting.append(again)
+        self._waiting.append(attempt.again(self._key(), lost, failed))
 
     def _record(self, attempt: Attempt, found: dict[str, Any]) -> None:
         """Record what has become of a task, for good."""
-        task = attempt.task
-        shared = {
-            key: sys.intern(found[key]) for key in ("status", "host", "worker") if key in found
-        }
-        record = TaskRecord.of(
-            found | shared,
-            name=task.name,
-            attempts=attempt.number if attempt.begun is not None else attempt.number - 1,
-            slots=task.nproc,
-            is_program=task.function is None,
-        )
+        record = attempt.record(found)
         self._new.append((record, attempt.keep))
         self._report.recorded(record, attempt.work, resumed=False)
         if not record.ok and record.status != "not_started":
             self._failures += 1
             self._look_at_failures()
-
-    def _unseen(self, attempt: Attempt) -> dict[str, Any]:
-        """Return the record of an attempt whose end no worker tells."""
-        now = time.time()
-        begun = attempt.begun or {"host": "", "worker": "", "start_time": now}
-        return {
-            "name": attempt.task.name,
-            "host": begun["host"],
-            "worker": begun["worker"],
-            "start_time": begun["start_time"],
-            "elapsed_time": now - begun["start_time"],
-            "exit_status": None,
-            "value": None,
-            "error": "",
-            "traceback": "",
-            "output": "",
-        }
 
     # -- when it has to stop -----------------------------------------------------------------
 
@@ -511,12 +408,11 @@ class Dispatcher:
         self._executor.cancel()
         for news in self._drain():
             self._take(news)
-        for key in list(self._on_way):
-            attempt = self._leave(key)
+        for attempt in self._on_way.take_all():
             if attempt.begun is None:
                 self._record(attempt, {"status": "not_started", "error": reason})
             else:
-                record = self._unseen(attempt) | {"status": "cancelled", "error": reason}
+                record = attempt.unseen() | {"status": "cancelled", "error": reason}
                 self._end(attempt, record, final=True)
 
     def _drain(self) -> Iterable[Any]:
@@ -532,11 +428,6 @@ class Dispatcher:
             return
         self._stop(reason)
         self._cancelled = True
-        for key in list(self._on_way):
-            attempt = self._leave(key)
+        for attempt in self._on_way.take_all():
             status = "not_started" if attempt.begun is None else "lost"
-            self._end(attempt, self._unseen(attempt) | {"status": status, "error": reason}, True)
-
-
-def _is_plain(attempt: Attempt) -> bool:
-    return attempt.task.is_plain and not attempt.alone
+            self._end(attempt, attempt.unseen() | {"status": status, "error": reason}, True)

@@ -11,59 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ips_core.pools.attempt import Attempt
 from ips_core.pools.task import Task
 
-__all__ = ["Attempt", "Begun", "Broken", "Ended", "Executor", "GivenBack", "Hear", "Lost", "News"]
-
-
-@dataclass(eq=False, slots=True)
-class Attempt:
-    """A task on its way.
-
-    Parameters
-    ----------
-    task : Task
-        What to run.
-    key : str
-        Names the attempt among all of all pools.
-    number : int
-        Counts the starts of the task, from 1.
-    lost, failed : int
-        How many attempts before it were lost with their worker, or failed.
-    alone : bool
-        True: not in one go with other tasks.
-    latest_start : float or None
-        When it has to have begun, in seconds since the epoch; None: whenever.
-    work : str
-        A digest of what the task does, for the runner's record.
-    keep : bool
-        False: nothing is kept of the task once it has ended.
-    begun : dict or None
-        The first part of the runner's record, once that is known.
-    chunk : str
-        Key of the first of those that travel together.
-    """
-
-    task: Task
-    key: str
-    number: int = 1
-    lost: int = 0
-    failed: int = 0
-    alone: bool = False
-    latest_start: float | None = None
-    work: str = ""
-    keep: bool = True
-    begun: dict[str, Any] | None = None
-    chunk: str = ""
-
-    def payload(self, pool: str) -> dict[str, Any]:
-        """Return what ``task_runner.Runner.run`` takes."""
-        found = self.task.payload(pool)
-        if self.work:
-            found["work"] = self.work
-        if self.latest_start is not None:
-            found["latest_start"] = self.latest_start
-        return found
+__all__ = ["Begun", "Broken", "Ended", "Executor", "GivenBack", "Hear", "Lost", "News"]
 
 
 @dataclass(frozen=True, slots=True)

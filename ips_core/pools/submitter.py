@@ -9,8 +9,9 @@ from typing import Protocol
 from ips_core.errors import TaskPoolError, describe
 from ips_core.link import FrameworkLink
 from ips_core.messages import Start
-from ips_core.pools.dispatcher import Dispatcher, Policy
+from ips_core.pools.dispatcher import Dispatcher
 from ips_core.pools.executor import Executor
+from ips_core.pools.policy import Policy
 from ips_core.pools.pool import TaskPool
 from ips_core.pools.pool_events import SubmissionEvents
 from ips_core.pools.pool_journal import PoolJournal

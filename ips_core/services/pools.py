@@ -11,7 +11,7 @@ from typing import Any
 from ips_core.errors import TaskPoolError
 from ips_core.messages import Broadcast
 from ips_core.pools.dask_backend import DaskBackend, DaskClusters
-from ips_core.pools.dispatcher import Policy
+from ips_core.pools.policy import Policy
 from ips_core.pools.pool import TaskPool
 from ips_core.pools.progress import is_watched, progress
 from ips_core.pools.record import TaskRecord

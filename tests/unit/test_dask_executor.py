@@ -12,8 +12,9 @@ import pytest
 
 from ips_core.dask_cluster import ClusterAddress, ClusterRequest, Place
 from ips_core.pools import dask_executor as module
+from ips_core.pools.attempt import Attempt
 from ips_core.pools.dask_executor import DaskExecutor
-from ips_core.pools.executor import Attempt, Begun, Broken, Ended, GivenBack, Lost, News
+from ips_core.pools.executor import Begun, Broken, Ended, GivenBack, Lost, News
 from ips_core.pools.task import Task
 from ips_core.task_runner import Journal
 

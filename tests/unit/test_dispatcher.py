@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from ips_core.errors import TaskError, TaskPoolError
 from ips_core.pools import dispatcher as module
 from ips_core.pools import results as results_module
-from ips_core.pools.dispatcher import Dispatcher, Policy
-from ips_core.pools.executor import Attempt, Begun, Broken, Ended, GivenBack, Lost
+from ips_core.pools.attempt import Attempt
+from ips_core.pools.dispatcher import Dispatcher
+from ips_core.pools.executor import Begun, Broken, Ended, GivenBack, Lost
+from ips_core.pools.policy import Policy
 from ips_core.pools.record import TaskRecord
 from ips_core.pools.results import Results
 from ips_core.pools.task import Task
@@ -1069,6 +1071,5 @@ def test_each_task_gets_one_record_whatever_happens(
         assert "result_lost" not in ends[:-1]
         if record.status == "finished":
             assert ends[-1] == "finished"
-    assert bed.dispatcher._load == 0
+    assert bed.dispatcher._on_way.load == 0
     assert not bed.dispatcher._on_way
-    assert not bed.dispatcher._chunks
