@@ -27,27 +27,33 @@ class _NoBar:
 
 
 class _Bar:
-    """A bar of tqdm's that costs nothing when its terminal goes away."""
+    """A bar of tqdm's."""
 
     def __init__(self, bar: Any) -> None:
         self._bar = bar
 
     def update(self, done: int, failed: int) -> None:
-        with self._while_it_can():
-            if failed:
-                self._bar.set_postfix(failed=failed, refresh=False)
-            self._bar.update(done - self._bar.n)
+        if failed:
+            self._bar.set_postfix(failed=failed, refresh=False)
+        self._bar.update(done - self._bar.n)
 
-    def close(self) -> None:
-        with self._while_it_can():
-            self._bar.close()
 
-    @contextlib.contextmanager
-    def _while_it_can(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError):  # hung up, or stderr was closed
-            self._bar.disable = True
+class _Stderr:
+    """Stderr, which may be closed, or hung up: a bar that nobody sees is no error."""
+
+    def __init__(self) -> None:
+        self._file = sys.stderr
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # tqdm sees to a closed one
+            self._file.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):  # tqdm sees to a closed one
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:  # its encoding and size
+        return getattr(self._file, name)
 
 
 @contextlib.contextmanager
@@ -76,11 +82,8 @@ def progress(pool: str, total: int | None, interactive: bool = False) -> Iterato
     if not is_watched(interactive):
         yield _NoBar()
         return
-    bar = _Bar(_tqdm_bar(pool, total, _NOTEBOOK_SECONDS if interactive else _TERMINAL_SECONDS))
-    try:
-        yield bar
-    finally:
-        bar.close()
+    with _tqdm_bar(pool, total, _NOTEBOOK_SECONDS if interactive else _TERMINAL_SECONDS) as bar:
+        yield _Bar(bar)
 
 
 def is_watched(interactive: bool) -> bool:
@@ -101,6 +104,7 @@ def _tqdm_bar(pool: str, total: int | None, seconds: float) -> Any:
     Bar.set_lock(threading.RLock())
     return Bar(
         desc=f"pool {pool}",
+        file=_Stderr(),
         total=total,
         unit=" tasks",
         mininterval=seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import os
@@ -60,7 +61,7 @@ def test_bar_says_what_is_done_and_what_failed() -> None:
     assert "40/40" in drawn
     assert "failed=3" in drawn
     assert drawn.endswith("\n")
-    assert max(len(line) for line in re.split(r"[\r\n]+", drawn)) <= 100
+    assert 90 < max(len(line) for line in re.split(r"[\r\n]+", drawn)) <= 100
 
 
 def test_number_of_tasks_that_is_not_known() -> None:
@@ -98,6 +99,19 @@ def test_bar_is_not_drawn_more_often_than_ten_times_a_second() -> None:
     assert 2 <= drawings <= elapsed / 0.1 + 2
 
 
+def test_each_task_is_seen_where_they_are_slow(wait_until: Callable[..., object]) -> None:
+    text = ""
+
+    def drawn() -> bool:
+        nonlocal text
+        bar.update(2, 0)
+        text += since()
+        return "2/40" in text
+
+    with terminal() as since, progress("scan", 40) as bar:
+        wait_until(drawn, 10, "the second task is not shown")
+
+
 def test_bar_has_no_thread_of_its_own() -> None:
     before = threading.active_count()
     with terminal(), progress("scan", 40) as bar:
@@ -121,6 +135,22 @@ class Notebook(io.StringIO):
 
     def isatty(self) -> bool:
         return False
+
+
+class BrokenPipe(Notebook):
+    """Stderr whose reader is gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def flush(self) -> None:
+        self.write("")
+
+
+def test_reader_that_goes_away_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", BrokenPipe())
+    with progress("scan", 40, interactive=True) as bar:
+        bar.update(40, 0)
 
 
 def test_notebook_has_a_bar_though_it_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

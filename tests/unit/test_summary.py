@@ -64,13 +64,13 @@ def test_counts_add_up_and_json_takes_them(statuses: list[str]) -> None:
 
 def test_core_hours() -> None:
     summary = PoolSummary("scan")
-    summary.add(record(3600.0, slots=4, attempts=2))
+    summary.add(record(3600.0, slots=4, attempts=3))
     summary.add_lost(slots=4, elapsed_time=900.0)
     summary.add(record(900.0, status="lost"))
     summary.add(TaskRecord("b", "not_started"))
     fields = summary.fields(slots=8, wall_time=1800.0)
     assert (fields["core_hours_used"], fields["core_hours_available"]) == (5.25, 4.0)
-    assert fields["attempts"] == 3
+    assert fields["attempts"] == 4
 
 
 def test_times_are_of_tasks_that_ended_of_themselves() -> None:
