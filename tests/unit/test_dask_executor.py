@@ -89,7 +89,14 @@ class Bed:
     def __init__(self, directory: Path, plugin: Any = None) -> None:
         self.client = Client()
         self.journal = Journal(str(directory), "w-0")
-        self.executor = DaskExecutor("run", self.client, "topic", 4, None, directory, plugin)
+        reached = SimpleNamespace(
+            slots=8,
+            ends_at=1000.0,
+            margin=60.0,
+            run_directory=str(directory),
+            workers=[SimpleNamespace(slots=3), SimpleNamespace(slots=5)],
+        )
+        self.executor = DaskExecutor("run", self.client, "topic", reached, plugin)  # type: ignore[arg-type]
         self.timers: list[Callable[[], None]] = []
         self.heard: list[Any] = []
 
@@ -162,6 +169,13 @@ def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bed:
     monkeypatch.setattr(module, "threading", SimpleNamespace(Timer=found.timer))
     found.start()
     return found
+
+
+def test_what_is_known_of_the_cluster(bed: Bed, tmp_path: Path) -> None:
+    executor = bed.executor
+    assert (executor.slots, executor.ends_at, executor.journal_directory) == (8, 940.0, tmp_path)
+    assert executor.why_not(Task("a", 5, "/", work)) == ""
+    assert executor.why_not(Task("a", 6, "/", work)) == "nproc = 6, but a worker has 5 slots"
 
 
 # What is sent.

@@ -87,7 +87,7 @@ def test_start_of_an_attempt(events: SubmissionEvents, link: Link, task: Task) -
 
 
 def test_end_of_an_attempt(events: SubmissionEvents, link: Link, task: Task) -> None:
-    events.ended(task, 2, record())
+    events.ended(task, 2, record(), again=False)
     events.flush()
     event = link.last()
     assert (event["eventtype"], event["ok"]) == ("IPS_TASK_END", True)
@@ -114,8 +114,12 @@ def test_end_of_an_attempt(events: SubmissionEvents, link: Link, task: Task) -> 
 def test_failure_tells_why_and_what_was_written(
     events: SubmissionEvents, link: Link, task: Task, caplog: pytest.LogCaptureFixture
 ) -> None:
-    events.ended(task, 1, record("failed", exit_status=3, error="exit code 3", output="no\n"))
-    events.ended(task, 2, record("failed", error="ValueError: no", traceback="Trace\nback\n"))
+    events.ended(
+        task, 1, record("failed", exit_status=3, error="exit code 3", output="no\n"), again=False
+    )
+    events.ended(
+        task, 2, record("failed", error="ValueError: no", traceback="Trace\nback\n"), again=False
+    )
     events.flush()
     first, second = link.sent[-1]
     assert part(first, "ok", "status", "exit_status", "error", "output") == {
@@ -130,7 +134,9 @@ def test_failure_tells_why_and_what_was_written(
 
 
 def test_time_out_has_the_words_of_ips(events: SubmissionEvents, link: Link, task: Task) -> None:
-    events.ended(task, 1, record("timed_out", exit_status=-1, error="timed out after 2 s"))
+    events.ended(
+        task, 1, record("timed_out", exit_status=-1, error="timed out after 2 s"), again=False
+    )
     events.flush()
     assert link.last()["comment"] == "task_name = t, timed-out after 2.50s"
     assert link.last()["ok"] is False
@@ -142,7 +148,7 @@ def test_events_are_sent_together_and_once(
     events.flush()
     assert link.sent == []
     events.started(task, 1, FIRST)
-    events.ended(task, 1, record())
+    events.ended(task, 1, record(), again=False)
     events.flush()
     events.flush()
     assert [[event["eventtype"] for event in sent] for sent in link.sent] == [
@@ -163,27 +169,59 @@ def test_pool_ends(
     assert caplog.messages == ([f"pool pool: {trouble}"] if trouble else [])
 
 
-def test_others_hear_of_records_of_news_and_of_the_end(
-    events: SubmissionEvents, link: Link, task: Task
-) -> None:
-    heard: list[Any] = []
-    events.on_record = lambda task, record: heard.append((task.name, record.status))
-    events.on_flush = lambda: heard.append("flush")
-    events.on_finished = lambda: heard.append(("finished", len(link.sent)))
-    events.recorded(task, TaskRecord("t", "finished"))
+class Journal:
+    """Takes what a run that is resumed may use."""
+
+    def __init__(self) -> None:
+        self.noted: list[list[tuple[str, TaskRecord]]] = []
+        self.error: Exception | None = None
+
+    def ended(self, batch: list[tuple[str, TaskRecord]]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.noted.append(batch)
+
+
+def test_records_are_noted_together_and_once(events: SubmissionEvents) -> None:
+    journal = Journal()
+    events.journal = journal  # type: ignore[assignment]
+    records = [TaskRecord(name, "finished", 0) for name in "ab"]
+    events.recorded(records[0], "digest", resumed=False)
+    events.recorded(records[1], "", resumed=True)
+    assert journal.noted == []
     events.flush()
+    events.flush()
+    assert journal.noted == [[("digest", records[0]), ("", records[1])]]
+
+
+def test_end_has_the_figures(
+    events: SubmissionEvents, link: Link, task: Task, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "test_pool_events")
+    events.slots = 4
+    events.ended(task, 1, record("lost", elapsed_time=3600.0), again=True)
+    done = TaskRecord("t", "finished", 0, attempts=2, start_time=5.0, elapsed_time=1800.0)
+    events.recorded(done, "", resumed=False)
+    events.recorded(TaskRecord("u", "finished", 0, attempts=1), "", resumed=True)
     events.finished("")
-    assert heard == [("t", "finished"), "flush", "flush", ("finished", 1)]
+    event = link.sent[-1][-1]
+    assert part(event, "tasks", "counts", "resumed", "attempts", "core_hours_used") == {
+        "tasks": 2,
+        "counts": {"finished": 2},
+        "resumed": 1,
+        "attempts": 2,
+        "core_hours_used": 1.5,
+    }
+    assert caplog.messages[-1].startswith("pool pool: 2 tasks, 2 finished (1 in the run before)")
 
 
-def test_end_is_told_to_others_whatever_fails_before(events: SubmissionEvents) -> None:
+def test_end_is_told_whatever_fails_before(events: SubmissionEvents) -> None:
     """Else a cluster would be kept for a pool that is over."""
     heard: list[str] = []
-
-    def full() -> None:
-        raise OSError("no space left")
-
-    events.on_flush = full
+    journal = Journal()
+    journal.error = OSError("no space left")
+    events.journal = journal  # type: ignore[assignment]
+    events.recorded(TaskRecord("t", "finished", 0), "digest", resumed=False)
     events.on_finished = lambda: heard.append("finished")
     with pytest.raises(OSError, match="no space left"):
         events.finished("")

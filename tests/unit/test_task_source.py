@@ -101,9 +101,7 @@ def test_iterable_that_raises_is_the_last() -> None:
 def test_what_is_no_task_is_an_error_that_shows_it() -> None:
     source = TaskSource([], [Batch(["solve"])])  # type: ignore[list-item]
     assert source.take() is None
-    assert str(source.error) == (
-        "its tasks ended early: TypeError: expected a Task, found 'solve'"
-    )
+    assert str(source.error) == ("its tasks ended early: TypeError: expected a Task, found 'solve'")
 
 
 def test_container_looks_for_programs_itself() -> None:
