@@ -123,7 +123,7 @@ class Dispatcher:
             self._work_off()
         except BaseException as caught:
             error = caught
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(BaseException):
                 self._executor.cancel()  # what runs has nobody else who would end it
         trouble = describe(error) if error else self._stopped
         try:

@@ -137,11 +137,13 @@ class SubmissionEvents:
         comment = f"task_pool = {self._pool}  elapsed time = {elapsed:.2f} S"
         more = {"error": trouble} if trouble else {}
         self._add("IPS_TASK_POOL_END", comment, time.time(), ok=not trouble, **fields, **more)
-        self.flush()
         self._logger.info(self._summary.text(self.slots, elapsed))
         if trouble:
             self._logger.error("pool %s: %s", self._pool, trouble)
-        self.on_finished()
+        try:
+            self.flush()
+        finally:
+            self.on_finished()
 
     def _add(self, eventtype: str, comment: str, at: float, **fields: Any) -> None:
         event = component_event(

@@ -14,16 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from ips_core.errors import TaskPoolError
 
 __all__ = ["Task"]
 
-_NOTHING: Mapping[str, Any] = MappingProxyType(
-    {}
-)  # one for all: tasks come by the hundred thousand
+#: One for all, since tasks come by the hundred thousand; a mappingproxy could not be pickled.
+_NOTHING: Mapping[str, Any] = {}
 #: Of launch_task; they concern launchers of parallel programs.
 _LAUNCHER_KEYWORDS = (
     "task_ppn",
@@ -55,9 +53,16 @@ def _seconds(value: Any) -> float | None:
     return seconds
 
 
+def _whole(value: Any) -> int:
+    number = int(value)
+    if number != float(value):
+        raise ValueError
+    return number
+
+
 def _count(value: Any) -> int:
-    count = int(value)
-    if count < 0 or count != float(value):
+    count = _whole(value)
+    if count < 0:
         raise ValueError
     return count
 
@@ -88,7 +93,7 @@ _KEYWORDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "pin": (_flag, "True or False"),
     "mpi": (_flag, "True or False"),
     "time_request": (_seconds, "a number of seconds above 0"),
-    "priority": (int, "a whole number"),
+    "priority": (_whole, "a whole number"),
     "retries": (_optional_count, "a whole number of 0 or more"),
     "retry_failed": (_optional_count, "a whole number of 0 or more"),
 }
@@ -294,7 +299,7 @@ def _callable(
         _check_arguments(name, function, signature, args, kwargs)
     if values["mpi"]:
         raise TaskPoolError(f"task {name}: mpi=True is for programs")
-    needs = [key for key in _OF_A_PROCESS if values[key]]
+    needs = [key for key in _OF_A_PROCESS if values[key] != _DEFAULTS[key]]
     if needs and values["isolate"] is False:
         raise TaskPoolError(
             f"task {name}: {needs[0]}= of a callable needs a process of its own: leave out "

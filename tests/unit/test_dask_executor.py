@@ -10,7 +10,6 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from ips_core.dask_cluster import ClusterAddress, ClusterRequest, Place
 from ips_core.pools import dask_executor as module
 from ips_core.pools.attempt import Attempt
 from ips_core.pools.dask_executor import DaskExecutor
@@ -91,10 +90,14 @@ class Bed:
     def __init__(self, directory: Path, plugin: Any = None) -> None:
         self.client = Client()
         self.journal = Journal(str(directory), "w-0")
-        request = ClusterRequest(2, None, None, "local")
-        places = tuple(Place(f"w-{number}", "n", 2) for number in range(2))
-        reached = ClusterAddress(request, "tls://s", None, 4, str(directory), places)
-        self.executor = DaskExecutor("run", self.client, "topic", reached, plugin)
+        reached = SimpleNamespace(
+            slots=8,
+            ends_at=1000.0,
+            margin=60.0,
+            run_directory=str(directory),
+            workers=[SimpleNamespace(slots=3), SimpleNamespace(slots=5)],
+        )
+        self.executor = DaskExecutor("run", self.client, "topic", reached, plugin)  # type: ignore[arg-type]
         self.timers: list[Callable[[], None]] = []
         self.heard: list[Any] = []
 
@@ -167,6 +170,13 @@ def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bed:
     monkeypatch.setattr(module, "threading", SimpleNamespace(Timer=found.timer))
     found.start()
     return found
+
+
+def test_what_is_known_of_the_cluster(bed: Bed, tmp_path: Path) -> None:
+    executor = bed.executor
+    assert (executor.slots, executor.ends_at, executor.journal_directory) == (8, 940.0, tmp_path)
+    assert executor.why_not(Task("a", 5, "/", work)) == ""
+    assert executor.why_not(Task("a", 6, "/", work)) == "nproc = 6, but a worker has 5 slots"
 
 
 # What is sent.

@@ -62,6 +62,10 @@ class World:
         self.told: list[tuple[Any, ...]] = []  # to the report
         self._passed_on = 0
         self.recorded_tasks: list[TaskRecord] = []
+        self.works: dict[str, tuple[str, bool]] = {}  # digest and whether resumed, by name
+        self.followed: list[tuple[str, int]] = []  # attempts after which there is another
+        self.impossible: dict[str, str] = {}
+        self.journal_directory = None
         self.held = self.cancelled = self.closed = False
         self.on_cancel: Callable[[], object] = lambda: None
         self.unsendable: set[str] = set()
@@ -77,11 +81,11 @@ class World:
 
     journal_directory = None
 
-    def why_not(self, task: Task) -> str:
-        return ""
-
     def start(self, hear: Callable[[Any], None]) -> None:
         self.hear = hear
+
+    def why_not(self, task: Task) -> str:
+        return self.impossible.get(task.name, "")
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
         if self.unsendable & {attempt.task.name for attempt in attempts}:
@@ -124,9 +128,12 @@ class World:
         needed = {"host", "worker", "start_time", "elapsed_time", "exit_status", "traceback"}
         self.must(needed <= record.keys(), "end without its record")
         self.told.append(("ended", task.name, number, record["status"]))
+        if again:
+            self.followed.append((task.name, number))
 
     def recorded(self, record: TaskRecord, work: str, resumed: bool) -> None:
         self.recorded_tasks.append(record)
+        self.works[record.name] = work, resumed
 
     def flush(self) -> None:
         self._passed_on = len(self.told)
@@ -578,6 +585,14 @@ def test_missing_program_is_a_failure_of_its_task_with_the_shell_s_code() -> Non
     assert bed.world.ended_by_worker("m") == ["failed", "failed"]
 
 
+def test_task_that_fits_nowhere_is_a_failure_of_its_own() -> None:
+    bed = Bed(numbered(2))
+    bed.world.impossible = {"t0": "nproc = 9, but a worker has 2 slots"}
+    results = bed.run()
+    assert str(results["t0"]) == "task t0 failed: nproc = 9, but a worker has 2 slots"
+    assert (results["t1"], bed.world.submitted) == ("done", ["t1"])
+
+
 @pytest.mark.parametrize(("most", "failures"), [(2, 3), (0, 1), (0.3, 4), (1.0, 2)])
 def test_pool_stops_after_too_many_failures(most: float, failures: int) -> None:
     bed = Bed(numbered(10), Policy(max_failures=most), slots=1)
@@ -935,16 +950,28 @@ def test_cancelling_waits_for_no_iterator(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_an_earlier_run_has_finished_is_not_run_again() -> None:
-    done = TaskRecord("t1", "finished", 0, "as before", attempts=1)
+    found = TaskRecord("t1", "finished", 0, "as before", attempts=1)
     bed = Bed(
         numbered(3),
         batches=[Batch(tasks_of("t1"), keep=False)],
-        recall=lambda task: ("", done if task.name == "t1" else None),
+        recall=lambda task: (f"work of {task.name}", found if task.name == "t1" else None),
     )
-    assert bed.run() == {"t0": "done", "t1": "as before", "t2": "done"}
-    assert bed.world.submitted == ["t0", "t2"]
+
+    def script(world: World) -> Script:
+        assert {each.work for each in world._attempts.values()} == {"work of t0", "work of t2"}
+        world.end("t0", status="cancelled")
+        yield
+        assert {each.work for each in world._attempts.values()} == {"work of t0", "work of t2"}
+
+    assert bed.run(script) == {"t0": "done", "t1": "as before", "t2": "done"}
+    assert set(bed.world.submitted) == {"t0", "t2"}
     assert [record.name for record in bed.world.recorded_tasks].count("t1") == 2
     assert bed.world.ended_by_worker("t1") == []
+    assert bed.world.works == {
+        "t0": ("work of t0", False),
+        "t1": ("work of t1", True),
+        "t2": ("work of t2", False),
+    }
 
 
 # Whatever happens, in whatever order.
@@ -1063,6 +1090,12 @@ def test_each_task_gets_one_record_whatever_happens(
         ends = [found[3] for found in told if found[0] == "ended"]
         assert [found[0] for found in told] == ["started", "ended"] * record.attempts
         assert [found[2] for found in told[::2]] == list(range(1, record.attempts + 1))
+        followed = [number for name, number in bed.world.followed if name == record.name]
+        may_follow = list(range(1, record.attempts + 1))
+        # the last may have been to be followed by one that was not started
+        assert followed in (may_follow[:-1], may_follow)
+        if record.status in ("finished", "result_lost"):
+            assert followed == may_follow[:-1]
         assert ends.count("lost") <= policy.retries + 1
         assert sum(ends.count(status) for status in ("failed", "timed_out")) <= (
             policy.retry_failed + 1

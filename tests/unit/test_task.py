@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ips_core.errors import TaskPoolError
-from ips_core.pools.task import Task, make_task
+from ips_core.pools.task import Task
 
 Program = Callable[..., Path]
 TEXT = st.text(st.characters(exclude_characters="\0"))
 
 
-def make(binary: Any, *args: Any, nproc: int = 1, working_dir: str = "/w", **keywords: Any) -> Task:
-    return make_task("t", nproc, working_dir, binary, args, keywords)
+def make(binary: Any, *args: Any, nproc: Any = 1, working_dir: str = "/", **keywords: Any) -> Task:
+    return Task("t", nproc, working_dir, binary, *args, **keywords)
+
+
+def attributes(task: Task) -> dict[str, Any]:
+    return {name: getattr(task, name) for name in Task.__slots__}
 
 
 def area(width: float, height: float = 1.0, **more: Any) -> float:
@@ -38,35 +44,88 @@ class Worker:
 
 
 def test_whole_task_of_a_program() -> None:
-    task = make(
+    task = Task(
+        "t",
+        4,
+        "/usr/../bin",
         "/bin/sh",
         "-c",
         "exit 3",
-        working_dir="/w/../x",
         logfile=Path("logs/a.log"),
         errfile="b.err",
+        stdin=Path("in.dat"),
         timeout=3,
         task_env={"A": 1, "B": "x y"},
+        gpus=2,
+        pin=True,
+        mpi=False,
+        time_request=60,
+        priority=-3,
+        retries=5,
+        retry_failed=1,
+        task_ppn=2,
     )
-    assert task == Task(
-        "t",
-        "/x",
-        ("/bin/sh", "-c", "exit 3"),
-        logfile="logs/a.log",
-        errfile="b.err",
-        timeout=3.0,
-        env={"A": "1", "B": "x y"},
-    )
+    assert attributes(task) == {
+        "name": "t",
+        "nproc": 4,
+        "working_dir": "/bin",
+        "argv": ("/bin/sh", "-c", "exit 3"),
+        "function": None,
+        "args": (),
+        "kwargs": {},
+        "logfile": "logs/a.log",
+        "errfile": "b.err",
+        "stdin": "in.dat",
+        "timeout": 3.0,
+        "task_env": {"A": "1", "B": "x y"},
+        "isolate": False,
+        "gpus": 2,
+        "pin": True,
+        "mpi": False,
+        "time_request": 60.0,
+        "priority": -3,
+        "retries": 5,
+        "retry_failed": 1,
+        "launcher": {"task_ppn": 2},
+        "program": "/bin/sh",
+        "missing": "",
+    }
     assert task.payload("pool") == {
         "pool": "pool",
         "name": "t",
         "argv": ["/bin/sh", "-c", "exit 3"],
-        "cwd": "/x",
+        "cwd": "/bin",
         "logfile": "logs/a.log",
         "errfile": "b.err",
+        "stdin": "in.dat",
         "timeout": 3.0,
         "env": {"A": "1", "B": "x y"},
+        "gpus": 2,
+        "pin": True,
+        "slots": 4,
     }
+
+
+def test_what_is_default_is_left_out() -> None:
+    assert make("/bin/sh").payload("pool") == {
+        "pool": "pool",
+        "name": "t",
+        "argv": ["/bin/sh"],
+        "cwd": "/",
+    }
+
+
+@pytest.mark.parametrize("stdin", [b"", b"1 2", bytearray(b"1 2")])
+def test_bytes_for_stdin_travel_also_if_there_are_none(stdin: Any) -> None:
+    assert make("/bin/sh", stdin=stdin).payload("p")["stdin"] == bytes(stdin)
+
+
+@pytest.mark.parametrize("task", [make("/bin/sh", "x", timeout=3), make(area, 2, height=3)])
+def test_task_survives_pickling_and_cannot_be_changed(task: Task) -> None:
+    assert pickle.loads(pickle.dumps(task)) == task
+    assert attributes(pickle.loads(pickle.dumps(task))) == attributes(task)
+    with pytest.raises(FrozenInstanceError):
+        task.nproc = 2  # type: ignore[misc]
 
 
 @given(st.lists(TEXT))
@@ -88,7 +147,7 @@ def test_program_is_found_on_path(program: Program) -> None:
 @pytest.mark.parametrize("kind", [str, Path])
 def test_path_with_a_blank_is_taken_whole(program: Program, kind: Callable[[Path], Any]) -> None:
     path = program("my solver")
-    assert make(kind(path), "a b") == Task("t", "/w", (str(path), "a b"))
+    assert make(kind(path), "a b").argv == (str(path), "a b")
     assert make("my solver").argv == (str(path),)
 
 
@@ -126,12 +185,38 @@ def test_missing_program_is_noted(
     program: Program, binary: str, argv: tuple[str, ...], missing: str
 ) -> None:
     task = make(binary, "x")
-    assert (task.argv, task.missing) == (argv, missing)
+    text = f"Program {missing} is not in path or is not executable"
+    assert (task.argv, task.missing) == (argv, text)
 
 
 def test_file_that_cannot_be_executed_is_missing(program: Program) -> None:
     program("solve").chmod(0o644)
-    assert make("solve").missing == "solve"
+    assert make("solve").missing == "Program solve is not in path or is not executable"
+
+
+def test_missing_directory_is_noted_where_a_process_needs_it() -> None:
+    text = "there is no directory /no/such/place"
+    assert make("/bin/sh", working_dir="/no/such/place").missing == text
+    assert make(area, 1, working_dir="/no/such/place", isolate=True).missing == text
+    assert make(area, 1, working_dir="/no/such/place").missing == ""
+
+
+def test_container_has_the_program_by_the_name_that_was_given(program: Program) -> None:
+    path = program("solve")
+    task = make("solve -n", "x", working_dir="/no/such/place")
+    inside = task.for_container()
+    assert (inside.argv, inside.missing) == (("solve", "-n", "x"), "")
+    assert task.argv == (str(path), "-n", "x")
+    assert task.missing
+    callable_ = make(area, 1)
+    assert callable_.for_container() == callable_
+
+
+def test_program_that_appears_is_found(program: Program) -> None:
+    """What is remembered of PATH is what was there."""
+    assert make("solve").missing
+    path = program("solve")
+    assert make("solve").argv == (str(path),)
 
 
 # Callables.
@@ -158,6 +243,50 @@ def test_keywords_that_are_not_ours_go_to_the_callable() -> None:
     assert (task.logfile, task.timeout) == ("a.log", 5.0)
 
 
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"isolate": True},
+        {"timeout": 3},
+        {"task_env": {"A": "1"}},
+        {"logfile": "a"},
+        {"errfile": "a"},
+        {"stdin": b"x"},
+        {"stdin": b""},
+        {"gpus": 1},
+    ],
+)
+def test_callable_with_what_only_a_process_has_gets_one(keywords: dict[str, Any]) -> None:
+    task = make(area, 1, **keywords)
+    assert task.isolate
+    assert task.payload("p")["isolate"] is True
+    assert task.payload("p")["cwd"] == "/"
+
+
+def test_callable_in_this_process_has_no_directory() -> None:
+    assert not make(area, 1, pin=True, priority=3, nproc=2).isolate
+    assert "cwd" not in make(area, 1).payload("p")
+
+
+@pytest.mark.parametrize(
+    ("keywords", "plain"),
+    [
+        ({}, True),
+        ({"timeout": 3, "logfile": "a", "task_env": {"A": "1"}, "stdin": b"x"}, True),
+        ({"retries": 0, "retry_failed": 3, "mpi": False}, True),
+        ({"nproc": 2}, False),
+        ({"gpus": 1}, False),
+        ({"priority": -1}, False),
+        ({"pin": True}, False),
+        ({"mpi": True}, False),
+        ({"time_request": 5}, False),
+    ],
+)
+def test_plain_is_what_has_no_wish_of_its_own(keywords: dict[str, Any], plain: bool) -> None:
+    assert make("/bin/sh", **keywords).is_plain is plain
+    assert not make(area, 1, isolate=True).is_plain
+
+
 def test_keyword_that_a_callable_names_itself_is_its_own() -> None:
     def solve(grid: int, timeout: float = 1.0) -> None:
         """As a solver may be written."""
@@ -181,17 +310,21 @@ def test_task_in_words(task: Task, words: str) -> None:
 
 # What makes no sense.
 
-NPROC = (
-    "task t: nproc = 2, but tasks of a Dask pool have one process; "
-    "use launch_task for a program that is parallel itself"
-)
-
 
 @pytest.mark.parametrize(
     ("arguments", "keywords", "message"),
     [
-        (("/bin/sh",), {"nproc": 2}, NPROC),
-        ((area, 1), {"nproc": 2}, NPROC),
+        (
+            ("/bin/sh",),
+            {"isolate": True},
+            "task t: isolate= is for callables; a program always is",
+        ),
+        (
+            (area, 1),
+            {"isolate": False, "timeout": 3},
+            "task t: timeout= of a callable needs a process of its own: leave out isolate=False",
+        ),
+        ((area, 1), {"mpi": True}, "task t: mpi=True is for programs"),
         (
             ("/bin/sh",),
             {"logfil": "a"},
@@ -230,7 +363,24 @@ def test_error_names_the_task(
     ("binary", "keywords", "key"),
     [
         ("/bin/sh", {"timeout": "soon"}, "timeout = 'soon'"),
+        ("/bin/sh", {"timeout": 0}, "timeout = 0: expected a number of seconds above 0"),
+        ("/bin/sh", {"timeout": -1}, "timeout = -1: "),
+        ("/bin/sh", {"timeout": float("inf")}, "timeout = inf: "),
+        ("/bin/sh", {"timeout": float("nan")}, "timeout = nan: "),
+        ("/bin/sh", {"time_request": "1h"}, "time_request = '1h'"),
         ("/bin/sh", {"nproc": "many"}, "nproc = 'many'"),
+        ("/bin/sh", {"nproc": 0}, "nproc = 0: expected a whole number of 1 or more"),
+        ("/bin/sh", {"nproc": 1.5}, "nproc = 1.5: "),
+        ("/bin/sh", {"nproc": None}, "nproc = None: "),
+        ("/bin/sh", {"gpus": -1}, "gpus = -1: expected a whole number of 0 or more"),
+        ("/bin/sh", {"gpus": None}, "gpus = None: "),
+        ("/bin/sh", {"pin": "yes"}, "pin = 'yes': expected True or False"),
+        ("/bin/sh", {"mpi": 1}, "mpi = 1: expected True or False"),
+        ("/bin/sh", {"priority": "high"}, "priority = 'high': expected a whole number"),
+        ("/bin/sh", {"priority": 1.5}, "priority = 1.5: expected a whole number"),
+        ("/bin/sh", {"retries": -1}, "retries = -1: "),
+        ("/bin/sh", {"logfile": 3}, "logfile = 3: expected a path"),
+        ("/bin/sh", {"stdin": 3}, "stdin = 3: expected a path, or bytes"),
         ("/bin/sh", {"task_env": ["A"]}, "task_env = ['A']"),
         ("/bin/sh -c 'no end", {}, "binary = "),
     ],
@@ -243,16 +393,18 @@ def test_parameter_that_makes_no_sense_is_an_error_that_names_it(
     assert str(caught.value).startswith(f"task t: {key}")
 
 
-def test_keywords_of_launch_task_are_accepted(tmp_path: Path) -> None:
-    keywords = dict.fromkeys(
-        ("task_ppn", "task_cpp", "task_gpp", "omp", "block", "tag", "whole_nodes", "whole_sockets"),
-        1,
-    )
-    assert make("/bin/sh", **keywords, launch_cmd_extra_args="-x") == make("/bin/sh")
+def test_keywords_of_launch_task_are_kept_for_pools_without_dask() -> None:
+    names = ("task_ppn", "task_cpp", "task_gpp", "omp", "block", "tag", "whole_nodes")
+    keywords = dict.fromkeys((*names, "whole_sockets"), 1) | {"launch_cmd_extra_args": "-x"}
+    assert make("/bin/sh", **keywords).launcher == keywords
+    assert make("/bin/sh", **keywords).payload("p") == make("/bin/sh").payload("p")
+    task = make(area, 1, **keywords)
+    assert (task.launcher, task.kwargs) == (keywords, {})
 
 
 def test_working_directory_becomes_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
     assert make("/bin/sh", working_dir="sub").working_dir == os.path.join(tmp_path, "sub")

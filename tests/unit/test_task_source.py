@@ -1,0 +1,115 @@
+"""In which order tasks are taken, and what iterables may do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ips_core.errors import TaskPoolError
+from ips_core.pools.task import Task
+from ips_core.pools.task_source import Batch, TaskSource
+
+
+def work() -> None:
+    """What the tasks do; nobody calls it here."""
+
+
+def task(name: str, **keywords: Any) -> Task:
+    return Task(name, 1, "/", work, **keywords)
+
+
+def rest(source: TaskSource) -> list[tuple[str, bool]]:
+    found = []
+    while (taken := source.take()) is not None:
+        found.append((taken[0].name, taken[1]))
+    return found
+
+
+@given(st.lists(st.integers(-2, 2)))
+def test_higher_priorities_first_and_equal_ones_in_order(priorities: list[int]) -> None:
+    tasks = [task(f"{n}", priority=priority) for n, priority in enumerate(priorities)]
+    expected = sorted(range(len(tasks)), key=lambda n: (-priorities[n], n))
+    assert rest(TaskSource(tasks)) == [(f"{n}", True) for n in expected]
+
+
+def test_how_many_wait_is_known_until_an_iterable_comes_and_after_it() -> None:
+    source = TaskSource([task("a"), task("b")])
+    assert source.waiting == 2
+    source.take()
+    assert source.waiting == 1
+    source = TaskSource([task("a")], [Batch([task("b")])])
+    assert source.waiting is None
+    assert rest(source) == [("a", True), ("b", True)]
+    assert source.waiting == 0
+    assert TaskSource([]).take() is None
+
+
+def test_iterables_come_after_what_is_known_one_after_the_other() -> None:
+    source = TaskSource(
+        [task("a", priority=-9)],
+        [Batch([task("b")], keep=False), Batch([]), Batch(task(name) for name in "cd")],
+    )
+    assert rest(source) == [("a", True), ("b", False), ("c", True), ("d", True)]
+
+
+def test_iterable_is_not_looked_at_before_its_turn() -> None:
+    asked: list[str] = []
+
+    def tasks() -> Iterator[Task]:
+        for name in "bcd":
+            asked.append(name)
+            yield task(name)
+
+    source = TaskSource([task("a")], [Batch(tasks())])
+    source.take()
+    assert asked == []
+    source.take()
+    assert asked == ["b"]
+
+
+def test_closed_source_asks_for_no_more_but_has_what_was_known() -> None:
+    asked: list[str] = []
+
+    def tasks() -> Iterator[Task]:
+        asked.append("c")
+        yield task("c")
+
+    source = TaskSource([task("a"), task("b")], [Batch(tasks())])
+    source.take()
+    source.close()
+    assert source.waiting == 1
+    assert rest(source) == [("b", True)]
+    assert asked == []
+    assert source.error is None
+
+
+def test_iterable_that_raises_is_the_last() -> None:
+    def tasks() -> Iterator[Task]:
+        yield task("a")
+        raise OSError("no such list")
+
+    source = TaskSource([], [Batch(tasks()), Batch([task("b")])])
+    assert rest(source) == [("a", True)]
+    assert isinstance(source.error, TaskPoolError)
+    assert str(source.error) == "its tasks ended early: OSError: no such list"
+    assert source.waiting == 0
+
+
+def test_what_is_no_task_is_an_error_that_shows_it() -> None:
+    source = TaskSource([], [Batch(["solve"])])  # type: ignore[list-item]
+    assert source.take() is None
+    assert str(source.error) == ("its tasks ended early: TypeError: expected a Task, found 'solve'")
+
+
+def test_container_looks_for_programs_itself() -> None:
+    missing = Task("a", 1, "/no/such/place", "no-such-program", "x")
+    batches = [Batch([missing]), Batch([missing], in_container=True)]
+    source = TaskSource([], batches)
+    here, there = source.take(), source.take()
+    assert here is not None
+    assert there is not None
+    assert here[0].missing
+    assert (there[0].missing, there[0].argv) == ("", ("no-such-program", "x"))
