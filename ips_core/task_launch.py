@@ -214,10 +214,11 @@ def overlapping_srun_command(
     - Standard input is for rank 0, as ``mpirun`` does it (srun: each rank gets all of it).
     - MPI starts as the site has set it up (``MpiDefault``); else ``--mpi=...`` belongs into the
       extra arguments. MPICH starts with ``--mpi=pmi2``; with ``none`` each rank is a world of one.
-    - SIGTERM to srun ends all processes of the step by SIGKILL, within 0.2 s, also those in
-      sessions of their own; it ends with 137 itself. One SIGINT is a question, two within a second
-      reach the processes first. SIGKILL to srun ends nothing but srun: the step runs on and must be
-      cancelled by its id.
+    - SIGTERM to srun ends all processes of the step by SIGKILL, within 0.2 s, and srun by itself
+      with 137. One SIGINT is a question, two within a second reach the processes first. SIGKILL to
+      srun ends nothing but srun: the step runs on and must be cancelled by its id. What has left
+      its session and lost its parent is found where Slurm tracks processes by cgroup
+      (``ProctrackType``); by ``linuxproc`` it may stay.
     """
     options = [
         f"--job-name={job_name}",
