@@ -14,6 +14,7 @@ from typing import Any
 
 from ips_core.errors import describe
 from ips_core.pools.executor import Attempt, Begun, Ended, GivenBack, News
+from ips_core.pools.guard import TaskGuard
 from ips_core.pools.task import Task
 from ips_core.task_launch import Launch
 from ips_core.task_runner import Runner
@@ -78,10 +79,18 @@ class LocalExecutor:
         self._holding = False
         self._closed = False
         self._trouble = ""
+        self._guard: TaskGuard | None = None
 
     def start(self, hear: Callable[[News], None]) -> None:
-        """Get ready; from now on tell the news to ``hear``."""
+        """Get ready; from now on tell the news to ``hear``.
+
+        Raises
+        ------
+        OSError
+            No process can be started.
+        """
         self._hear = hear
+        self._guard = TaskGuard()
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
         """Run these as soon as there are cores; each for itself, since nothing has to travel.
@@ -136,6 +145,8 @@ class LocalExecutor:
         if not self._running:
             for thread in leaving:
                 thread.join(_CANCEL_SECONDS)
+        if self._guard is not None:
+            self._guard.close()
         return self._trouble
 
     def _start_threads(self, wanted: int) -> None:
@@ -196,12 +207,14 @@ class LocalExecutor:
 
     def _payload(self, task: Task, allocation: Any) -> dict[str, Any]:
         payload = task.payload(self._pool)
+        guard = self._guard.environment if self._guard is not None else {}
         if "argv" not in payload:
-            return payload | ({"isolate": True} if self._isolate else {})
+            more = {"isolate": True, "env": payload.get("env", {}) | guard}
+            return payload | (more if self._isolate else {})
         argv, variables = self._launch(task, allocation)
         if argv != payload["argv"]:  # then the launcher hands out GPUs, and binds
             payload = {key: payload[key] for key in payload if key not in ("gpus", "pin")}
-        return payload | {"argv": argv, "env": {**variables, **payload.get("env", {})}}
+        return payload | {"argv": argv, "env": variables | payload.get("env", {}) | guard}
 
     def _give_back(self, allocation: Any) -> None:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -175,13 +177,14 @@ def test_program_is_started_as_the_platform_says(start, shell, news, wait_until,
 
 
 def test_callable_gets_its_arguments_and_a_process_of_its_own(start, news, wait_until) -> None:
-    task = make_task("sum", 1, "/", sum, [[1, 2, 3]], {})
-    payload = start()._payload(task, "sum")
-    assert payload["isolate"] is True
-    executor = start()
-    executor.submit([Attempt(task, "sum")])
+    def who(*given: int) -> tuple[int, tuple[int, ...]]:
+        return os.getpid(), given
+
+    start().submit([Attempt(make_task("who", 1, "/", who, [1, 2], {}), "who")])
     wait_until(lambda: news.records, 30, "a record")
-    assert news.records["sum"]["value"] == 6
+    pid, given = news.records["who"]["value"]
+    assert given == (1, 2)
+    assert pid != os.getpid()
 
 
 @pytest.mark.parametrize("where", ["launch", "runner"])
@@ -278,6 +281,45 @@ def test_close_tells_of_cores_that_nobody_takes_back(
     wait_until(lambda: news.records, 20, "a record")
     assert news.records["t1"]["status"] == "finished"
     assert executor.close() == "cores could not be given back: the framework is gone"
+
+
+def test_close_ends_what_has_left_its_process_group(
+    start, shell, news, wait_until, tmp_path
+) -> None:
+    executor = start()
+    executor.submit([shell("t1", f"setsid {NAP} & echo $! > pid-1")])
+    wait_until(lambda: news.records, 20, "a record")
+    (pid,) = pids_in(tmp_path, 1)
+    assert is_alive(pid)
+    assert executor.close() == ""
+    assert not is_alive(pid)
+
+
+OWNER = """
+import sys, time
+from ips_core.pools.executor import Attempt
+from ips_core.pools.local_executor import LocalExecutor
+from ips_core.pools.task import make_task
+from ips_core.task_runner import Runner
+executor = LocalExecutor(
+    "pool", Runner("local"), 2, lambda task: task, lambda task: None,
+    lambda task, allocation: (list(task.argv), {}),
+)
+executor.start(lambda news: None)
+script = "trap '' TERM; sleep 60 & echo $$ > pid-1; echo $! > pid-2; wait; wait"
+executor.submit([Attempt(make_task("t1", 1, sys.argv[1], "/bin/sh", ["-c", script], {}), "t1")])
+time.sleep(60)
+"""
+
+
+def test_tasks_do_not_outlive_a_component_that_is_killed(tmp_path, wait_until) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)])
+    try:
+        pids = wait_until(lambda: pids_in(tmp_path, 2), 20, "a task that runs")
+    finally:
+        owner.kill()
+        owner.wait()
+    wait_until(lambda: not any(is_alive(pid) for pid in pids), 10, "all gone")
 
 
 def pids_in(folder: Path, count: int) -> list[int]:
