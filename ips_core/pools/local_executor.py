@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ips_core.errors import describe
-from ips_core.pools.executor import Attempt, Begun, Ended, GivenBack, News
+from ips_core.pools.executor import Attempt, Begun, Ended, GivenBack, Hear
 from ips_core.pools.guard import TaskGuard
 from ips_core.pools.task import Task
 from ips_core.task_launch import Launch
@@ -69,7 +69,8 @@ class LocalExecutor:
         self._release = release
         self._launch = launch
         self._isolate = isolate
-        self._hear: Callable[[News], None] = _nobody
+        self.journal_directory = None  # this process has the records: nothing is lost on the way
+        self._hear: Hear = lambda news: None
         self._changed = threading.Condition()
         self._queue: deque[Attempt] = deque()
         self._waiting: dict[threading.Thread, Attempt | None] = {}  # for cores; None: held back
@@ -81,7 +82,13 @@ class LocalExecutor:
         self._trouble = ""
         self._guard: TaskGuard | None = None
 
-    def start(self, hear: Callable[[News], None]) -> None:
+    def why_not(self, task: Task) -> str:
+        """Return why a task can never run here, in a sentence; nothing if it can."""
+        if task.nproc > self.slots:
+            return f"nproc = {task.nproc}, but there are {self.slots} cores"
+        return ""
+
+    def start(self, hear: Hear) -> None:
         """Get ready; from now on tell the news to ``hear``.
 
         Raises
@@ -200,21 +207,22 @@ class LocalExecutor:
 
     def _run(self, attempt: Attempt, allocation: Any) -> dict[str, Any]:
         try:
-            payload = self._payload(attempt.task, allocation)
+            payload = self._payload(attempt, allocation)
             return self._runner.run(payload, lambda begun: self._hear(Begun(attempt.key, begun)))
         except Exception as error:
             return self._not_started(attempt.task, error)
 
-    def _payload(self, task: Task, allocation: Any) -> dict[str, Any]:
-        payload = task.payload(self._pool)
+    def _payload(self, attempt: Attempt, allocation: Any) -> dict[str, Any]:
+        task, payload = attempt.task, attempt.payload(self._pool)
         guard = self._guard.environment if self._guard is not None else {}
-        if "argv" not in payload:
-            more = {"isolate": True, "env": payload.get("env", {}) | guard}
+        environment = payload.get("env", {}) | guard
+        if task.function is not None:
+            more = {"isolate": True, "cwd": task.working_dir, "env": environment}
             return payload | (more if self._isolate else {})
         argv, variables = self._launch(task, allocation)
         if argv != payload["argv"]:  # then the launcher hands out GPUs, and binds
             payload = {key: payload[key] for key in payload if key not in ("gpus", "pin")}
-        return payload | {"argv": argv, "env": variables | payload.get("env", {}) | guard}
+        return payload | {"argv": argv, "env": variables | environment}
 
     def _give_back(self, allocation: Any) -> None:
         try:
@@ -243,7 +251,3 @@ class LocalExecutor:
             "error": f"it could not be started: {describe(error)}",
             "traceback": "",
         }
-
-
-def _nobody(news: News) -> None:
-    """Hear news before the start: there are none."""

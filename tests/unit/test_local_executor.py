@@ -16,7 +16,7 @@ import pytest
 from ips_core.errors import TaskPoolError
 from ips_core.pools.executor import Attempt, Begun, Ended, GivenBack, News
 from ips_core.pools.local_executor import LocalExecutor
-from ips_core.pools.task import Task, make_task
+from ips_core.pools.task import Task
 from ips_core.task_launch import Launch
 from ips_core.task_runner import Runner
 
@@ -115,7 +115,7 @@ def shell(tmp_path: Path) -> Callable[..., Attempt]:
     """``shell(name, script)``: an attempt at a task that runs in ``tmp_path``."""
 
     def shell(name: str, script: str, **keywords: Any) -> Attempt:
-        task = make_task(name, 1, str(tmp_path), "/bin/sh", ["-c", script], keywords)
+        task = Task(name, 1, str(tmp_path), "/bin/sh", "-c", script, **keywords)
         return Attempt(task, name)
 
     return shell
@@ -155,6 +155,14 @@ def test_threads_are_as_many_as_slots(start, shell, cores, wait_until) -> None:
     assert threading.active_count() - before == 3
 
 
+def test_task_that_never_fits_is_told_at_once(start, tmp_path) -> None:
+    executor = start(slots=3)
+    assert executor.why_not(Task("t1", 3, str(tmp_path), "true")) == ""
+    assert executor.why_not(Task("t1", 4, str(tmp_path), "true")) == (
+        "nproc = 4, but there are 3 cores"
+    )
+
+
 def test_submit_does_not_wait_for_cores(start, shell, cores, wait_until) -> None:
     executor = start()
     executor.submit([shell("a", NAP), shell("b", NAP)])
@@ -176,14 +184,16 @@ def test_program_is_started_as_the_platform_says(start, shell, news, wait_until,
     assert (tmp_path / "out").read_text() == "env t1 task\n"
 
 
-def test_callable_gets_its_arguments_and_a_process_of_its_own(start, news, wait_until) -> None:
-    def who(*given: int) -> tuple[int, tuple[int, ...]]:
-        return os.getpid(), given
+def test_callable_gets_its_arguments_and_a_process_of_its_own(
+    start, news, wait_until, tmp_path
+) -> None:
+    def who(*given: int) -> tuple[int, str, tuple[int, ...]]:
+        return os.getpid(), os.getcwd(), given
 
-    start().submit([Attempt(make_task("who", 1, "/", who, [1, 2], {}), "who")])
+    start().submit([Attempt(Task("who", 1, str(tmp_path), who, 1, 2), "who")])
     wait_until(lambda: news.records, 30, "a record")
-    pid, given = news.records["who"]["value"]
-    assert given == (1, 2)
+    pid, directory, given = news.records["who"]["value"]
+    assert (directory, given) == (str(tmp_path), (1, 2))
     assert pid != os.getpid()
 
 
@@ -299,7 +309,7 @@ OWNER = """
 import sys, time
 from ips_core.pools.executor import Attempt
 from ips_core.pools.local_executor import LocalExecutor
-from ips_core.pools.task import make_task
+from ips_core.pools.task import Task
 from ips_core.task_runner import Runner
 executor = LocalExecutor(
     "pool", Runner("local"), 2, lambda task: task, lambda task: None,
@@ -307,7 +317,7 @@ executor = LocalExecutor(
 )
 executor.start(lambda news: None)
 script = "trap '' TERM; sleep 60 & echo $$ > pid-1; echo $! > pid-2; wait; wait"
-executor.submit([Attempt(make_task("t1", 1, sys.argv[1], "/bin/sh", ["-c", script], {}), "t1")])
+executor.submit([Attempt(Task("t1", 1, sys.argv[1], "/bin/sh", "-c", script), "t1")])
 time.sleep(60)
 """
 
