@@ -45,6 +45,9 @@ class LocalExecutor:
         environment; a task's own variables win.
     ends_at : float, optional
         When the cores are taken away, in seconds since the epoch. Default: not known.
+    finish : callable, optional
+        ``finish(record, allocation)``: the record of a program that has ended, when the launcher
+        knows more of it than its exit code. Default: as it is.
     isolate : bool, optional
         Callables run in processes of their own, so that they cannot harm the component, and can be
         ended. Default: True.
@@ -59,6 +62,7 @@ class LocalExecutor:
         release: Callable[[Any], object],
         launch: Callable[[Task, Any], Launch],
         ends_at: float | None = None,
+        finish: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None,
         isolate: bool = True,
     ) -> None:
         self.slots = slots
@@ -68,6 +72,7 @@ class LocalExecutor:
         self._allocate = allocate
         self._release = release
         self._launch = launch
+        self._finish = finish
         self._isolate = isolate
         self.journal_directory = None  # this process has the records: nothing is lost on the way
         self._hear: Hear = lambda news: None
@@ -208,7 +213,10 @@ class LocalExecutor:
     def _run(self, attempt: Attempt, allocation: Any) -> dict[str, Any]:
         try:
             payload = self._payload(attempt, allocation)
-            return self._runner.run(payload, lambda begun: self._hear(Begun(attempt.key, begun)))
+            record = self._runner.run(payload, lambda begun: self._hear(Begun(attempt.key, begun)))
+            if self._finish is not None and attempt.task.function is None:
+                return self._finish(record, allocation)
+            return record
         except Exception as error:
             return self._not_started(attempt.task, error)
 

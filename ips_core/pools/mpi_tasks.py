@@ -22,7 +22,7 @@ from ips_core.task_launch import (
 )
 from ips_core.task_runner import Runner
 
-__all__ = ["MPITasks", "read_srun"]
+__all__ = ["MPITasks", "after_srun", "read_srun"]
 
 _SLURM_SECONDS = 5.0
 # "srun: error: n2: tasks 0-1: Exited with exit code 7", or what a signal is called
@@ -84,10 +84,7 @@ class MPITasks:
         record = self._runner.run(
             self._task(payload, shape, key), lambda begun: started(begun | host)
         )
-        if record["status"] in ("cancelled", "timed_out") or (record["exit_status"] or 0) < 0:
-            self._end_step(key)  # srun may have been killed before it could do that
-        elif record["status"] == "failed":
-            record |= read_srun(record["exit_status"], record.get("output", ""))
+        record = after_srun(record, self._job_id, key)
         return record | host if record["host"] else record
 
     def _task(self, payload: Mapping[str, Any], shape: TaskShape, key: str) -> dict[str, Any]:
@@ -103,13 +100,23 @@ class MPITasks:
             "env": {**variables, **(payload.get("env") or {})},
         }
 
-    def _end_step(self, key: str) -> None:
-        """Cancel the step if it still runs: srun does not tell its id, and no longer can."""
-        listing = _output("squeue", "--steps", f"--jobs={self._job_id}", "-h", "--format=%i %j")
-        for line in listing.splitlines():
-            step_id, _, job_name = line.partition(" ")
-            if job_name == key:
-                _output("scancel", step_id)
+
+def after_srun(record: dict[str, Any], job_id: str, job_name: str) -> dict[str, Any]:
+    """Return the record of a program under srun, which may have left its step behind.
+
+    Parameters
+    ----------
+    record : dict
+        The runner's, of srun.
+    job_id, job_name : str
+        The allocation, and the step's name, which no other step of it has.
+    """
+    status, code = record["status"], record["exit_status"] or 0
+    if status in ("cancelled", "timed_out") or code < 0:
+        _end_step(job_id, job_name)  # srun may have been killed before it could do that
+    elif status == "failed":
+        return record | read_srun(code, record["output"])
+    return record
 
 
 def read_srun(code: int, output: str) -> dict[str, Any]:
@@ -140,6 +147,15 @@ def read_srun(code: int, output: str) -> dict[str, Any]:
     if missing:  # the program, or the directory: the same status as of a process of one's own
         return {"exit_status": 127, "error": f"{who}: {missing['why']}"}
     return {"exit_status": status, "error": f"exit code {status} of {who}"}
+
+
+def _end_step(job_id: str, job_name: str) -> None:
+    """Cancel a step if it still runs: srun does not tell its id, and no longer can."""
+    listing = _output("squeue", "--steps", f"--jobs={job_id}", "--noheader", "--format=%i %j")
+    for line in listing.splitlines():
+        step_id, _, name = line.partition(" ")
+        if name == job_name:
+            _output("scancel", step_id)
 
 
 def _signal(text: str, code: int) -> int:

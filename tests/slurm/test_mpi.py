@@ -13,7 +13,11 @@ from typing import Any
 
 import pytest
 
+from ips_core.pools.executor import Attempt, Ended
+from ips_core.pools.local_backend import LocalBackend
 from ips_core.pools.mpi_tasks import MPITasks
+from ips_core.pools.task import Task
+from ips_core.resources import Allocation, Share
 from ips_core.task_launch import TaskShape, launch_command, overlapping_srun_command
 from ips_core.task_runner import Runner
 
@@ -133,6 +137,42 @@ def run(argv: list[str], variables: dict[str, str], cwd: Path) -> subprocess.Com
     )
 
 
+class Link:
+    """A framework that gives everybody two cores of n2 and of n4."""
+
+    def ask(self, what: str, *details: Any) -> Allocation | None:
+        if what == "release":
+            return None
+        return Allocation(1, (Share("n2", 2, 2), Share("n4", 2, 2)), whole_nodes=True)
+
+
+def test_pool_without_dask_runs_steps_that_end_with_it(
+    job_id, shared_tmp_path, wait_until, processes_with
+) -> None:
+    heard: list[Any] = []
+    executor = LocalBackend(Link(), "srun", slots=8, named=True).executor("run")
+    executor.start(heard.append)
+
+    def record_of(key: str, script: str, **keywords: Any) -> Record:
+        task = Task(key, 4, str(shared_tmp_path), "/bin/sh", "-c", script, **keywords)
+        executor.submit([Attempt(task, key)])
+        ended = wait_until(lambda: [n.record for n in heard if is_end(n, key)], _SECONDS, key)
+        return ended[0]
+
+    def is_end(news: Any, key: str) -> bool:
+        return isinstance(news, Ended) and news.key == key
+
+    record = record_of("good", "echo $SLURM_PROCID $SLURMD_NODENAME > rank-$SLURM_PROCID")
+    assert outcome(record) == ("finished", 0, "")
+    assert hello_from(shared_tmp_path) == ["0 n2", "1 n2", "2 n4", "3 n4"]
+    record = record_of("bad", "exit $(($SLURM_PROCID == 2 ? 5 : 0))")
+    assert outcome(record) == ("failed", 5, "exit code 5 of rank 2 on n4")
+    late = {"timeout": 5, "task_env": {"IPS_TEST_RANKS": "pool"}}
+    assert record_of("late", STUBBORN, **late)["status"] == "timed_out"
+    wait_until(lambda: processes_with("IPS_TEST_RANKS=pool") == [], 10, "no rank left")
+    assert executor.close() == ""
+
+
 # Beside the workers of a Dask cluster.
 
 
@@ -231,7 +271,9 @@ def test_node_that_is_not_of_the_job(start) -> None:
     assert "node" in error
 
 
-STUBBORN = "trap '' TERM INT HUP; echo $$ > pid-$SLURM_PROCID; sleep 60 & sleep 60; sleep 60"
+#: A process and its child, all that proctrack/linuxproc of Slurm finds for sure: what a shell
+#: starts while its processes are being killed may escape that.
+STUBBORN = "trap '' TERM INT HUP; sleep 60 & echo $$ > pid-$SLURM_PROCID; exec sleep 60"
 
 
 def test_cancel_ends_every_rank_on_every_node(
