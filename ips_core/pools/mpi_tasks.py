@@ -67,8 +67,8 @@ class MPITasks:
         payload : mapping
             A program, as ``task_runner.Runner.run`` takes it.
         shape : TaskShape
-            How many processes, and on which nodes; its OpenMP variables are not those of the
-            payload's slots.
+            How many processes, and on which nodes; a process has one OpenMP thread unless ``cores``
+            says more.
         key : str
             Names the step in ``squeue --steps``; no other step of the job may be called so.
         started : callable
@@ -97,7 +97,8 @@ class MPITasks:
         task = {name: payload[name] for name in payload if name not in ("gpus", "pin")}
         return task | {
             "argv": without_variables(misleading_variables(os.environ), argv),
-            "env": {**variables, **(payload.get("env") or {})},
+            # one thread a rank unless said otherwise; the runner would take all slots for each
+            "env": {"OMP_NUM_THREADS": "1"} | variables | payload.get("env", {}),
         }
 
 

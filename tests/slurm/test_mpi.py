@@ -27,7 +27,7 @@ Record = dict[str, Any]
 _CHECKOUT = Path(__file__).parents[2]
 _SECONDS = 60
 NODES = ("n2", "n4")
-SHAPE = TaskShape(4, 2, 2, cores=1, node_names=NODES)
+SHAPE = TaskShape(4, 2, 2, node_names=NODES)
 
 #: Each rank says who it is, and what all of them have found together.
 HELLO = """
