@@ -10,7 +10,7 @@ SLURM ?= yes
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: example example-scan test check docs slurm container clean
+.PHONY: example example-scan test check docs slurm container mpi clean
 .DELETE_ON_ERROR:
 
 example: .venv/installed
@@ -21,7 +21,7 @@ example-scan: .venv/installed-scan
 	cd docs/examples/equilibrium_scan && "$(CURDIR)/$(BIN)/ips.py" --config equilibrium_scan.config --nodes 2
 	@echo "simulation log: $$(ls -t docs/examples/equilibrium_scan/equilibrium_scan/simulation_log/*.json | head -n 1)"
 
-test: .venv/installed-test slurm container
+test: .venv/installed-test slurm container mpi
 	$(BIN)/python -m pytest --slurm=$(SLURM) --durations=10 -n 2 --dist loadfile
 
 check: .venv/installed-test
@@ -42,6 +42,10 @@ slurm:
 # Charliecloud, and a root file system with this dask for it
 container: .venv/installed-test
 	@tools/container-rootfs $(SLURM) $(BIN)/python
+
+# Open MPI and MPICH, for the tests of parallel tasks
+mpi: .venv/installed-test
+	@tools/mpi-programs $(SLURM) $(BIN)/python
 
 .venv/bin/python:
 	@tools/make-venv $(PYTHON)
