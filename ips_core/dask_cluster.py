@@ -147,8 +147,11 @@ class NodesTaken:
         return f"another driver in this Slurm job has a cluster on {nodes}, and too few are left"
 
 
-def read_allocation() -> tuple[Node, ...]:
-    """Return the nodes of this Slurm job.
+def read_allocation() -> tuple[tuple[Node, ...], float | None]:
+    """Return the nodes of this Slurm job, and when tasks have to have ended on them.
+
+    That is before the end of the job by the ``walltime-margin`` of a cluster; in seconds since the
+    epoch, None if the job has no end.
 
     Raises
     ------
@@ -161,7 +164,15 @@ def read_allocation() -> tuple[Node, ...]:
         found = allocation.read()
     except ClusterError as error:
         raise ConfigError("", [str(error)]) from None
-    return tuple(Node(node.name, node.cpus, node.gpus) for node in found.nodes)
+    nodes = tuple(Node(node.name, node.cpus, node.gpus) for node in found.nodes)
+    return nodes, None if found.end_time is None else found.end_time.timestamp() - _margin()
+
+
+def _margin() -> float:
+    from ips_dask_cluster.configuration import Configured
+
+    margin: float = Configured(None, {})("walltime-margin")
+    return margin
 
 
 def shifter_arguments(arguments: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -252,8 +263,6 @@ def taken_nodes(nodes: Sequence[str]) -> tuple[str, ...]:
 
 def describe_cluster(request: ClusterRequest, cluster: Any) -> ClusterAddress:
     """Return what components have to know of a cluster whose workers are there."""
-    from ips_dask_cluster.configuration import Configured
-
     nodes = cluster.steps.node_names()
     workers = sorted(
         (
@@ -272,5 +281,5 @@ def describe_cluster(request: ClusterRequest, cluster: Any) -> ClusterAddress:
         workers=tuple(workers),
         job_id=cluster.allocation.job_id,
         ends_at=None if end is None else end.timestamp(),
-        margin=Configured(None, {})("walltime-margin"),
+        margin=_margin(),
     )

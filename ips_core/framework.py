@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -116,8 +116,9 @@ class Framework:
         self.platform: PlatformConfig = read_platform(platform_file_name)
         self.config = read_simulation(config_file_list[0], self.platform)
         needs_slurm = self.platform.mpirun in (None, "srun") and "SLURM_JOB_ID" in os.environ
-        allocation = read_allocation() if needs_slurm else None
-        self.resources: Resources = detect(self.platform, allocation, cmd_nodes, cmd_ppn)
+        allocation, ends_at = read_allocation() if needs_slurm else (None, None)
+        found = detect(self.platform, allocation, cmd_nodes, cmd_ppn)
+        self.resources: Resources = replace(found, ends_at=ends_at)
         self._output = log_file_name
         self._resume = resume
         self._launch_directory = os.getcwd()

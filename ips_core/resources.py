@@ -50,6 +50,8 @@ class Resources:
         for more then means one, as ``MPIRUN = eval`` always did.
     held : tuple of Node
         The nodes themselves.
+    ends_at : float or None
+        When tasks have to have ended, in seconds since the epoch; None: not known.
     """
 
     nodes: int
@@ -57,6 +59,7 @@ class Resources:
     launcher: str
     flexible: bool = False
     held: tuple[Node, ...] = ()
+    ends_at: float | None = None
 
 
 def detect(

@@ -46,7 +46,7 @@ class LocalBackend:
         When the cores are taken away, in seconds since the epoch. Default: not known.
     """
 
-    launch_event = "IPS_LAUNCH_TASK"
+    launch_event = "IPS_LAUNCH_TASK_POOL"
     in_parts = True
     in_container = False
 

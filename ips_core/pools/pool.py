@@ -45,7 +45,8 @@ class TaskPool:
         #: Tasks of the last submission; None if that is not known.
         self.total: int | None = 0
         self._results = Results()
-        self._in_parts = False
+        #: True: :meth:`get_finished_tasks` does not wait for all.
+        self.in_parts = False
         self._handed_out = 0
 
     def add_task(
@@ -123,7 +124,7 @@ class TaskPool:
             True: :meth:`get_finished_tasks` does not wait for all.
         """
         self.submission, self._results = submission, submission.results
-        self._in_parts, self._handed_out = in_parts, 0
+        self.in_parts, self._handed_out = in_parts, 0
         self.total = None if self._batches else len(self.queued_tasks)
         self.queued_tasks, self._batches = {}, []
 
@@ -144,10 +145,10 @@ class TaskPool:
             raise TaskPoolError(f"No more active tasks in task pool {self.name}")
         results = self._results
         if block:
-            results.wait(more_than=self._handed_out if self._in_parts else None)
+            results.wait(more_than=self._handed_out if self.in_parts else None)
         ended = results.ended
         found = results.values(self._handed_out)
-        if self._in_parts:
+        if self.in_parts:
             self._handed_out += len(found)
         if ended:
             self.submission = None
@@ -175,8 +176,10 @@ class TaskPool:
         """How many tasks of the last submission have ended, and how many of those failed."""
         return self._results.count, self._results.failed
 
-    def wait(self, seconds: float) -> bool:
-        """Wait so long for all tasks to end; return whether they have."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait, so long at most, for all submitted tasks to end; return whether they have."""
+        if self.submission is None:
+            return True
         return self._results.wait(seconds)
 
     def terminate_tasks(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from ips_core.errors import TaskPoolError
 from ips_core.messages import Broadcast
 from ips_core.pools.dask_backend import DaskBackend, DaskClusters
+from ips_core.pools.local_backend import LocalBackend
 from ips_core.pools.policy import Policy
 from ips_core.pools.pool import TaskPool
 from ips_core.pools.progress import is_watched, progress
@@ -223,9 +224,10 @@ class PoolServices(ServicesBase):
             pool.name, retries, retry_failed, max_failures, time_request, launch_interval
         )
         if not use_dask:
-            raise TaskPoolError(
-                f"pool {pool.name}: this release runs pools with use_dask=True only"
-            )
+            count = self._submitter.submit(pool, self._local_backend(), policy, self.span)
+            if block:
+                self._watch(pool)
+            return count
         request = self._dask.request(
             pool.name, dask_nodes or 1, dask_ppw, use_shifter, shifter_args, dask_worker_per_gpu
         )
@@ -255,7 +257,8 @@ class PoolServices(ServicesBase):
         dict
             By task name, in the order of adding: the exit code of a program (negative for a
             signal, -1 after its time-out), the return value of a callable, or a ``TaskError`` for
-            a callable that raised.
+            a callable that raised. Without Dask: those that have ended since the last call, at
+            least one, as they came.
 
         Raises
         ------
@@ -265,12 +268,33 @@ class PoolServices(ServicesBase):
             Nothing was submitted since the last call.
         """
         pool = self._pool(task_pool_name)
-        if block and pool.submission is not None and is_watched(self._start.interactive):
-            with progress(pool.name, pool.total, self._start.interactive) as bar:
-                while not pool.wait(_LOOK_SECONDS):
-                    bar.update(*pool.progress)
-                bar.update(*pool.progress)
+        if block and not pool.in_parts:
+            self._watch(pool)
         return pool.get_finished_tasks(block)
+
+    def _watch(self, pool: TaskPool) -> None:
+        """Wait until all tasks of a pool have ended, with a progress bar if anybody sees it."""
+        if not is_watched(self._start.interactive):
+            pool.wait()
+            return
+        with progress(pool.name, pool.total, self._start.interactive) as bar:
+            while not pool.wait(_LOOK_SECONDS):
+                bar.update(*pool.progress)
+            bar.update(*pool.progress)
+
+    def _local_backend(self) -> LocalBackend:
+        resources, platform = self._start.resources, self._start.platform
+        on_slurm = resources.launcher == "srun"
+        own = self.sim_conf.get(self._start.section, {})
+        mode = own.get("NODE_ALLOCATION_MODE") or platform.get("NODE_ALLOCATION_MODE") or ""
+        return LocalBackend(
+            self.link,
+            platform.get("MPIRUN") or ("srun" if on_slurm else "eval"),
+            sum(node.cores for node in resources.held),
+            on_slurm,
+            str(mode).upper() == "EXCLUSIVE",
+            resources.ends_at,
+        )
 
     def iter_finished_tasks(self, task_pool_name: str) -> Iterator[TaskRecord]:
         """Yield the record of each submitted task of a pool as it ends.
