@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ips_core.errors import describe
-from ips_core.pools.executor import Attempt, Begun, Ended, GivenBack, Hear
+from ips_core.pools.attempt import Attempt
+from ips_core.pools.executor import Begun, Ended, GivenBack, Hear
 from ips_core.pools.guard import TaskGuard
 from ips_core.pools.task import Task
 from ips_core.task_launch import Launch

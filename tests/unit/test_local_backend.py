@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ips_core.pools.executor import Attempt, Ended
+from ips_core.pools.attempt import Attempt
+from ips_core.pools.executor import Ended
 from ips_core.pools.local_backend import LocalBackend, demand_of, shape_of
 from ips_core.pools.task import Task
 from ips_core.resources import Allocation, Share

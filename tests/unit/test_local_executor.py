@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from ips_core.errors import TaskPoolError
-from ips_core.pools.executor import Attempt, Begun, Ended, GivenBack, News
+from ips_core.pools.attempt import Attempt
+from ips_core.pools.executor import Begun, Ended, GivenBack, News
 from ips_core.pools.local_executor import LocalExecutor
 from ips_core.pools.task import Task
 from ips_core.task_launch import Launch
