@@ -231,6 +231,7 @@ def test_news_of_workers(bed: Bed) -> None:
     end = {"key": "k-a", "record": cloudpickle.dumps(record("a", 5))}
     assert bed.tell(ended=[end]) == [ended("a", 5)]
     assert bed.tell(ended=[end]) == []  # told once
+    assert not bed.executor._chunks  # a future that is kept would keep Dask's result
 
 
 def test_long_record_is_read_from_its_file(bed: Bed, tmp_path: Path) -> None:

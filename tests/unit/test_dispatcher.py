@@ -249,8 +249,10 @@ class Bed:
         """Return the results; after the script, all tasks finish that are on their way."""
         world = self.world
 
+        own = script(world)
+
         def all_of_it() -> Script:
-            yield from script(world)
+            yield from own
             while True:
                 world.end(*world.on_way)
                 yield
@@ -271,6 +273,8 @@ class Bed:
         assert world.closed
         assert [found[0] for found in world.told].count("finished") == 1
         self.results.raise_error()
+        for _ in own:  # what it has to say about the end
+            pass
         return self.results.values()
 
     @property
@@ -550,6 +554,25 @@ def test_lost_task_is_run_again_as_often_as_it_may(
     assert bed.world.ended_by_worker("a") == ["lost"] * starts
 
 
+def test_what_is_run_again_travels_alone() -> None:
+    bed = Bed(numbered(300), Policy(retry_failed=1), slots=1)
+
+    def script(world: World) -> Script:
+        world.end(*world.on_way, elapsed=SHORT)
+        yield
+        again = world.on_way[:2]
+        world.lose(again[0])
+        world.end(again[1], status="failed", elapsed=SHORT)
+        yield
+        while world.on_way:
+            world.end(*world.on_way, elapsed=SHORT)
+            yield
+        assert all([name] in world.chunks for name in again)
+        assert any(len(chunk) > 2 for chunk in world.chunks)
+
+    assert len(bed.run(script)) == 300
+
+
 def test_result_that_was_lost_is_no_reason_to_run_a_task_again() -> None:
     bed = Bed(numbered(1))
 
@@ -693,6 +716,13 @@ def test_time_request_is_looked_at_when_the_turn_comes() -> None:
     assert bed.statuses == {"t0": "finished", "t2": "not_started", "t1": "finished"}
 
 
+def test_task_that_was_not_started_is_no_failure() -> None:
+    tasks = [*tasks_of("a", time_request=200), *tasks_of("b")]
+    bed = Bed(tasks, Policy(max_failures=0), ends_at=150.0)
+    bed.run()
+    assert bed.statuses == {"a": "not_started", "b": "finished"}
+
+
 def test_without_an_end_a_time_request_stops_nothing() -> None:
     assert Bed(numbered(2), Policy(time_request=1e9)).run() == {"t0": "done", "t1": "done"}
 
@@ -705,7 +735,6 @@ def test_end_of_the_allocation_ends_what_runs() -> None:
         world.end("t1")
         yield
         yield  # the clock goes on
-        raise AssertionError("it went on")
 
     results = bed.run(script)
     assert bed.world.now == EPOCH + 60
@@ -900,6 +929,7 @@ def test_results_that_are_not_to_be_kept_go_to_the_report_and_to_iterators() -> 
     seen: list[str] = []
     assert bed.run(script) == {"kept": "done"}
     assert [*seen, *(record.name for record in follower)] == ["kept", "t0", "t1", "t2"]
+    assert "t0" not in bed.results
     assert (len(bed.world.recorded_tasks), bed.results.count) == (4, 4)
 
 
@@ -924,7 +954,9 @@ def test_slow_iterator_holds_up_what_is_not_kept(monkeypatch: pytest.MonkeyPatch
         while world.on_way:
             world.end(*world.on_way)
             yield
+        assert bed.results.count < 101
         follower.close()
+        yield
 
     bed.run(script)
     assert bed.results.count == 101
