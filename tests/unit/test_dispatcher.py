@@ -964,21 +964,25 @@ def test_slow_iterator_holds_up_what_is_not_kept(monkeypatch: pytest.MonkeyPatch
 
 def test_cancelling_waits_for_no_iterator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results_module, "_CROWD", 10)
-    first = [*tasks_of("first", priority=1), *numbered(50)]
-    bed = Bed(first, batches=[Batch(numbered(100), keep=False)], slots=20)
+    bed = Bed(tasks_of("first"), batches=[Batch(numbered(100), keep=False)], slots=10)
     follower = bed.results.follow()
 
     def script(world: World) -> Script:
         world.end("first")
         yield
         assert next(follower).name == "first"
-        world.end(*world.on_way)
+        world.end(*world.on_way[:15])
+        yield
+        assert bed.results.crowded
+        world.give_back(*world.on_way[-3:])
+        world.hear(lambda: ())
         yield
         bed.cancel()
         yield
 
     bed.run(script)
-    assert not bed.dispatcher._waiting
+    assert bed.results.crowded, "nobody has read"
+    assert Counter(bed.statuses.values())["not_started"] >= 3
 
 
 def test_what_an_earlier_run_has_finished_is_not_run_again() -> None:
