@@ -76,11 +76,14 @@ class Place:
         Slurm's name of the node; without Slurm a made-up one.
     slots : int
         Its threads.
+    gpus : int
+        Devices of its own.
     """
 
     worker: str
     node: str
     slots: int
+    gpus: int = 0
 
 
 @dataclass(frozen=True)
@@ -266,7 +269,12 @@ def describe_cluster(request: ClusterRequest, cluster: Any) -> ClusterAddress:
     nodes = cluster.steps.node_names()
     workers = sorted(
         (
-            Place(str(worker["name"]), nodes.get(str(worker["name"]), ""), worker["nthreads"])
+            Place(
+                str(worker["name"]),
+                nodes.get(str(worker["name"]), ""),
+                worker["nthreads"],
+                int(worker["resources"].get("gpu", 0)),
+            )
             for worker in cluster.scheduler_info["workers"].values()
         ),
         key=lambda place: place.worker,

@@ -146,7 +146,7 @@ class Runner:
             records = list(self._running.values())
 
         def doomed() -> list[Child]:
-            return [child for child, of in self._children.items() if self._is_cancelled(of)]
+            return [child for child, of in self._children.items() if self.is_cancelled(of)]
 
         for number, seconds in ((signal.SIGTERM, _CANCEL_GRACE), (signal.SIGKILL, _DEATH_SECONDS)):
             with self._changed:
@@ -162,11 +162,12 @@ class Runner:
         with self._changed:
             self._held.add(pool)
 
-    def _is_cancelled(self, pool: str) -> bool:
+    def is_cancelled(self, pool: str) -> bool:
+        """Tell whether a pool's tasks are ended."""
         return pool in self._cancelled or None in self._cancelled
 
     def _unless_told_not_to(self, task: dict[str, Any]) -> dict[str, Any] | None:
-        if self._is_cancelled(task["pool"]):
+        if self.is_cancelled(task["pool"]):
             return {"status": "cancelled", "exit_status": 1, "error": "cancelled"}
         if task["pool"] in self._held:
             error = "its pool stopped before its turn came"
@@ -240,7 +241,7 @@ class Runner:
             lines = None
             if hasattr(sys.stdout, "captured"):
                 lines = stack.enter_context(sys.stdout.captured())
-            if self._is_cancelled(task["pool"]):
+            if self.is_cancelled(task["pool"]):
                 return {"status": "cancelled", "exit_status": 1, "error": "cancelled"}
             outcome = call(task["function"], task["args"], task["kwargs"])
         if outcome["status"] != "finished" and lines is not None:
@@ -299,7 +300,7 @@ class Runner:
         try:
             with self._changed:
                 self._children[child] = task["pool"]
-                late = self._is_cancelled(task["pool"])
+                late = self.is_cancelled(task["pool"])
             limit = task.get("timeout")
             if late:  # cancelled while it was being started
                 child.signal(signal.SIGTERM)
@@ -309,7 +310,7 @@ class Runner:
             if timed_out:
                 child.signal(signal.SIGTERM)
                 child.follow(_TIMEOUT_GRACE)
-            kill = timed_out or self._is_cancelled(task["pool"])
+            kill = timed_out or self.is_cancelled(task["pool"])
         finally:
             code = child.close(kill)
             with self._changed:
@@ -323,7 +324,7 @@ class Runner:
             }
         if code == 0:
             return {"status": "finished", "exit_status": 0}
-        if self._is_cancelled(task["pool"]):
+        if self.is_cancelled(task["pool"]):
             return {"status": "cancelled", "exit_status": code, "error": "cancelled"}
         return _failed(code, f"ended by signal {-code}" if code < 0 else f"exit code {code}")
 

@@ -78,13 +78,15 @@ class DaskClusters:
         cores = int(own or self._start.platform.get("PROCS_PER_NODE") or 0)
         return ClusterRequest(nodes, threads, cores or None, resources.launcher, shifter, per_gpu)
 
-    def executor(self, run: str, request: ClusterRequest, plugin: Any) -> DaskExecutor:
+    def executor(self, run: str, pool: str, request: ClusterRequest, plugin: Any) -> DaskExecutor:
         """Return what runs a submission on a cluster, which is started if there is none like it.
 
         Parameters
         ----------
         run : str
             Name of the submission; :meth:`release` gives the cluster back.
+        pool : str
+            Name of the pool.
         request : ClusterRequest
             As :meth:`request` returned it.
         plugin : WorkerPlugin or None
@@ -108,7 +110,7 @@ class DaskClusters:
         try:
             reached = unpack(packed)
             client = self._client(reached)
-            executor = DaskExecutor(run, client, _topic(client), reached, plugin)
+            executor = DaskExecutor(run, pool, client, _topic(client), reached, plugin)
         except BaseException:
             self._release(lease)
             raise
@@ -171,6 +173,8 @@ class DaskBackend:
     ----------
     clusters : DaskClusters
         Of the component.
+    pool : str
+        Name of the pool.
     request : ClusterRequest
         As :meth:`DaskClusters.request` returned it.
     plugin : WorkerPlugin or None
@@ -180,15 +184,18 @@ class DaskBackend:
     launch_event = "IPS_LAUNCH_DASK_TASK"
     in_parts = False
 
-    def __init__(self, clusters: DaskClusters, request: ClusterRequest, plugin: Any) -> None:
+    def __init__(
+        self, clusters: DaskClusters, pool: str, request: ClusterRequest, plugin: Any
+    ) -> None:
         self._clusters = clusters
+        self._pool = pool
         self._request = request
         self._plugin = plugin
         self.in_container = request.shifter is not None
 
     def executor(self, run: str) -> DaskExecutor:
         """Return what runs a submission of that name; raises as :class:`DaskClusters` does."""
-        return self._clusters.executor(run, self._request, self._plugin)
+        return self._clusters.executor(run, self._pool, self._request, self._plugin)
 
     def release(self, run: str) -> None:
         """Give the cluster back, if there is one."""

@@ -20,9 +20,10 @@ import cloudpickle
 from ips_core.dask_cluster import ClusterAddress
 from ips_core.errors import describe
 from ips_core.pools.attempt import Attempt
+from ips_core.pools.dask_mpi import DaskMPI
 from ips_core.pools.executor import Begun, Broken, Ended, GivenBack, Hear, Lost, News
 from ips_core.pools.journal import JournalReader
-from ips_core.pools.on_cluster import runner_function, task_function
+from ips_core.pools.on_cluster import dask_name, runner_function, task_function
 from ips_core.pools.task import Task
 
 __all__ = ["DaskExecutor"]
@@ -48,6 +49,8 @@ class DaskExecutor:
     ----------
     run : str
         Name of the submission.
+    pool : str
+        What the dashboard calls several tasks in one.
     client : distributed.Client
         Connected to the cluster.
     topic : str
@@ -59,13 +62,22 @@ class DaskExecutor:
     """
 
     def __init__(
-        self, run: str, client: Any, topic: str, reached: ClusterAddress, plugin: Any = None
+        self,
+        run: str,
+        pool: str,
+        client: Any,
+        topic: str,
+        reached: ClusterAddress,
+        plugin: Any = None,
     ) -> None:
+        self._pool = pool
         self.slots = reached.slots
         end = reached.ends_at
         self.ends_at = None if end is None else end - reached.margin
         self.journal_directory = Path(reached.run_directory)
         self._most = max(place.slots for place in reached.workers)
+        self._gpus = max(place.gpus for place in reached.workers)
+        self._mpi = DaskMPI(run, client, topic, reached)
         self._run = run
         self._client = client
         self._topic = topic
@@ -81,6 +93,10 @@ class DaskExecutor:
 
     def why_not(self, task: Task) -> str:
         """Return why a task can never run here."""
+        if self._mpi.wants(task):
+            return self._mpi.why_not(task)
+        if task.gpus > self._gpus:
+            return f"gpus = {task.gpus}, but a worker has {self._gpus}"
         if task.nproc > self._most:
             return f"nproc = {task.nproc}, but a worker has {self._most} slots"
         return ""
@@ -104,12 +120,14 @@ class DaskExecutor:
             raise
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
-        """Send tasks as one Dask task."""
+        """Send tasks as one Dask task, or start a program on several nodes."""
         first = attempts[0]
+        if self._mpi.wants(first.task):
+            self._mpi.submit(first, self._hear)
+            return
         payloads = cloudpickle.dumps([(each.key, each.payload(self._run)) for each in attempts])
-        # any bytes may be in a name that comes from a file
-        name = first.task.name if len(attempts) == 1 else f"{first.task.name} x {len(attempts)}"
-        key = f"{name.encode('ascii', 'replace').decode()}-{first.key}"
+        label = f"{self._pool} x {len(attempts)}" if len(attempts) > 1 else first.task.name
+        key = f"{dask_name(label)}-{first.key}"
         resources = {"slot": first.task.nproc}
         if first.task.gpus:
             resources["gpu"] = first.task.gpus
@@ -128,7 +146,10 @@ class DaskExecutor:
         future.add_done_callback(lambda done: self._hear(partial(self._done, key, done)))
 
     def hear_event(self, event: dict[str, Any]) -> None:
-        """Take news of a worker, as ``on_cluster`` makes them; returns at once."""
+        """Take news of a worker, as ``on_worker`` makes them; returns at once."""
+        if "held" in event:
+            self._mpi.take_held(event["held"])
+            return
         self._hear(partial(self._read, event))
 
     def lose(self, reason: str) -> None:
@@ -137,6 +158,7 @@ class DaskExecutor:
 
     def hold(self) -> None:
         """Begin nothing more on the workers."""
+        self._mpi.hold()
         self._tell_workers("hold")
 
     def cancel(self) -> None:
@@ -144,6 +166,7 @@ class DaskExecutor:
 
         A worker that does not answer is not waited for: it is ended with its cluster.
         """
+        self._mpi.cancel()
         answers = self._tell_workers("cancel")
         names = {a.task.name: key for c in self._chunks.values() for key, a in c.attempts.items()}
         for begun in (record for answer in answers.values() for record in answer):
@@ -155,6 +178,7 @@ class DaskExecutor:
 
     def close(self) -> str:
         """Tear the plugin down; return what went wrong with that."""
+        self._mpi.close()
         if self._plugin is None or self._lost:
             return ""
         try:

@@ -247,8 +247,11 @@ class Dispatcher:
             if attempt is not None and self._may_start(attempt):
                 return attempt
 
-    def _take_new(self, task: Task, keep: bool) -> Attempt | None:
-        if keep and task.name not in self.results:
+    def _take_new(self, task: Task, keep: bool, is_known: bool) -> Attempt | None:
+        if keep and not is_known:
+            if task.name in self.results:
+                self._source.fail(f"Duplicate task name {task.name}")
+                return None
             self.results.expect(task.name)
         work, record = self._recall(task)
         if record is not None:
@@ -267,7 +270,8 @@ class Dispatcher:
         if self._stopped:
             self._record(attempt, {"status": "not_started", "error": self._stopped})
         elif reason := task.missing or self._executor.why_not(task):
-            failed = {"status": "failed", "exit_status": 127, "error": reason}
+            code = 127 if task.function is None else 1
+            failed = {"status": "failed", "exit_status": code, "error": reason}
             self._end(attempt, attempt.unseen() | failed)
         else:
             needed, ends_at = task.time_request or self._policy.time_request, self._executor.ends_at

@@ -10,7 +10,14 @@ from typing import Any
 
 import cloudpickle
 
-__all__ = ["plugins", "runner_function", "task_function"]
+__all__ = [
+    "dask_name",
+    "plugins",
+    "release_function",
+    "runner_function",
+    "slot_holder",
+    "task_function",
+]
 
 _REMEMBERED = 100_000  # keys that the scheduler has forgotten and FirstCome has not
 
@@ -96,6 +103,11 @@ def _first_come_plugin() -> Any:
     return FirstCome()
 
 
+def dask_name(name: object) -> str:
+    """Return what Dask calls a task: any bytes may be in a name that comes from a file."""
+    return str(name).encode("ascii", "replace").decode()
+
+
 def task_function() -> Any:
     """Return the function that is a Dask task: ``run_tasks(key, topic, run, payloads)``.
 
@@ -125,3 +137,23 @@ def runner_function(method: str) -> Any:
         return getattr(dask_worker.plugins["ips-task-runner"].runner, method)(run)
 
     return _ByValue(call)
+
+
+def slot_holder() -> Any:
+    """Return the function of a Dask task that holds slots: ``hold(key, topic, run)``."""
+
+    def hold(key: str, topic: str, run: str) -> None:
+        from distributed import get_worker
+
+        get_worker().plugins["ips-task-runner"].hold_slots(key, topic, run)
+
+    return _ByValue(hold)
+
+
+def release_function() -> Any:
+    """Return a function that lets go, on a worker, of what was held under some keys."""
+
+    def release(keys: list[str], dask_worker: Any = None) -> None:
+        dask_worker.plugins["ips-task-runner"].release_slots(keys)
+
+    return _ByValue(release)

@@ -40,6 +40,7 @@ class TaskRunner(WorkerPlugin):
     def __init__(self, journal_directory: str, processes: int = 1) -> None:
         self._journal_directory = journal_directory
         self._processes = processes
+        self._released: dict[str, threading.Event] = {}
 
     async def setup(self, worker: Any) -> None:
         """Get ready."""
@@ -61,6 +62,20 @@ class TaskRunner(WorkerPlugin):
     def work_off(self, key: str, topic: str, run: str, payloads: bytes) -> None:
         """Run what a Dask task brings; parameters as for :class:`Chunk`."""
         Chunk(self, key, topic, run).work_off(payloads)
+
+    def hold_slots(self, key: str, topic: str, run: str) -> None:
+        """Take slots and do nothing until they are released, or the run is cancelled."""
+        released = self._released.setdefault(key, threading.Event())
+        self.worker.log_event(topic, {"run": run, "held": key})
+        while not (released.wait(1.0) or self.runner.is_cancelled(run)):
+            pass
+        self._released.pop(key, None)
+
+    def release_slots(self, keys: list[str]) -> None:
+        """Let go what :meth:`hold_slots` holds under these keys."""
+        for key in keys:
+            if key in self._released:
+                self._released[key].set()
 
     def teardown(self, worker: Any) -> None:
         """End what runs."""

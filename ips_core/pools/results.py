@@ -12,13 +12,15 @@ from ips_core.pools.record import TaskRecord
 __all__ = ["Results"]
 
 _CROWD = 10_000  # records that wait for an iterator, and are kept nowhere else
+_EARLY = 1000
 
 
 class _Follower:
     """What an iterator has yet to yield; how much of that is kept nowhere else."""
 
-    def __init__(self, kept: Iterable[TaskRecord]) -> None:
+    def __init__(self, kept: Iterable[TaskRecord], loose: Iterable[TaskRecord]) -> None:
         self.records = deque((record, True) for record in kept)
+        self.records.extend((record, False) for record in loose)
         self.loose = 0
 
 
@@ -37,6 +39,7 @@ class Results:
         self._records: dict[str, TaskRecord | None] = dict.fromkeys(names)
         self._arrived: list[TaskRecord] = []
         self._followers: list[_Follower] = []
+        self._early: deque[TaskRecord] = deque(maxlen=_EARLY)  # not kept, and followed by nobody
         self._changed = threading.Condition()
         self._ended = False
         self._error: BaseException | None = None
@@ -60,6 +63,8 @@ class Results:
                 if keep:
                     self._records[record.name] = record
                     self._arrived.append(record)
+                elif not self._followers:
+                    self._early.append(record)
                 for follower in self._followers:
                     follower.records.append((record, keep))
                     follower.loose += not keep
@@ -123,9 +128,13 @@ class Results:
             return {record.name: record.result for record in self._arrived[since:]}
 
     def follow(self) -> Iterator[TaskRecord]:
-        """Yield every record as it comes, those that are kept from the beginning."""
+        """Yield every record as it comes, from the beginning.
+
+        Of those that are not kept, the first iterator yields the last thousand that came before it.
+        """
         with self._changed:
-            follower = _Follower(self._arrived)
+            follower = _Follower(self._arrived, self._early)
+            self._early.clear()
             self._followers.append(follower)
         try:
             while (record := self._next(follower)) is not None:

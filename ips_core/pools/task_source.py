@@ -54,19 +54,26 @@ class TaskSource:
         """How many tasks have not been taken; None if that is not known."""
         return None if self._open else len(self._tasks)
 
-    def take(self) -> tuple[Task, bool] | None:
-        """Return the next task and whether to keep its record; None after the last."""
+    def take(self) -> tuple[Task, bool, bool] | None:
+        """Return the next task, whether to keep its record and if its name was known; or None."""
         if self._tasks:
-            return self._tasks.popleft(), True
+            return self._tasks.popleft(), True, True
         if not self._open:
             return None
         try:
             found = next(self._more, None)
         except Exception as error:
-            self.error = TaskPoolError(f"its tasks ended early: {describe(error)}")
-            found = None
-        self._open = found is not None
-        return found
+            self.fail(describe(error))
+            return None
+        if found is None:
+            self._open = False
+            return None
+        return *found, False
+
+    def fail(self, reason: str) -> None:
+        """Take note that iterables cannot go on; what they have yielded runs all the same."""
+        self.error = TaskPoolError(f"its tasks ended early: {reason}")
+        self._open = False
 
     def close(self) -> None:
         """Ask for no more of what iterables would yield."""

@@ -231,7 +231,7 @@ class PoolServices(ServicesBase):
         request = self._dask.request(
             pool.name, dask_nodes or 1, dask_ppw, use_shifter, shifter_args, dask_worker_per_gpu
         )
-        backend = DaskBackend(self._dask, request, dask_worker_plugin)
+        backend = DaskBackend(self._dask, pool.name, request, dask_worker_plugin)
         return self._submitter.submit(pool, backend, policy, self.span)
 
     def hear(self, news: Broadcast) -> None:

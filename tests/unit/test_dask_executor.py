@@ -10,6 +10,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
+from ips_core.dask_cluster import ClusterAddress, ClusterRequest, Place
 from ips_core.pools import dask_executor as module
 from ips_core.pools.attempt import Attempt
 from ips_core.pools.dask_executor import DaskExecutor
@@ -90,14 +91,12 @@ class Bed:
     def __init__(self, directory: Path, plugin: Any = None) -> None:
         self.client = Client()
         self.journal = Journal(str(directory), "w-0")
-        reached = SimpleNamespace(
-            slots=8,
-            ends_at=1000.0,
-            margin=60.0,
-            run_directory=str(directory),
-            workers=[SimpleNamespace(slots=3), SimpleNamespace(slots=5)],
+        request = ClusterRequest(2, None, None, "local")
+        places = (Place("w-0", "n0", 3), Place("w-1", "n1", 5, gpus=2))
+        reached = ClusterAddress(
+            *(request, "tls://s", None, 8, str(directory), places), ends_at=1000.0, margin=60.0
         )
-        self.executor = DaskExecutor("run", self.client, "topic", reached, plugin)  # type: ignore[arg-type]
+        self.executor = DaskExecutor("run", "pool", self.client, "topic", reached, plugin)
         self.timers: list[Callable[[], None]] = []
         self.heard: list[Any] = []
 
@@ -201,9 +200,9 @@ def test_devices_are_a_resource(bed: Bed) -> None:
     assert future.options["resources"] == {"slot": 1, "gpu": 2}
 
 
-def test_chunk_is_named_by_its_first_task(bed: Bed) -> None:
+def test_chunk_is_named_by_its_pool(bed: Bed) -> None:
     future = bed.submit("a", "b", "c")
-    assert future.options["key"] == "a x 3-k-a"
+    assert future.options["key"] == "pool x 3-k-a"
     assert [key for key, _ in cloudpickle.loads(future.arguments[3])] == ["k-a", "k-b", "k-c"]
 
 

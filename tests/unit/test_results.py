@@ -117,12 +117,13 @@ def names(records: Iterator[TaskRecord]) -> list[str]:
 
 def test_iterator_has_all_that_is_kept_and_what_comes(results: Results) -> None:
     results.put(kept("a"))
-    results.put(loose("gone"))
+    results.put(loose(*(str(number) for number in range(1001))))
     iterator = results.follow()
     assert next(iterator).name == "a"
     results.put([*kept("c"), *loose("x")])
     results.end(None)
-    assert names(iterator) == ["c", "x"]
+    # the last thousand of those that came before the first iterator, which has them for itself
+    assert names(iterator) == [*(str(number) for number in range(1, 1001)), "c", "x"]
     assert names(results.follow()) == ["a", "c"]
 
 
