@@ -45,6 +45,8 @@ class ClusterRequest:
         Shifter's arguments; None: no container.
     per_gpu : bool
         One worker for each GPU of a node instead of one for the node.
+    dashboard : bool
+        With Dask's dashboard.
     """
 
     nodes: int
@@ -53,6 +55,7 @@ class ClusterRequest:
     launcher: str
     shifter: tuple[str, ...] | None = None
     per_gpu: bool = False
+    dashboard: bool = False
 
     @property
     def fresh(self) -> bool:
@@ -110,6 +113,8 @@ class ClusterAddress:
         When the allocation ends, in seconds since the epoch; None: not known.
     margin : float
         Seconds before that at which pools have to stop (``walltime-margin`` of the cluster).
+    dashboard : str
+        Where its dashboard is; empty if it has none.
     """
 
     request: ClusterRequest
@@ -121,6 +126,7 @@ class ClusterAddress:
     job_id: str | None = None
     ends_at: float | None = None
     margin: float = 0.0
+    dashboard: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,7 +237,7 @@ def start_cluster(
             worker_extra_args=own_threads,
             container=None if request.shifter is None else Shifter(arguments=request.shifter),
             shared_temp_directory=directory,
-            scheduler_options={"dashboard": False},
+            scheduler_options={"dashboard": request.dashboard},
             # what a lost worker had is the pool's to decide about; Dask would silently run it again
             scheduler_env={"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"},
             on_failure=lambda error: on_failure(str(error)),
@@ -290,4 +296,5 @@ def describe_cluster(request: ClusterRequest, cluster: Any) -> ClusterAddress:
         job_id=cluster.allocation.job_id,
         ends_at=None if end is None else end.timestamp(),
         margin=_margin(),
+        dashboard=cluster.dashboard_link if request.dashboard else "",
     )

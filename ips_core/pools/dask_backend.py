@@ -76,7 +76,15 @@ class DaskClusters:
             shifter = shifter_arguments(shifter_args)
         own = self._start.simulation.values.get(self._start.section, {}).get("PROCS_PER_NODE")
         cores = int(own or self._start.platform.get("PROCS_PER_NODE") or 0)
-        return ClusterRequest(nodes, threads, cores or None, resources.launcher, shifter, per_gpu)
+        dashboard = self._start.simulation.values.get("DASK_DASHBOARD", "False")
+        if str(dashboard).lower() not in ("true", "false"):
+            raise TaskPoolError(
+                f"pool {pool}: DASK_DASHBOARD = {dashboard}: expected True or False"
+            )
+        return ClusterRequest(
+            *(nodes, threads, cores or None, resources.launcher, shifter, per_gpu),
+            dashboard=str(dashboard).lower() == "true",
+        )
 
     def executor(self, run: str, pool: str, request: ClusterRequest, plugin: Any) -> DaskExecutor:
         """Return what runs a submission on a cluster, which is started if there is none like it.
@@ -131,6 +139,9 @@ class DaskClusters:
         )
         client.subscribe_topic(_topic(client), self._hear)
         self._clients[reached.address] = client
+        if reached.request.dashboard:
+            missing = "there is no dashboard: pip install 'ips-dask-cluster[report]' brings bokeh"
+            print(f"Dask's dashboard: {reached.dashboard}" if reached.dashboard else missing)
         return client
 
     def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
