@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import subprocess
 from collections.abc import Mapping
 from typing import Any
@@ -98,7 +99,8 @@ class Files:
         path = os.path.join(self._cwd or os.getcwd(), path)
         try:
             if flags & os.O_CREAT:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
+                with contextlib.suppress(FileExistsError):  # a file: open says it better
+                    os.makedirs(os.path.dirname(path), exist_ok=True)
             descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
         except OSError as error:
             status = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
@@ -134,7 +136,8 @@ class Files:
 
 
 def _end_of(descriptor: int) -> bytes:
-    with contextlib.suppress(OSError):  # no file was named, or it is a terminal, or a pipe
-        size = os.fstat(descriptor).st_size
-        return os.pread(descriptor, TAIL_BYTES, max(0, size - TAIL_BYTES))
+    with contextlib.suppress(OSError):  # no file was named
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode):  # what a device gives, such as /dev/full, was not written
+            return os.pread(descriptor, TAIL_BYTES, max(0, found.st_size - TAIL_BYTES))
     return b""

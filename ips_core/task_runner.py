@@ -102,6 +102,8 @@ class Runner:
             ``traceback``, ``output``, ``slots`` as in ``TaskRecord``, and ``work`` if it was given.
             Of what has not begun, host and worker are empty and the start is 0.
         """
+        # first: another thread may come between, and start and duration must not end it too early
+        begin = time.monotonic()
         first = {
             "pool": task.get("pool", ""),
             "name": task.get("name", ""),
@@ -109,7 +111,6 @@ class Runner:
             "worker": self.worker,
             "start_time": time.time(),
         }
-        begin = time.monotonic()
         try:
             outcome = self._unless_told_not_to(task)
             if outcome:

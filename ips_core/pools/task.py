@@ -267,9 +267,7 @@ def _program(
     known = [*_KEYWORDS, *_LAUNCHER_KEYWORDS]
     for key in keywords:
         if key not in known:
-            close = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise TaskPoolError(f"task {name}: unknown keyword {key}{hint}")
+            raise TaskPoolError(f"task {name}: unknown keyword {key}{_did_you_mean(key, known)}")
     values = _read(name, keywords)
     if values["isolate"] is not None:
         raise TaskPoolError(f"task {name}: isolate= is for callables; a program always is")
@@ -283,6 +281,11 @@ def _program(
         "program": words[0],
         "missing": "" if found else f"Program {words[0]} is not in path or is not executable",
     }
+
+
+def _did_you_mean(key: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _callable(
@@ -366,7 +369,10 @@ def _check_arguments(
         signature.bind(*args, **kwargs)
     except TypeError as error:
         called = getattr(function, "__name__", function)
-        raise TaskPoolError(f"task {name}: {called}() cannot be called so: {error}") from None
+        known = [*signature.parameters, *_KEYWORDS, *_LAUNCHER_KEYWORDS]
+        unexpected = [key for key in kwargs if str(error).endswith(f"argument '{key}'")]
+        hint = "".join(_did_you_mean(key, known) for key in unexpected)
+        raise TaskPoolError(f"task {name}: {called}() cannot be called so: {error}{hint}") from None
 
 
 def _find_program(binary: str) -> tuple[list[str], str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from ips_core.errors import TaskPoolError
@@ -228,6 +230,9 @@ class PoolServices(ServicesBase):
             if block:
                 self._watch(pool)
             return count
+        for key, value in (("dask_nodes", dask_nodes), ("dask_ppw", dask_ppw)):
+            if value is not None:
+                _check_number(pool.name, key, value, 1, Integral)
         request = self._dask.request(
             pool.name, dask_nodes or 1, dask_ppw, use_shifter, shifter_args, dask_worker_per_gpu
         )
@@ -376,15 +381,20 @@ def _policy(
     launch_interval: float,
 ) -> Policy:
     """Return what a pool does about failures and time, checked."""
-    numbers = {
-        "retries": retries,
-        "retry_failed": retry_failed,
+    _check_number(pool, "retries", retries, 0, Integral)
+    _check_number(pool, "retry_failed", retry_failed, 0, Integral)
+    for key, value in {
         "max_failures": max_failures,
         "time_request": time_request,
         "launch_interval": launch_interval,
-    }
-    for key, value in numbers.items():
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is not None and not (is_number and value >= 0):
-            raise TaskPoolError(f"pool {pool}: {key} = {value!r}: expected a number of 0 or more")
+    }.items():
+        if value is not None:
+            _check_number(pool, key, value, 0)
     return Policy(retries, retry_failed, max_failures, time_request, launch_interval or 0.0)
+
+
+def _check_number(pool: str, key: str, value: Any, least: int, kind: type = Real) -> None:
+    is_number = isinstance(value, kind) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and value >= least):
+        what = "number" if kind is Real else "whole number"
+        raise TaskPoolError(f"pool {pool}: {key} = {value!r}: expected a {what} of {least} or more")

@@ -345,7 +345,8 @@ def test_task_in_words(task: Task, words: str) -> None:
         (
             (Worker().step, 1),
             {"factr": 2},
-            "task t: step() cannot be called so: got an unexpected keyword argument 'factr'",
+            "task t: step() cannot be called so: got an unexpected keyword argument 'factr'; "
+            "did you mean factor?",
         ),
         ((3,), {}, "task t: expected the path of a program or a callable, found int"),
         ((None,), {}, "task t: expected the path of a program or a callable, found NoneType"),
