@@ -189,6 +189,11 @@ class Child:
             poll.register(self._descriptor, select.POLLIN)
         return poll
 
+    @property
+    def pid(self) -> int:
+        """Its number, and that of its process group."""
+        return self._process.pid
+
     def follow(self, seconds: float | None = None) -> bool:
         """Serve its pipes until it has ended, or some time is over; return whether it has ended."""
         deadline = math.inf if seconds is None else time.monotonic() + seconds

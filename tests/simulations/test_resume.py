@@ -132,7 +132,7 @@ def test_a_run_after_one_that_was_killed(
     wait_until(lambda: noted(simulation.root) == ended + 1, 20, "the last end")
     kill_all(processes_with(f"IPS_TEST_MARK={os.environ['IPS_TEST_MARK']}"))
     assert first.finish().code == -signal.SIGKILL
-    once = {name: 1 for name in effects(folder)} | {"same": 2}
+    once = dict.fromkeys(effects(folder), 1) | {"same": 2}
     assert (effects(folder), len(once)) == (once, 9)
 
     (folder / "second run").touch()
