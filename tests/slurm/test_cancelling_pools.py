@@ -67,11 +67,11 @@ def stubborn(path):
 
 
 class Base(Component):
-    def pool(self, name):
-        '''Eight tasks, two on each node; returns when all have children.'''
+    def pool(self, name, pairs=4):
+        '''Pairs of tasks; returns when all have children.'''
         mark = {{"TASK_MARK": {mark!r} + name}}
         self.services.create_task_pool(name)
-        for number in range(4):
+        for number in range(pairs):
             path = HERE / f"{{name}}-{{number}}"
             self.services.add_task(
                 name, f"{{name}} program {{number}}", 1, HERE, "sh", HERE / "program",
@@ -82,7 +82,7 @@ class Base(Component):
                 f"{{path}}-callable", task_env=mark,
             )
         self.services.submit_tasks(name, use_dask=True, dask_nodes=4)
-        while len(list(HERE.glob(f"{{name}}-*"))) < 8:
+        while len(list(HERE.glob(f"{{name}}-*"))) < 2 * pairs:
             time.sleep(0.05)
 
     def another(self, name):
@@ -107,9 +107,10 @@ class Driver(Base):
 """
 
 INTERRUPTED = """
-self.pool("interrupted")
+for number in range(4):  # one after the other, they would take too long to end
+    self.pool(f"interrupted {number}", pairs=1)
 (HERE / "running").touch()
-self.services.get_finished_tasks("interrupted")
+self.services.get_finished_tasks("interrupted 0")
 """
 
 GOES_ON = """
@@ -206,11 +207,10 @@ def test_a_signal_ends_all_that_tasks_have_started(
     assert run.process.returncode == 1
     assert stderr.splitlines()[0] == f"ips.py: interrupted by {number.name}"
     assert run.ends("interrupted") == ["cancelled"] * 8
+    assert not list((run.folder / "sim").glob("**/*.journal"))
 
 
-def test_other_pools_run_after_one_that_was_ended(
-    start: Any, gone: Any, wait_until: Any
-) -> None:
+def test_other_pools_run_after_one_that_was_ended(start: Any, gone: Any, wait_until: Any) -> None:
     run = start(GOES_ON)
     wait_until((run.folder / "running").exists, 60, "the worker's tasks run")
     os.kill(int((run.folder / "pid").read_text()), signal.SIGKILL)
