@@ -100,11 +100,12 @@ class Close:
 
 @dataclass(frozen=True)
 class CancelRun:
-    """End what a run, whose owner is gone, executes on a cluster."""
+    """End what a run, whose owner is gone, executes on a cluster; ``reply`` is its ticket's."""
 
     cluster: int
     lease: int
     run: str
+    reply: Any = field(default=None, compare=False)
 
 
 Action = Grant | Refuse | Start | Close | CancelRun
@@ -224,7 +225,8 @@ class Lender:
             for lease, ticket in list(cluster.leases.items()):
                 if ticket.owner == owner and ticket.wanted is not None:
                     # The workers still do what it asked for: its lease lasts until they do not
-                    self._actions.append(CancelRun(cluster.number, lease, ticket.wanted.run))
+                    run = ticket.wanted.run
+                    self._actions.append(CancelRun(cluster.number, lease, run, ticket.reply))
         self._advance()
         return self._taken()
 

@@ -244,7 +244,9 @@ class ResourceService:
         self._control.dismiss(name, False)
 
     def _cancel(self, cancel: CancelRun) -> None:
-        call = self._control.invoke(self._keeper_of(cancel.cluster), "cancel", cancel.run)
+        sender, _ = cancel.reply
+        keeper = self._keeper_of(cancel.cluster)
+        call = self._control.invoke(keeper, "cancel", cancel.run, sender.name)
         self._calls.when_ended(
             call, lambda _: self._do(self._lender.cancelled(cancel.cluster, cancel.lease))
         )

@@ -135,8 +135,8 @@ class Child:
         What to run.
     cwd : str or None
         Where; None: here.
-    env : mapping of str to str, or None
-        Its whole environment; None: that of this process.
+    env : mapping of bytes to bytes
+        Its whole environment.
     streams : sequence of int
         Descriptors of its stdin, stdout and stderr.
     others : sequence of int
@@ -156,7 +156,7 @@ class Child:
         self,
         argv: Sequence[str],
         cwd: str | None,
-        env: Mapping[str, str] | None,
+        env: Mapping[bytes, bytes],
         streams: Sequence[int],
         others: Sequence[int],
         pipes: Pipes,
@@ -188,6 +188,11 @@ class Child:
         if self._descriptor is not None:
             poll.register(self._descriptor, select.POLLIN)
         return poll
+
+    @property
+    def pid(self) -> int:
+        """Its number, and that of its process group."""
+        return self._process.pid
 
     def follow(self, seconds: float | None = None) -> bool:
         """Serve its pipes until it has ended, or some time is over; return whether it has ended."""

@@ -18,8 +18,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ips_core import task_call, task_files, task_journal, task_output, task_process
+from ips_core import task_call, task_family, task_files, task_journal, task_output, task_process
 from ips_core.task_call import BOOT, call, describe, request, result
+from ips_core.task_family import Marks, end_family, family, signal_family
 from ips_core.task_files import Files, Refused
 from ips_core.task_journal import Journal
 from ips_core.task_output import Lines, Sink, as_text, install_output
@@ -29,13 +30,14 @@ __all__ = ["BY_VALUE", "Journal", "Runner", "install_output"]
 
 #: What must be registered with ``cloudpickle.register_pickle_by_value``.
 BY_VALUE = (
-    *(sys.modules[__name__], task_call, task_files, task_journal, task_output),
+    *(sys.modules[__name__], task_call, task_family, task_files, task_journal, task_output),
     task_process,
 )
 
 _CANCEL_GRACE = 3.0
 _TIMEOUT_GRACE = 0.5
 _DEATH_SECONDS = 3.0  # after KILL
+_LOOK_SECONDS = 0.1  # between two looks for what is left of cancelled tasks
 _DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 _AMD_DRIVER = "/dev/kfd"
 
@@ -69,8 +71,9 @@ class Runner:
         self._cores = _Stock("cores", cores)
         self._gpus = _Stock("GPUs", gpus)
         self._sink = Sink(1)
+        self._marks = Marks()
         self._changed = threading.Condition()  # guards what follows
-        self._children: dict[Child, str] = {}
+        self._children: dict[Child, tuple[str, str]] = {}  # pool and mark
         self._cancelled: set[str | None] = set()
         self._held: set[str] = set()
         self._running: dict[int, dict[str, Any]] = {}
@@ -146,16 +149,25 @@ class Runner:
             self._cancelled.add(pool)
             records = list(self._running.values())
 
+        marks: set[str] = set()
+
         def doomed() -> list[Child]:
-            return [child for child, of in self._children.items() if self.is_cancelled(of)]
+            found = {child: of for child, of in self._children.items() if self.is_cancelled(of[0])}
+            marks.update(mark for _, mark in found.values())
+            return list(found)
 
         for number, seconds in ((signal.SIGTERM, _CANCEL_GRACE), (signal.SIGKILL, _DEATH_SECONDS)):
+            deadline = time.monotonic() + seconds
             with self._changed:
                 children = doomed()
             for child in children:
                 child.signal(number)
+            signal_family(marks, number, [child.pid for child in children])
             with self._changed:
-                self._changed.wait_for(lambda: not doomed(), seconds)
+                while (doomed() or family(marks)) and time.monotonic() < deadline:
+                    if number == signal.SIGKILL:  # some may have been born meanwhile
+                        signal_family(marks, number)
+                    self._changed.wait(_LOOK_SECONDS)
         return [dict(record) for record in records if pool in (None, record["pool"])]
 
     def hold(self, pool: str) -> None:
@@ -213,24 +225,27 @@ class Runner:
     def _width(self, task: dict[str, Any]) -> int:
         return task.get("slots", 1) * self._cores_per_slot
 
-    def _environment(self, task: dict[str, Any], gpus: Sequence[str]) -> dict[str, str] | None:
-        """Return the environment of a process; None: the worker's, which costs nothing to make."""
-        own_threads = task.get("slots", 1) > 1 or "OMP_NUM_THREADS" not in os.environ
-        if not (own_threads or gpus or task.get("env")):
-            return None
-        environment = dict(os.environ)
-        if own_threads:
-            environment["OMP_NUM_THREADS"] = str(self._width(task))
+    def _environment(
+        self, task: dict[str, Any], gpus: Sequence[str], mark: dict[str, str]
+    ) -> dict[bytes, bytes]:
+        """Return the environment of a process, with its mark."""
+        # as bytes: to decode and encode all of it would take half as long as to start the process
+        environment = dict(os.environb)
+        changes = {}
+        if task.get("slots", 1) > 1 or b"OMP_NUM_THREADS" not in environment:
+            changes["OMP_NUM_THREADS"] = str(self._width(task))
         if gpus:
             variables: Sequence[str] = _DEVICES
             if os.path.exists(_AMD_DRIVER):
                 # CUDA's variable would count among what ROCR's has left, and find nothing:
                 # https://github.com/Parsl/parsl/issues/3858
                 variables = _DEVICES[1:2]
-                for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+                for name in (b"CUDA_VISIBLE_DEVICES", b"HIP_VISIBLE_DEVICES"):
                     environment.pop(name, None)
-            environment |= dict.fromkeys(variables, ",".join(gpus))
-        return environment | task.get("env", {})
+            changes |= dict.fromkeys(variables, ",".join(gpus))
+        changes |= task.get("env", {}) | mark
+        environment.update((os.fsencode(key), os.fsencode(text)) for key, text in changes.items())
+        return environment
 
     def _callable(
         self, task: dict[str, Any], gpus: Sequence[str], cores: Sequence[int]
@@ -282,7 +297,8 @@ class Runner:
     ) -> dict[str, Any]:
         lines = Lines(getattr(sys.stdout, "sink", self._sink))
         with contextlib.closing(Files(task, pipes, lines, self.host)) as files:
-            environment = self._environment(task, gpus)
+            mark, variables = self._marks.next()
+            environment = self._environment(task, gpus, variables)
             try:
                 with _pinned(cores):
                     child = Child(
@@ -290,17 +306,17 @@ class Runner:
                     )
             except (OSError, ValueError) as error:
                 raise files.why_not(argv[0], error) from None
-            outcome = self._watch(child, task)
+            outcome = self._watch(child, mark, task)
             lines.flush()
             if others or outcome["status"] != "finished":  # a callable may have failed all the same
                 outcome["output"] = as_text(files.tail())
         return outcome
 
-    def _watch(self, child: Child, task: dict[str, Any]) -> dict[str, Any]:
-        kill = True
+    def _watch(self, child: Child, mark: str, task: dict[str, Any]) -> dict[str, Any]:
+        kill = alone = True  # nobody else ends what it has started
         try:
             with self._changed:
-                self._children[child] = task["pool"]
+                self._children[child] = task["pool"], mark
                 late = self.is_cancelled(task["pool"])
             limit = task.get("timeout")
             if late:  # cancelled while it was being started
@@ -310,10 +326,14 @@ class Runner:
             timed_out = not (in_time or late)
             if timed_out:
                 child.signal(signal.SIGTERM)
+                signal_family([mark], signal.SIGTERM, [child.pid])
                 child.follow(_TIMEOUT_GRACE)
-            kill = timed_out or self.is_cancelled(task["pool"])
+            alone = timed_out or late
+            kill = alone or self.is_cancelled(task["pool"])
         finally:
             code = child.close(kill)
+            if alone:
+                end_family([mark], _DEATH_SECONDS)
             with self._changed:
                 self._children.pop(child, None)
                 self._changed.notify_all()

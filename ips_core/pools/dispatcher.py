@@ -342,6 +342,8 @@ class Dispatcher:
     def _end(self, attempt: Attempt, record: dict[str, Any], final: bool = False) -> None:
         """Take the end of an attempt, which is the task's unless it is run again."""
         status = record["status"]
+        if status == "cancelled":  # why, the worker does not know
+            record["error"] = self._stopped or record["error"]
         if status in ("failed", "result_lost"):  # also where no worker has told of a start
             self._begin(attempt, record)
         if attempt.begun is None and status in ("not_started", "cancelled"):

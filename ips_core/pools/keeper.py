@@ -26,6 +26,7 @@ from ips_core.dask_cluster import (
 )
 from ips_core.errors import DaskClusterError
 from ips_core.events import span_id, trace
+from ips_core.link import FrameworkLink
 from ips_core.messages import pack
 
 __all__ = ["ClusterKeeper"]
@@ -108,23 +109,33 @@ class ClusterKeeper(Component):
         )
         return Started(reached.address, pack(reached))
 
-    def cancel(self, run: str) -> None:
-        """End what a run, whose component is gone, executes on the workers.
+    def cancel(self, run: str, code: str) -> None:
+        """End what a run, whose component is gone, executes on the workers; the log is told.
 
         A worker that does not answer within 10 s is not waited for.
+
+        Parameters
+        ----------
+        run : str
+            Its name on the workers.
+        code : str
+            The component, for the events.
         """
         from ips_core.pools.on_cluster import runner_function
 
         assert self._kept is not None
         client = self._kept.client
+        answers: dict[str, Any] = {}
         with contextlib.suppress(Exception):  # it is lost, and so is what runs on it
-            client.sync(
+            answers = client.sync(
                 client._run,
                 runner_function("cancel"),
                 run,
                 on_error="ignore",
                 callback_timeout=_CANCEL_SECONDS,
             )
+        link = self.services.link
+        link.emit_all(_cancelled(link, code, begun) for each in answers.values() for begun in each)
 
     def _close(self, kept: _Kept) -> None:
         kept.cluster.close()
@@ -155,3 +166,22 @@ class ClusterKeeper(Component):
         if self._kept is not None:
             with contextlib.suppress(Exception):
                 self._close(self._kept)
+
+
+def _cancelled(link: FrameworkLink, code: str, begun: dict[str, Any]) -> dict[str, Any]:
+    """Return the event of a task's end that its component would have told."""
+    elapsed = time.time() - begun["start_time"]
+    return link.event(
+        "IPS_TASK_END",
+        f"task_name = {begun['name']}, elapsed time = {elapsed:.2f}s",
+        code=code,
+        ok=False,
+        task_name=begun["name"],
+        status="cancelled",
+        exit_status=None,
+        start_time=begun["start_time"],
+        elapsed_time=elapsed,
+        host=begun["host"],
+        worker=begun["worker"],
+        error="cancelled: its component is gone",
+    )

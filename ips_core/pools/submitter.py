@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import Protocol
 
@@ -136,8 +137,12 @@ class Submitter:
     def close(self) -> int:
         """End what is under way, and return how many submissions those were."""
         running = list(self._running.values())
-        for dispatcher in running:
-            dispatcher.cancel()
+        # at once: what ignores SIGTERM takes its time
+        threads = [threading.Thread(target=dispatcher.cancel) for dispatcher in running]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         if self._journal is not None:
             self._journal.close()
         return len(running)

@@ -205,9 +205,10 @@ class Simulation:
         return self.start(*arguments, config=config, **variables).finish()
 
     def events(self) -> list[dict[str, Any]]:
-        """What is in the simulation log by now."""
-        logs = list((self.root / "simulation_log").glob("*.json"))
-        return read_log(logs[0]) if logs else []
+        """What is in the simulation log by now, of the latest run."""
+        logs = (self.root / "simulation_log").glob("*.json")
+        latest = max(logs, key=lambda log: log.stat().st_mtime, default=None)
+        return read_log(latest) if latest else []
 
     def log_text(self) -> str:
         """What is in LOG_FILE by now."""

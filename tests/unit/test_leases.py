@@ -421,7 +421,7 @@ class Model(World):
                     self.held[allocation.id] = ticket
                 case Refuse(ticket, _):
                     self.open.remove(ticket)
-                case CancelRun(cluster, lease, _):
+                case CancelRun(cluster, lease):
                     self.cancelling.append((cluster, lease))
         used = sum(t.demand.nproc for t in self.held.values()) + 2 * sum(map(len, self.on.values()))
         assert used <= 8

@@ -174,7 +174,10 @@ def test_the_runs_of_a_dead_component_are_cancelled_first(framework: Framework) 
     framework.answer(0)
     framework.ask(worker, "acquire_cluster", PAIR, "alone", True)
     framework.service.gone(driver.component_id, "killed")
-    assert (framework.invoked[1].method, framework.arguments[1]) == ("cancel", ("run of driver",))
+    assert (framework.invoked[1].method, framework.arguments[1]) == (
+        "cancel",
+        ("run of driver", "Driver"),
+    )
     assert worker.received == []
     framework.answer(1, "it took too long")
     assert worker.received == [Reply(7, (b"packed", 2))]
