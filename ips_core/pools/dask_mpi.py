@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shlex
 import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ips_core.dask_cluster import ClusterAddress, Place
+from ips_core.errors import TaskPoolError, describe
 from ips_core.pools.attempt import Attempt
 from ips_core.pools.executor import Begun, Ended, GivenBack, Hear
 from ips_core.pools.guard import TaskGuard
@@ -27,6 +31,15 @@ __all__ = ["DaskMPI"]
 _FIRST = 1_000_000  # Dask's priority of a holder: the next slots that are free are its
 _LOOK_SECONDS = 1.0
 _LEAVE_SECONDS = 10.0
+_MISSING_SECONDS = 120.0  # for workers that have gone to come back
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Slots on nodes, by the keys of their holders; as long as there are futures of these."""
+
+    places: dict[str, Place]
+    futures: Sequence[Any]
 
 
 class DaskMPI:
@@ -58,18 +71,15 @@ class DaskMPI:
         self._turn = threading.Lock()  # two that each had half of their nodes would wait for ever
         self._rotation = itertools.cycle(range(len(self._places)))
         self._changed = threading.Condition()
-        self._held: set[str] = set()
+        self._missing: set[str] = set()  # holders that have not got their slots
         self._leaving = False
         self._threads: list[threading.Thread] = []
 
     def wants(self, task: Task) -> bool:
         """Tell whether a task is one of ours: it says so, or one worker has too few cores."""
-        by_size = task.nproc > self._most and task.function is None and task.mpi is None
+        most = max(place.slots for place in self._places)
+        by_size = task.nproc > most and task.function is None and task.mpi is None
         return bool(task.mpi) or by_size
-
-    @property
-    def _most(self) -> int:
-        return max(place.slots for place in self._places)
 
     def why_not(self, task: Task) -> str:
         """Return why a task can never run, in a sentence; nothing if it can."""
@@ -77,11 +87,24 @@ class DaskMPI:
             return f"nproc = {task.nproc}: MPI tasks of a pool need srun, and this is no Slurm job"
         if len({place.node for place in self._places}) < len(self._places):
             return "MPI tasks need pools with one worker a node"
-        least = min(place.slots for place in self._places)
-        if task.nproc > least * len(self._places):
-            nodes = f"{len(self._places)} nodes of {least} slots"
-            return f"nproc = {task.nproc}, but the pool has {nodes}"
+        gpus = min(place.gpus for place in self._places)
+        if task.gpus > gpus:
+            return f"gpus = {task.gpus} for each process, but a node has {gpus}"
+        fitting = self._per_node(task)
+        if task.nproc > fitting * len(self._places):
+            least = min(place.slots for place in self._places)
+            room = f"of {least} slots" if fitting == least else f"for {fitting} such processes each"
+            return f"nproc = {task.nproc}, but the pool has {len(self._places)} nodes {room}"
         return ""
+
+    def _per_node(self, task: Task) -> int:
+        """Return how many processes of a task fit on each node."""
+        limits = [min(place.slots for place in self._places) // _cores(task)]
+        if task.gpus:
+            limits.append(min(place.gpus for place in self._places) // task.gpus)
+        if asked := _number(task, "task_ppn"):
+            limits.append(asked)
+        return min(limits)
 
     def submit(self, attempt: Attempt, hear: Hear) -> None:
         """Run a program as soon as there are cores for it; what comes of it is told to ``hear``."""
@@ -90,12 +113,12 @@ class DaskMPI:
             self._guard = TaskGuard()
         thread = threading.Thread(target=self._work, args=(attempt,), daemon=True)
         thread.start()
-        self._threads.append(thread)
+        self._threads = [each for each in self._threads if each.is_alive()] + [thread]
 
     def take_held(self, key: str) -> None:
         """Take note that the slots of a holder are ours."""
         with self._changed:
-            self._held.add(key)
+            self._missing.discard(key)
             self._changed.notify_all()
 
     def hold(self) -> None:
@@ -106,10 +129,11 @@ class DaskMPI:
 
     def cancel(self) -> None:
         """End what runs, for good."""
+        deadline = time.monotonic() + _LEAVE_SECONDS
         self.hold()
         self._runner.cancel(self._run)
         for thread in self._threads:
-            thread.join(_LEAVE_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
         """End what is left."""
@@ -120,58 +144,107 @@ class DaskMPI:
     # -- in the thread of an attempt ---------------------------------------------------------
 
     def _work(self, attempt: Attempt) -> None:
-        least = min(place.slots for place in self._places)
-        nodes = -(-attempt.task.nproc // least)
-        with self._turn:
-            holders = self._gather(attempt, nodes)
         try:
-            if holders is None:
+            with self._turn:
+                held = self._gather(attempt)
+            if held is None:
                 self._hear(GivenBack((attempt.key,)))
-            else:
-                self._hear(Ended(attempt.key, self._start(attempt, list(holders.values()))))
-        finally:
-            self._release(holders or {})
+                return
+            try:
+                record = self._start(attempt, list(held.places.values()))
+                self._hear(Ended(attempt.key, record))
+            finally:
+                self._release(held)
+        except Exception as error:  # whatever it is, the task must not be waited for
+            text = f"it could not be started: {describe(error)}"
+            failed = {"status": "failed", "exit_status": 126, "error": text}
+            self._hear(Ended(attempt.key, failed))
 
-    def _gather(self, attempt: Attempt, nodes: int) -> dict[str, Place] | None:
-        """Return the nodes on which there are cores now, by their holders; None: not any more."""
-        chosen = [self._places[next(self._rotation)] for _ in range(nodes)]
-        holders = {f"{attempt.key}-{number}": place for number, place in enumerate(chosen)}
-        share = -(-attempt.task.nproc // nodes)
-        resources = {"slot": share} | (
-            {"gpu": share * attempt.task.gpus} if attempt.task.gpus else {}
-        )
+    def _gather(self, attempt: Attempt) -> _Held | None:
+        """Return slots that are ours now; None: start it later, or not at all.
+
+        Raises
+        ------
+        TaskPoolError
+            Too many workers have gone for good.
+        """
+        task = attempt.task
+        nodes = -(-task.nproc // self._per_node(task))
+        addresses = self._find(nodes)
+        if not addresses:
+            return None
+        found = [place for place in self._rotated() if place.worker in addresses][:nodes]
+        held = _Held({f"{attempt.key}-{count}": place for count, place in enumerate(found)}, [])
+        with self._changed:
+            self._missing = set(held.places)
+        share = -(-task.nproc // nodes)
+        resources = {"slot": share * _cores(task)}
+        if task.gpus:
+            resources["gpu"] = share * task.gpus
         try:
-            addresses = self._addresses()
             futures = [
                 self._client.submit(
                     slot_holder(),
                     *(key, self._topic, self._run),
-                    key=f"{dask_name(attempt.task.name)} on {place.node}-{key}",
+                    key=f"{dask_name(task.name)} on {place.node}-{key}",
                     pure=False,
                     workers=[addresses[place.worker]],
                     resources=resources,
-                    priority=_FIRST + attempt.task.priority,
+                    priority=_FIRST + task.priority,
                 )
-                for key, place in holders.items()
+                for key, place in held.places.items()
             ]
-            while not self._leaving:
-                with self._changed:
-                    if self._changed.wait_for(
-                        lambda: self._leaving or holders.keys() <= self._held, _LOOK_SECONDS
-                    ):
-                        break
-                lost = any(future.status not in ("pending", "finished") for future in futures)
-                now = self._addresses()
-                if lost or any(now.get(p.worker) != addresses[p.worker] for p in chosen):
-                    break  # a worker has gone, and perhaps come back
-            if not self._leaving and holders.keys() <= self._held:
-                return holders
+            # Without its futures Dask would take the slots for free
+            held = _Held(held.places, futures)
+            if self._wait_for(held, addresses):
+                return held
         except Exception:  # the cluster is lost, of which others tell
-            futures = []
+            self._pause()
         with contextlib.suppress(Exception):
-            self._client.cancel(futures, force=True)
-        self._release(holders)
+            self._client.cancel(held.futures, force=True)
+        self._release(held)
         return None
+
+    def _find(self, nodes: int) -> dict[str, str]:
+        """Return the workers there are, by name, once they are enough; none: not any more."""
+        deadline = time.monotonic() + _MISSING_SECONDS
+        while not self._leaving:
+            found: dict[str, str] = {}
+            with contextlib.suppress(Exception):  # the cluster is lost, of which others tell
+                found = self._addresses()
+            if len(found.keys() & {place.worker for place in self._places}) >= nodes:
+                return found
+            if time.monotonic() > deadline:
+                raise TaskPoolError(
+                    f"it needs workers on {nodes} nodes, and only {len(found)} have been there for "
+                    f"{_MISSING_SECONDS:g} s; the log of the cluster says why"
+                )
+            self._pause()
+        return {}
+
+    def _rotated(self) -> list[Place]:
+        """Return the nodes, beginning with another one each time."""
+        first = next(self._rotation)
+        return [*self._places[first:], *self._places[:first]]
+
+    def _wait_for(self, held: _Held, addresses: dict[str, str]) -> bool:
+        """Tell whether all slots are ours; not if a worker has gone meanwhile, or the pool ends."""
+        while not self._leaving:
+            with self._changed:
+                self._changed.wait_for(lambda: self._leaving or not self._missing, _LOOK_SECONDS)
+                if not self._missing:
+                    break
+            if any(future.status not in ("pending", "finished") for future in held.futures):
+                return False
+            now = self._addresses()  # a worker may have come back, without its tasks
+            workers = [place.worker for place in held.places.values()]
+            if any(now.get(worker) != addresses[worker] for worker in workers):
+                return False
+        return not self._leaving
+
+    def _pause(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._leaving, _LOOK_SECONDS)
 
     def _addresses(self) -> dict[str, str]:
         workers = self._client.scheduler_info(n_workers=-1)["workers"]
@@ -189,23 +262,32 @@ class DaskMPI:
         shape = TaskShape(
             nproc=task.nproc,
             nodes=len(places),
+            cores=_number(task, "task_cpp"),
             gpus=task.gpus,
             node_names=tuple(place.node for place in places),
-            extra_args=tuple(extra.split() if isinstance(extra, str) else extra),
+            extra_args=tuple(shlex.split(extra) if isinstance(extra, str) else extra),
         )
         return MPITasks(self._runner, self._job_id).run(
             payload, shape, attempt.key, lambda begun: self._hear(Begun(attempt.key, begun))
         )
 
-    def _release(self, holders: dict[str, Place]) -> None:
+    def _release(self, held: _Held) -> None:
         with contextlib.suppress(Exception):  # the workers are gone, and the slots with them
             self._client.sync(
                 self._client._run,
                 release_function(),
-                list(holders),
+                {place.worker: key for key, place in held.places.items()},
                 workers=None,
                 on_error="ignore",
                 callback_timeout=_LEAVE_SECONDS,
             )
-        with self._changed:
-            self._held -= holders.keys()
+
+
+def _number(task: Task, keyword: str) -> int:
+    """Return what ``launch_task`` calls so; 0 if it is not given."""
+    return int(task.launcher.get(keyword) or 0)
+
+
+def _cores(task: Task) -> int:
+    """Return the cores of each process."""
+    return max(1, _number(task, "task_cpp"))

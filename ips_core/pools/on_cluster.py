@@ -151,9 +151,11 @@ def slot_holder() -> Any:
 
 
 def release_function() -> Any:
-    """Return a function that lets go, on a worker, of what was held under some keys."""
+    """Return a function that lets go, on a worker, of what is held there: keys by worker."""
 
-    def release(keys: list[str], dask_worker: Any = None) -> None:
-        dask_worker.plugins["ips-task-runner"].release_slots(keys)
+    def release(keys: dict[str, str], dask_worker: Any = None) -> None:
+        name = str(dask_worker.name)
+        if name in keys:
+            dask_worker.plugins["ips-task-runner"].release_slots(keys[name])
 
     return _ByValue(release)

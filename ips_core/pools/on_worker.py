@@ -71,11 +71,9 @@ class TaskRunner(WorkerPlugin):
             pass
         self._released.pop(key, None)
 
-    def release_slots(self, keys: list[str]) -> None:
-        """Let go what :meth:`hold_slots` holds under these keys."""
-        for key in keys:
-            if key in self._released:
-                self._released[key].set()
+    def release_slots(self, key: str) -> None:
+        """Let go what :meth:`hold_slots` holds under this key, or is just about to hold."""
+        self._released.setdefault(key, threading.Event()).set()
 
     def teardown(self, worker: Any) -> None:
         """End what runs."""
