@@ -13,6 +13,8 @@ import cloudpickle
 
 __all__ = ["JournalReader", "ended_records"]
 
+_KEY = b'{"key": "'  # how ``task_journal.Journal`` begins a line
+
 
 class JournalReader:
     """The journals of a cluster's workers.
@@ -37,16 +39,21 @@ class JournalReader:
         for path in self._directory.glob("*.journal"):
             with contextlib.suppress(OSError), open(path, "rb") as file:
                 file.seek(self._offsets.get(path, 0))
-                text, newline, _ = file.read().rpartition(b"\n")
-                self._offsets[path] = self._offsets.get(path, 0) + len(text) + len(newline)
-                for line in text.splitlines():
-                    # what was written while the disk was full is not whole
-                    with contextlib.suppress(ValueError, KeyError):
-                        self._take(json.loads(line))
+                for line in file:  # there may be gigabytes of them
+                    if not line.endswith(b"\n"):
+                        break  # it is just being written
+                    self._offsets[path] = self._offsets.get(path, 0) + len(line)
+                    if self._is_wanted(line):
+                        # what was written while the disk was full is not whole
+                        with contextlib.suppress(ValueError, KeyError, TypeError):
+                            self._take(json.loads(line))
+
+    def _is_wanted(self, line: bytes) -> bool:
+        """Tell whether a line is of interest, without the time that it takes to read it all."""
+        key = line[len(_KEY) : line.find(b'"', len(_KEY))]
+        return line.startswith(_KEY) and key.decode("ascii", "replace") in self._wanted
 
     def _take(self, entry: dict[str, Any]) -> None:
-        if entry["key"] not in self._wanted:
-            return
         if "begun" in entry:
             self._begun[entry["key"]] = cloudpickle.loads(base64.b64decode(entry["begun"]))
         else:

@@ -327,7 +327,7 @@ HOST = socket.gethostname()
         ({"argv": ["/"]}, 126, f"program / cannot be started on {HOST}: Permission denied"),
         (
             {"logfile": "/dev/null/log"},
-            *(126, f"log file /dev/null/log cannot be opened on {HOST}: File exists (/dev/null)"),
+            *(126, f"log file /dev/null/log cannot be opened on {HOST}: Not a directory"),
         ),
         (
             {"stdin": "/no/input"},
