@@ -56,6 +56,9 @@ class Pool(Component):
         print("stopped:", self.run("stopped"))
         for record in self.services.get_task_records("stopped").values():
             print("record: " + ", ".join([record.name, record.status, record.error]))
+        self.services.create_task_pool("too late")
+        self.add("too late", "t", "true")
+        print("too late:", self.run("too late"))
 
     def add(self, pool, name, *command, **keywords):
         self.services.add_task(pool, name, 1, self.cwd, *command, **keywords)
@@ -122,6 +125,7 @@ def test_pools_end_before_the_allocation_does(outcome: Any) -> None:
     end = pool_end(events, "stopped")
     assert (end["ok"], end["error"]) == (False, reason)
     assert end["counts"] == {"finished": 4, "cancelled": 8, "not_started": 4}
+    assert results["too late"] == f"{{'t': TaskError('t', '{reason}')}}"
     # the cluster, which asks Slurm for the allocation's end, starts after it; tasks end at SIGTERM
     assert end["elapsed_time"] < WORKING_SECONDS
     (step,) = [e for e in events if e["eventtype"] == "IPS_TASK_END" and "host" not in e]
