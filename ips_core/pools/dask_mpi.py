@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distributed import Semaphore
+
 from ips_core.dask_cluster import ClusterAddress, Place
 from ips_core.errors import TaskPoolError, describe
 from ips_core.pools.attempt import Attempt
@@ -28,6 +30,7 @@ from ips_core.task_runner import Runner
 
 __all__ = ["DaskMPI"]
 
+_TURN = "ips-mpi"
 _FIRST = 1_000_000  # Dask's priority of a holder: the next slots that are free are its
 _LOOK_SECONDS = 1.0
 _LEAVE_SECONDS = 10.0
@@ -68,7 +71,10 @@ class DaskMPI:
         self._runner = Runner("srun", threads=reached.slots)
         self._hear: Hear = lambda news: None
         self._guard: TaskGuard | None = None
-        self._turn = threading.Lock()  # two that each had half of their nodes would wait for ever
+        # One gathers slots at a time, here and of all components on the cluster: two that each had
+        # half of their nodes would wait for ever. It is free again 30 s after a component's death.
+        self._turn_here = threading.Lock()
+        self._turn: Semaphore | None = None
         self._rotation = itertools.cycle(range(len(self._places)))
         self._changed = threading.Condition()
         self._missing: set[str] = set()  # holders that have not got their slots
@@ -140,13 +146,14 @@ class DaskMPI:
         if self._guard is not None:
             self.cancel()
             self._guard.close()
+        if self._turn is not None:  # else its timer would keep it
+            self._client.loop.add_callback(self._turn.refresh_callback.stop)
 
     # -- in the thread of an attempt ---------------------------------------------------------
 
     def _work(self, attempt: Attempt) -> None:
         try:
-            with self._turn:
-                held = self._gather(attempt)
+            held = self._gather_in_turn(attempt)
             if held is None:
                 self._hear(GivenBack((attempt.key,)))
                 return
@@ -159,6 +166,29 @@ class DaskMPI:
             text = f"it could not be started: {describe(error)}"
             failed = {"status": "failed", "exit_status": 126, "error": text}
             self._hear(Ended(attempt.key, failed))
+
+    def _gather_in_turn(self, attempt: Attempt) -> _Held | None:
+        with self._turn_here:
+            turn = self._take_turn()
+            if turn is None:
+                return None
+            try:
+                return self._gather(attempt)
+            finally:
+                with contextlib.suppress(Exception):  # the cluster is lost
+                    turn.release()
+
+    def _take_turn(self) -> Semaphore | None:
+        """Wait until no other component gathers slots, and take the turn; None: not any more."""
+        while not self._leaving:
+            try:
+                if self._turn is None:
+                    self._turn = Semaphore(1, _TURN, self._client.scheduler, self._client.loop)
+                if self._turn.acquire(_LOOK_SECONDS):
+                    return self._turn
+            except Exception:  # the cluster is lost, of which others tell
+                self._pause()
+        return None
 
     def _gather(self, attempt: Attempt) -> _Held | None:
         """Return slots that are ours now; None: start it later, or not at all.
@@ -174,6 +204,7 @@ class DaskMPI:
         if not addresses:
             return None
         found = [place for place in self._rotated() if place.worker in addresses][:nodes]
+        found.sort(key=self._places.index)  # as Slurm counts the ranks
         held = _Held({f"{attempt.key}-{count}": place for count, place in enumerate(found)}, [])
         with self._changed:
             self._missing = set(held.places)

@@ -34,6 +34,8 @@ class Client:
     """A client whose scheduler knows workers, and gives slots when the test says so."""
 
     _run = "as Dask's own"
+    scheduler = "rpc"
+    loop = SimpleNamespace(add_callback=lambda function: function())
 
     def __init__(self, *workers: str) -> None:
         self.addresses = {name: f"tls://{name}" for name in workers}
@@ -60,6 +62,26 @@ class Client:
     def sync(self, function: Any, on_workers: Any, keys: dict[str, str], **options: Any) -> None:
         assert function == self._run
         self.released.append(keys)
+
+
+class Turn:
+    """Whose turn it is to gather slots, of all components on a cluster."""
+
+    lock = threading.Lock()
+    stopped = 0
+
+    def __init__(self, leases: int, name: str, scheduler: Any, loop: Any) -> None:
+        assert (leases, name, scheduler, loop) == (1, "ips-mpi", "rpc", Client.loop)
+        self.refresh_callback = SimpleNamespace(stop=self.stop)
+
+    def stop(self) -> None:
+        Turn.stopped += 1
+
+    def acquire(self, seconds: float) -> bool:
+        return self.lock.acquire(timeout=seconds)
+
+    def release(self) -> None:
+        self.lock.release()
 
 
 class Bed:
@@ -125,7 +147,9 @@ def bed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bed]]:
     guard = SimpleNamespace(environment={"GUARD": "g"}, close=lambda: None)
     monkeypatch.setattr(module, "MPITasks", Tasks)
     monkeypatch.setattr(module, "TaskGuard", lambda: guard)
+    monkeypatch.setattr(module, "Semaphore", Turn)
     monkeypatch.setattr(module, "_LOOK_SECONDS", 0.02)
+    Turn.stopped = 0
 
     def make(*args: Place, **keywords: Any) -> Bed:
         made.append(Bed(*args, **keywords))
@@ -135,6 +159,7 @@ def bed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bed]]:
     for each in made:
         each.mpi.close()
         assert not any(thread.is_alive() for thread in each.mpi._threads)
+        assert not Turn.lock.locked()
 
 
 # Which tasks, and which of them can never run.
@@ -282,6 +307,22 @@ def test_futures_of_held_slots_live_as_long_as_the_program(bed: Any, wait_until:
     assert None not in [future() for future in futures]
     here.go.set()
     wait_until(lambda: [f() for f in futures] == [None, None], _SECONDS, "futures are gone")
+
+
+def test_slots_are_gathered_for_one_component_after_the_other(bed: Any, wait_until: Any) -> None:
+    one, other = bed(*places(2, 2)), bed(*places(2, 2))
+    one.submit("a", 4)
+    wait_until(lambda: len(one.client.futures) == 2, _SECONDS, "holders of the first")
+    other.submit("b", 4)
+    looks = one.client.looks
+    wait_until(lambda: one.client.looks > looks + 2, _SECONDS, "time passes")
+    assert other.client.futures == []
+    one.mpi.cancel()
+    wait_until(lambda: len(other.client.futures) == 2, _SECONDS, "holders of the second")
+    other.mpi.cancel()
+    assert Turn.stopped == 0
+    one.mpi.close()
+    assert Turn.stopped == 1
 
 
 # What goes wrong meanwhile.
