@@ -1,6 +1,7 @@
 """The examples of docs/pools.md run as they stand; docs/simulation_log.md knows what they log.
 
-The parts on MPI and GPUs need Slurm and devices; here they are run up to the error that says so.
+The parts on MPI and GPUs need Slurm; here they are run up to the error that says so, and in
+tests/slurm/test_docs_pools_slurm.py to their end.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ NOT_HERE = {
 def write(simulation: Any, heading: str) -> Any:
     simulation.name = "scan"
     simulation.config.write_text(CONFIG)
-    (simulation.folder / "driver.py").write_text(DRIVERS[heading])
+    # but for the disk of the node, which is this machine's
+    script = DRIVERS[heading].replace("/tmp/run-data", str(simulation.folder / "run-data"))
+    (simulation.folder / "driver.py").write_text(script)
     return simulation
 
 
