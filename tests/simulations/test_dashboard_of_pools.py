@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import urllib.request
 from typing import Any
+from urllib.parse import urljoin
 
 STEPS = """
 services.create_task_pool("pool")
@@ -14,13 +16,21 @@ print(services.get_finished_tasks("pool"))
 WAIT = "while ! test -e looked; do sleep 0.1; done"
 
 
+def page(link: str) -> str:
+    with urllib.request.urlopen(link, timeout=30) as answer:
+        return str(answer.read(), "utf-8")
+
+
 def test_dashboard_is_there_when_asked_for(simulation: Any, wait_until: Any) -> None:
     simulation.write(STEPS.format(command=WAIT))
     running = simulation.edit("LOG_LEVEL = INFO", "DASK_DASHBOARD = True").start()
     said = wait_until(lambda: running.stdout[1:], 60, "the link")[0]
     link = said.removeprefix("Dask's dashboard: ").strip()
-    with urllib.request.urlopen(link, timeout=30) as answer:
-        assert b"Dask" in answer.read()
+    assert "Dask" in page(link)
+    wait_until(lambda: running.launched(1), 60, "the start of the task")
+    workers = urljoin(link, "info/main/workers.html")
+    (worker,) = set(re.findall(r'href="(\.\./worker/[^"]+)"', page(workers)))
+    assert ">a long task-" in page(urljoin(workers, worker))
     (simulation.root / "work" / "DRIVER__Driver_1" / "looked").touch()
     outcome = running.finish()
     assert (outcome.code, outcome.stderr) == (0, "")
