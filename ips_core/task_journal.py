@@ -42,6 +42,10 @@ class Journal:
         except OSError:  # tasks can run without it; what it could have saved is told as lost
             self._file = -1
 
+    def taken(self, key: str) -> None:
+        """Note that what a Dask task brings is about to be looked at."""
+        self._note(key, "taken", "true")
+
     def begun(self, key: str, record: bytes) -> None:
         """Note that a task begins."""
         self._note(key, "begun", f'"{base64.b64encode(record).decode()}"')

@@ -38,6 +38,7 @@ class _Chunk:
 
     future: Any
     attempts: dict[str, Attempt]
+    first: str
     is_single: bool
     doubt: tuple[str, BaseException | None] | None = None
 
@@ -133,14 +134,14 @@ class DaskExecutor:
             resources["gpu"] = first.task.gpus
         future = self._client.submit(
             self._function,
-            *(key, self._topic, self._run, payloads),
+            *(key, first.key, self._topic, self._run, payloads),
             key=key,
             pure=False,
             resources=resources,
             priority=first.task.priority,
         )
         self._chunks[key] = _Chunk(
-            future, {each.key: each for each in attempts}, len(attempts) == 1
+            future, {each.key: each for each in attempts}, first.key, len(attempts) == 1
         )
         self._chunk_of.update((each.key, key) for each in attempts)
         future.add_done_callback(lambda done: self._hear(partial(self._done, key, done)))
@@ -284,6 +285,9 @@ class DaskExecutor:
                 self._forget(key)
                 reason = f"{type(error).__name__}: {error}"
                 yield Ended(key, _failed(reason, status="lost", exit_status=None))
+            return
+        if not (begun or self._journal.was_taken(chunk.first)):
+            yield self._take_back(tuple(chunk.attempts))  # it waited for a slot
             return
         lost = list(chunk.attempts) if chunk.is_single else begun
         for key in lost:

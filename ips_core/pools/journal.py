@@ -31,6 +31,7 @@ class JournalReader:
         self._directory = directory
         self._wanted = wanted
         self._offsets: dict[Path, int] = {}
+        self._taken: set[str] = set()
         self._begun: dict[str, dict[str, Any]] = {}
         self._ended: dict[str, dict[str, Any]] = {}
 
@@ -54,10 +55,16 @@ class JournalReader:
         return line.startswith(_KEY) and key.decode("ascii", "replace") in self._wanted
 
     def _take(self, entry: dict[str, Any]) -> None:
-        if "begun" in entry:
+        if "taken" in entry:
+            self._taken.add(entry["key"])
+        elif "begun" in entry:
             self._begun[entry["key"]] = cloudpickle.loads(base64.b64decode(entry["begun"]))
         else:
             self._ended[entry["key"]] = entry
+
+    def was_taken(self, key: str) -> bool:
+        """Tell whether a worker has looked at what a Dask task brought, named by its first key."""
+        return key in self._taken
 
     def begun(self, key: str) -> dict[str, Any] | None:
         """Return the first part of the record of a task, None if it did not begin."""

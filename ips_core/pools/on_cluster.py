@@ -109,17 +109,17 @@ def dask_name(name: object) -> str:
 
 
 def task_function() -> Any:
-    """Return the function that is a Dask task: ``run_tasks(key, topic, run, payloads)``.
+    """Return the function that is a Dask task: ``run_tasks(key, first, topic, run, payloads)``.
 
     It returns nothing: records go the way of events, which reach the pool before Dask says that
     the Dask task has ended, and into the worker's journal.
     """
 
     # Short: the scheduler pickles it anew for each Dask task
-    def run_tasks(key: str, topic: str, run: str, payloads: bytes) -> None:
+    def run_tasks(key: str, first: str, topic: str, run: str, payloads: bytes) -> None:
         from distributed import get_worker
 
-        get_worker().plugins["ips-task-runner"].work_off(key, topic, run, payloads)
+        get_worker().plugins["ips-task-runner"].work_off(key, first, topic, run, payloads)
 
     return _ByValue(run_tasks)
 

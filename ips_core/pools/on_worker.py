@@ -59,8 +59,13 @@ class TaskRunner(WorkerPlugin):
         # has them from the start; here only in case it was given another number of threads.
         await worker.set_resources(slot=threads)
 
-    def work_off(self, key: str, topic: str, run: str, payloads: bytes) -> None:
-        """Run what a Dask task brings; parameters as for :class:`Chunk`."""
+    def work_off(self, key: str, first: str, topic: str, run: str, payloads: bytes) -> None:
+        """Run what a Dask task brings; parameters as for :class:`Chunk`.
+
+        ``first`` is the key of the first task in it. The worker may die of what it is about to
+        read; what has only waited here has nothing to do with its death.
+        """
+        self.journal.taken(first)
         Chunk(self, key, topic, run).work_off(payloads)
 
     def hold_slots(self, key: str, topic: str, run: str) -> None:

@@ -183,8 +183,8 @@ def test_what_is_known_of_the_cluster(bed: Bed, tmp_path: Path) -> None:
 
 def test_one_task_is_one_dask_task_of_its_name(bed: Bed) -> None:
     future = bed.submit("solve a", nproc=3, priority=7, isolate=True)
-    key, topic, run, payloads = future.arguments
-    assert (key, topic, run) == ("solve a-k-solve a", "topic", "run")
+    key, first, topic, run, payloads = future.arguments
+    assert (key, first, topic, run) == ("solve a-k-solve a", "k-solve a", "topic", "run")
     assert future.options == {
         "key": key,
         "pure": False,
@@ -203,7 +203,7 @@ def test_devices_are_a_resource(bed: Bed) -> None:
 def test_chunk_is_named_by_its_pool(bed: Bed) -> None:
     future = bed.submit("a", "b", "c")
     assert future.options["key"] == "pool x 3-k-a"
-    assert [key for key, _ in cloudpickle.loads(future.arguments[3])] == ["k-a", "k-b", "k-c"]
+    assert [key for key, _ in cloudpickle.loads(future.arguments[4])] == ["k-a", "k-b", "k-c"]
 
 
 def test_name_of_any_bytes_makes_a_key(bed: Bed) -> None:
@@ -315,10 +315,20 @@ def test_task_that_had_begun_and_not_ended_is_lost(
     assert bed.wait() == [begun("a"), lost("a", why)]
 
 
-def test_task_that_had_not_begun_and_was_alone_is_lost(bed: Bed) -> None:
-    """For it may be what kills its worker before that can note anything."""
-    bed.submit("a").done("lost")
+def test_task_that_had_been_looked_at_and_was_alone_is_lost(bed: Bed) -> None:
+    """For it may be what kills its worker before that can note its begin."""
+    future = bed.submit("a")
+    bed.journal.taken("k-a")
+    future.done("lost")
     assert bed.wait() == [lost("a")]
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b")])
+def test_what_has_only_waited_on_a_lost_worker_is_given_back(
+    bed: Bed, names: tuple[str, ...]
+) -> None:
+    bed.submit(*names).done("lost")
+    assert bed.wait() == [GivenBack(tuple(f"k-{name}" for name in names), alone=False)]
 
 
 def test_result_that_was_never_stored_is_lost_and_its_start_is_told(
@@ -348,7 +358,9 @@ def test_chunk_of_a_lost_worker_is_told_task_by_task(bed: Bed) -> None:
 
 
 def test_chunk_of_which_none_had_begun_is_taken_apart(bed: Bed) -> None:
-    bed.submit("a", "b").done("lost")
+    future = bed.submit("a", "b")
+    bed.journal.taken("k-a")
+    future.done("lost")
     assert bed.wait() == [GivenBack(("k-a", "k-b"), alone=True)]
 
 
@@ -393,6 +405,7 @@ def test_news_that_come_while_in_doubt_settle_it(bed: Bed) -> None:
 def test_every_doubt_is_given_its_time(bed: Bed) -> None:
     """One that comes while another is about to be settled is settled later."""
     first, second = bed.submit("a"), bed.submit("b")
+    bed.journal.taken("k-a")
     first.done("lost")
     assert bed.news() == []
     second.done("lost")

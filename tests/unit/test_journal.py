@@ -116,3 +116,10 @@ def test_torn_line_costs_no_other(tmp_path: Path, reader: JournalReader) -> None
     path.write_bytes(b'{"key": "d-2", "en\n\n' + path.read_bytes())
     reader.read()
     assert (reader.has_ended("c-1"), reader.has_ended("d-2")) == (True, False)
+
+
+def test_what_a_worker_has_looked_at(tmp_path: Path, reader: JournalReader) -> None:
+    Journal(str(tmp_path), "c-0").taken("c-1")
+    reader.read()
+    assert (reader.was_taken("c-1"), reader.was_taken("d-2")) == (True, False)
+    assert reader.begun("c-1") is None
