@@ -116,13 +116,14 @@ class Submitter:
             source = pool.source(backend.in_container)
             dispatcher = Dispatcher(run, source, executor, Results(names), events, policy, recall)
             resumed.began(run, executor.journal_directory)
+            self._running[run] = dispatcher  # before it starts: it may be over at once
             dispatcher.start()
         except BaseException as error:
+            self._running.pop(run, None)
             events.on_finished = lambda: None
             events.finished(describe(error))
             backend.release(run)
             raise
-        self._running[run] = dispatcher
         pool.begin(dispatcher, backend.in_parts)
         return len(names)
 
