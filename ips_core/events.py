@@ -5,6 +5,7 @@ Names, comments and fields are IPS's; ``docs/simulation_log.md`` has the schema.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,12 @@ __all__ = [
 
 
 def _clock(at: float) -> str:
-    return time.strftime("%Y-%m-%d|%H:%M:%S%Z", time.localtime(at))
+    return _clock_of(int(at))
+
+
+@functools.lru_cache(maxsize=64)  # thousands of events have the same
+def _clock_of(second: int) -> str:
+    return time.strftime("%Y-%m-%d|%H:%M:%S%Z", time.localtime(second))
 
 
 def framework_event(

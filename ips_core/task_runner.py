@@ -72,6 +72,7 @@ class Runner:
         self._gpus = _Stock("GPUs", gpus)
         self._sink = Sink(1)
         self._marks = Marks()
+        self._environ: tuple[str | None, dict[bytes, bytes]] = None, {}  # as of a pool's first task
         self._changed = threading.Condition()  # guards what follows
         self._children: dict[Child, tuple[str, str]] = {}  # pool and mark
         self._cancelled: set[str | None] = set()
@@ -229,8 +230,13 @@ class Runner:
         self, task: dict[str, Any], gpus: Sequence[str], mark: dict[str, str]
     ) -> dict[bytes, bytes]:
         """Return the environment of a process, with its mark."""
-        # as bytes: to decode and encode all of it would take half as long as to start the process
-        environment = dict(os.environb)
+        pool, environment = self._environ
+        if task["pool"] != pool:
+            # Once a pool, whose plugins may have changed it, and as bytes: to decode and encode all
+            # of it each time would take half as long as to start the process
+            environment = dict(os.environb)
+            self._environ = task["pool"], environment
+        environment = environment.copy()
         changes = {}
         if task.get("slots", 1) > 1 or b"OMP_NUM_THREADS" not in environment:
             changes["OMP_NUM_THREADS"] = str(self._width(task))
