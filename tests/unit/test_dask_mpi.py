@@ -285,10 +285,22 @@ def test_slots_are_gathered_for_one_program_after_the_other(bed: Any, wait_until
     assert len(here.client.futures) == 2
     here.give()
     wait_until(lambda: len(here.client.futures) == 4, _SECONDS, "holders of the second")
-    assert [future.options["workers"] for future in here.client.futures[2:]] == [
-        ["tls://w-2"],  # every program begins at another node
-        ["tls://w-3"],
-    ]
+
+
+def test_programs_are_spread_over_the_nodes(bed: Any, wait_until: Any) -> None:
+    here = bed(*places(2, 2, 2, 2))
+    used = []
+    for name, nproc in (("a", 4), ("b", 4), ("c", 2)):  # the third has nowhere else to go
+        here.submit(name, nproc, mpi=True)
+        count = len(used) + nproc // 2
+        wait_until(lambda: len(here.client.futures) == count, _SECONDS, f"holders of {name}")
+        used += [here.client.futures[n].options["workers"][0][-1] for n in range(len(used), count)]
+        here.give()
+    assert used == ["1", "2", "3", "4", "3"]
+    wait_until(lambda: len(here.ran) == 3, _SECONDS, "all run")
+    here.go.set()
+    wait_until(lambda: len(here.client.released) == 3, _SECONDS, "all have ended")
+    assert not any(here.mpi._used.values())
 
 
 def test_futures_of_held_slots_live_as_long_as_the_program(bed: Any, wait_until: Any) -> None:
