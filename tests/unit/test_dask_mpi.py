@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -114,6 +115,11 @@ class Bed:
     def give(self, *futures: Future) -> None:
         for future in futures or tuple(self.client.futures):
             self.mpi.take_held(future.key)
+
+    def holders(self, count: int) -> list[Future]:
+        """All holders, once they are so many."""
+        found = self.client.futures
+        return list(found) if len(found) == count else []
 
     def news(self, kind: Any) -> list[str]:
         return [key for n in self.heard if isinstance(n, kind) for key in keys_of(n)]
@@ -293,8 +299,8 @@ def test_programs_are_spread_over_the_nodes(bed: Any, wait_until: Any) -> None:
     for name, nproc in (("a", 4), ("b", 4), ("c", 2)):  # the third has nowhere else to go
         here.submit(name, nproc, mpi=True)
         count = len(used) + nproc // 2
-        wait_until(lambda: len(here.client.futures) == count, _SECONDS, f"holders of {name}")
-        used += [here.client.futures[n].options["workers"][0][-1] for n in range(len(used), count)]
+        futures = wait_until(partial(here.holders, count), _SECONDS, f"holders of {name}")
+        used += [future.options["workers"][0][-1] for future in futures[len(used) :]]
         here.give()
     assert used == ["1", "2", "3", "4", "3"]
     wait_until(lambda: len(here.ran) == 3, _SECONDS, "all run")
