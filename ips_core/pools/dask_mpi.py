@@ -11,7 +11,6 @@ import itertools
 import shlex
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +77,6 @@ class DaskMPI:
         self._turn: Semaphore | None = None
         self._rotation = itertools.cycle(range(len(self._places)))
         self._changed = threading.Condition()
-        self._used: Counter[str] = Counter()  # programs on each worker
         self._missing: set[str] = set()  # holders that have not got their slots
         self._leaving = False
         self._threads: list[threading.Thread] = []
@@ -205,12 +203,11 @@ class DaskMPI:
         addresses = self._find(nodes)
         if not addresses:
             return None
-        found = [place for place in self._by_use() if place.worker in addresses][:nodes]
+        found = self._least_used(addresses)[:nodes]
         found.sort(key=self._places.index)  # as Slurm counts the ranks
         held = _Held({f"{attempt.key}-{count}": place for count, place in enumerate(found)}, [])
         with self._changed:
             self._missing = set(held.places)
-            self._used.update(place.worker for place in found)
         share = -(-task.nproc // nodes)
         resources = {"slot": share * _cores(task)}
         if task.gpus:
@@ -256,11 +253,15 @@ class DaskMPI:
             self._pause()
         return {}
 
-    def _by_use(self) -> list[Place]:
-        """Return the nodes, those with the fewest of our programs first, each time another one."""
+    def _least_used(self, addresses: dict[str, str]) -> list[Place]:
+        """Return the nodes with workers, those with the fewest tasks first, else each in turn."""
         first = next(self._rotation)
         rotated = [*self._places[first:], *self._places[:first]]
-        return sorted(rotated, key=lambda place: self._used[place.worker])
+        tasks: dict[str, Any] = {}
+        with contextlib.suppress(Exception):  # the cluster is lost, of which others tell
+            tasks = self._client.processing()
+        there = [place for place in rotated if place.worker in addresses]
+        return sorted(there, key=lambda place: len(tasks.get(addresses[place.worker], ())))
 
     def _wait_for(self, held: _Held, addresses: dict[str, str]) -> bool:
         """Tell whether all slots are ours; not if a worker has gone meanwhile, or the pool ends."""
@@ -307,8 +308,6 @@ class DaskMPI:
         )
 
     def _release(self, held: _Held) -> None:
-        with self._changed:
-            self._used.subtract(place.worker for place in held.places.values())
         with contextlib.suppress(Exception):  # the workers are gone, and the slots with them
             self._client.sync(
                 self._client._run,
