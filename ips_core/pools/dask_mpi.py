@@ -276,7 +276,20 @@ class DaskMPI:
             workers = [place.worker for place in held.places.values()]
             if any(now.get(worker) != addresses[worker] for worker in workers):
                 return False
+            if self._is_elsewhere(held, now):
+                return False
         return not self._leaving
+
+    def _is_elsewhere(self, held: _Held, addresses: dict[str, str]) -> bool:
+        """Tell whether other nodes are idle: what was on its way to ours had not been seen."""
+        tasks, ours = self._client.processing(), {future.key for future in held.futures}
+        idle = {
+            place.worker
+            for place in self._places
+            if place.worker in addresses and ours.issuperset(tasks.get(addresses[place.worker], ()))
+        }
+        chosen = {place.worker for place in held.places.values()}
+        return len(idle) >= len(chosen) and not chosen <= idle
 
     def _pause(self) -> None:
         with self._changed:

@@ -107,7 +107,7 @@ class Base(Component):
 
     def stubborn(self, pool):
         self.services.create_task_pool(pool)
-        for nproc in (4, 1, 1):
+        for nproc in (1, 1, 4):
             name = f"t{len(self.services.task_pools[pool].queued_tasks)}"
             self.sh(pool, name, nproc, STUBBORN, task_env={"RANKS": "stubborn"})
         self.services.submit_tasks(pool, use_dask=True, dask_nodes=4)

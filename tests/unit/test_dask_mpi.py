@@ -49,9 +49,12 @@ class Client:
 
     def processing(self) -> dict[str, list[str]]:
         over = {*self.cancelled, *(key for keys in self.released for key in keys.values())}
-        holding = [f.options["workers"][0] for f in self.futures if f.key not in over]
-        used = holding + [self.addresses[name] for name in self.others]
-        return {address: ["key"] * used.count(address) for address in self.addresses.values()}
+        tasks = [(f.options["workers"][0], f.key) for f in self.futures if f.key not in over]
+        tasks += [(self.addresses[name], "other") for name in self.others]
+        return {
+            worker: [key for where, key in tasks if where == worker]
+            for worker in self.addresses.values()
+        }
 
     def scheduler_info(self, n_workers: int) -> dict[str, Any]:
         assert n_workers == -1  # else only five are told
@@ -348,6 +351,21 @@ def test_slots_are_gathered_for_one_component_after_the_other(bed: Any, wait_unt
     assert Turn.stopped == 0
     one.mpi.close()
     assert Turn.stopped == 1
+
+
+def test_nodes_are_chosen_anew_when_others_are_idle(bed: Any, wait_until: Any) -> None:
+    here = bed(*places(2, 2, 2, 2))
+    here.submit("a", 4)
+    wait_until(partial(here.holders, 2), _SECONDS, "holders")
+    here.client.others = ["w-1", "w-3", "w-4"]  # too few are idle
+    looks = here.client.looks
+    wait_until(lambda: here.client.looks > looks + 2, _SECONDS, "time passes")
+    assert here.heard == []
+    here.client.others = ["w-1"]
+    wait_until(lambda: here.news(GivenBack), _SECONDS, "it is given back")
+    here.submit("b", 4)
+    futures = wait_until(partial(here.holders, 4), _SECONDS, "holders")
+    assert [f.options["workers"] for f in futures[2:]] == [["tls://w-2"], ["tls://w-3"]]
 
 
 # What goes wrong meanwhile.
