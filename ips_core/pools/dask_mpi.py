@@ -203,7 +203,7 @@ class DaskMPI:
         addresses = self._find(nodes)
         if not addresses:
             return None
-        found = [place for place in self._rotated() if place.worker in addresses][:nodes]
+        found = self._least_used(addresses)[:nodes]
         found.sort(key=self._places.index)  # as Slurm counts the ranks
         held = _Held({f"{attempt.key}-{count}": place for count, place in enumerate(found)}, [])
         with self._changed:
@@ -253,10 +253,15 @@ class DaskMPI:
             self._pause()
         return {}
 
-    def _rotated(self) -> list[Place]:
-        """Return the nodes, beginning with another one each time."""
+    def _least_used(self, addresses: dict[str, str]) -> list[Place]:
+        """Return the nodes with workers, those with the fewest tasks first, else each in turn."""
         first = next(self._rotation)
-        return [*self._places[first:], *self._places[:first]]
+        rotated = [*self._places[first:], *self._places[:first]]
+        tasks: dict[str, Any] = {}
+        with contextlib.suppress(Exception):  # the cluster is lost, of which others tell
+            tasks = self._client.processing()
+        there = [place for place in rotated if place.worker in addresses]
+        return sorted(there, key=lambda place: len(tasks.get(addresses[place.worker], ())))
 
     def _wait_for(self, held: _Held, addresses: dict[str, str]) -> bool:
         """Tell whether all slots are ours; not if a worker has gone meanwhile, or the pool ends."""
@@ -271,7 +276,20 @@ class DaskMPI:
             workers = [place.worker for place in held.places.values()]
             if any(now.get(worker) != addresses[worker] for worker in workers):
                 return False
+            if self._is_elsewhere(held, now):
+                return False
         return not self._leaving
+
+    def _is_elsewhere(self, held: _Held, addresses: dict[str, str]) -> bool:
+        """Tell whether other nodes are idle: what was on its way to ours had not been seen."""
+        tasks, ours = self._client.processing(), {future.key for future in held.futures}
+        idle = {
+            place.worker
+            for place in self._places
+            if place.worker in addresses and ours.issuperset(tasks.get(addresses[place.worker], ()))
+        }
+        chosen = {place.worker for place in held.places.values()}
+        return len(idle) >= len(chosen) and not chosen <= idle
 
     def _pause(self) -> None:
         with self._changed:

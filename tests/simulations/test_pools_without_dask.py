@@ -246,7 +246,7 @@ def test_the_log_has_the_same_events_as_with_dask(answers: Any) -> None:
 HELLO = """
 from mpi4py import MPI
 world = MPI.COMM_WORLD
-ranks = world.gather((world.rank, world.size))
+ranks = world.allgather((world.rank, world.size))
 if world.rank == 0:
     print(ranks)
 """

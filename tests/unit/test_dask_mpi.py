@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +45,16 @@ class Client:
         self.futures: list[Future] = []
         self.cancelled: list[str] = []
         self.released: list[dict[str, str]] = []
+        self.others: list[str] = []  # workers of other tasks
+
+    def processing(self) -> dict[str, list[str]]:
+        over = {*self.cancelled, *(key for keys in self.released for key in keys.values())}
+        tasks = [(f.options["workers"][0], f.key) for f in self.futures if f.key not in over]
+        tasks += [(self.addresses[name], "other") for name in self.others]
+        return {
+            worker: [key for where, key in tasks if where == worker]
+            for worker in self.addresses.values()
+        }
 
     def scheduler_info(self, n_workers: int) -> dict[str, Any]:
         assert n_workers == -1  # else only five are told
@@ -114,6 +125,11 @@ class Bed:
     def give(self, *futures: Future) -> None:
         for future in futures or tuple(self.client.futures):
             self.mpi.take_held(future.key)
+
+    def holders(self, count: int) -> list[Future]:
+        """All holders, once they are so many."""
+        found = self.client.futures
+        return list(found) if len(found) == count else []
 
     def news(self, kind: Any) -> list[str]:
         return [key for n in self.heard if isinstance(n, kind) for key in keys_of(n)]
@@ -285,10 +301,22 @@ def test_slots_are_gathered_for_one_program_after_the_other(bed: Any, wait_until
     assert len(here.client.futures) == 2
     here.give()
     wait_until(lambda: len(here.client.futures) == 4, _SECONDS, "holders of the second")
-    assert [future.options["workers"] for future in here.client.futures[2:]] == [
-        ["tls://w-2"],  # every program begins at another node
-        ["tls://w-3"],
-    ]
+
+
+def test_programs_are_spread_over_the_nodes(bed: Any, wait_until: Any) -> None:
+    here = bed(*places(2, 2, 2, 2, 2))
+    here.client.others = ["w-1"] * 2
+    used = []
+    for name, nproc in (("a", 4), ("b", 4), ("c", 2)):  # the third has no free node
+        here.submit(name, nproc, mpi=True)
+        count = len(used) + nproc // 2
+        futures = wait_until(partial(here.holders, count), _SECONDS, f"holders of {name}")
+        used += [future.options["workers"][0][-1] for future in futures[len(used) :]]
+        here.give()
+    assert used == ["2", "3", "4", "5", "3"]
+    wait_until(lambda: len(here.ran) == 3, _SECONDS, "all run")
+    here.go.set()
+    wait_until(lambda: len(here.client.released) == 3, _SECONDS, "all have ended")
 
 
 def test_futures_of_held_slots_live_as_long_as_the_program(bed: Any, wait_until: Any) -> None:
@@ -323,6 +351,21 @@ def test_slots_are_gathered_for_one_component_after_the_other(bed: Any, wait_unt
     assert Turn.stopped == 0
     one.mpi.close()
     assert Turn.stopped == 1
+
+
+def test_nodes_are_chosen_anew_when_others_are_idle(bed: Any, wait_until: Any) -> None:
+    here = bed(*places(2, 2, 2, 2))
+    here.submit("a", 4)
+    wait_until(partial(here.holders, 2), _SECONDS, "holders")
+    here.client.others = ["w-1", "w-3", "w-4"]  # too few are idle
+    looks = here.client.looks
+    wait_until(lambda: here.client.looks > looks + 2, _SECONDS, "time passes")
+    assert here.heard == []
+    here.client.others = ["w-1"]
+    wait_until(lambda: here.news(GivenBack), _SECONDS, "it is given back")
+    here.submit("b", 4)
+    futures = wait_until(partial(here.holders, 4), _SECONDS, "holders")
+    assert [f.options["workers"] for f in futures[2:]] == [["tls://w-2"], ["tls://w-3"]]
 
 
 # What goes wrong meanwhile.
