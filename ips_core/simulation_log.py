@@ -16,6 +16,8 @@ from typing import Any
 
 __all__ = ["SimulationLog", "read_log"]
 
+_as_json = json.JSONEncoder(default=str, allow_nan=False).encode  # made once, not for each event
+
 
 class SimulationLog:
     """The log of one simulation, open for writing.
@@ -34,6 +36,7 @@ class SimulationLog:
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / f"{run_id}.json"
         self._run_id = run_id
+        self._trace_id = hashlib.md5(run_id.encode(), usedforsecurity=False).hexdigest()
         self._simulation = simulation
         self._count = 0
         self._unwritten = b""
@@ -46,14 +49,13 @@ class SimulationLog:
 
     def write_all(self, events: Iterable[dict[str, Any]]) -> None:
         """Append several events with one write."""
-        for event in events:
-            self._unwritten += _line(self._completed(event)).encode() + b"\n"
+        lines = [_line(self._completed(event)) for event in events]
+        self._unwritten += "".join(f"{line}\n" for line in lines).encode()
         self._flush()
 
     def _completed(self, event: dict[str, Any]) -> dict[str, Any]:
         if "trace" in event:
-            trace_id = hashlib.md5(self._run_id.encode(), usedforsecurity=False).hexdigest()
-            event = event | {"trace": event["trace"] | {"traceId": trace_id}}
+            event = event | {"trace": event["trace"] | {"traceId": self._trace_id}}
         number = self._count
         self._count += 1
         return event | {
@@ -81,7 +83,7 @@ class SimulationLog:
 def _line(event: dict[str, Any]) -> str:
     """Return an event as JSON; a value that JSON does not know becomes text, and costs no line."""
     with contextlib.suppress(Exception):
-        return json.dumps(event, default=str, allow_nan=False)
+        return _as_json(event)
     return json.dumps({str(name): _as_text(value) for name, value in event.items()})
 
 

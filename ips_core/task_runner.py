@@ -219,6 +219,9 @@ class Runner:
     @contextlib.contextmanager
     def _room(self, task: dict[str, Any]) -> Iterator[tuple[list[str], list[int]]]:
         """Give a task the devices and the processors that shall be its own."""
+        if not (task.get("pin") or task.get("gpus")):
+            yield [], []
+            return
         wanted = self._width(task) if task.get("pin") else 0
         with self._gpus.taken(task.get("gpus", 0)) as gpus, self._cores.taken(wanted) as cores:
             yield gpus, cores

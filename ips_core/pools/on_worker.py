@@ -6,6 +6,7 @@ It arrives by value, since workers need not have this package: see ``on_cluster.
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 import time
 import traceback
@@ -140,7 +141,7 @@ class Chunk:
     def _run_one(self, key: str, payload: dict[str, Any]) -> None:
         def begin(begun: dict[str, Any]) -> bool:
             # pickled: an odd name would break the worker's connection, which knows only UTF-8
-            record = cloudpickle.dumps(begun)
+            record = pickle.dumps(begun)
             if self._is_first is None:
                 self._is_first = self._ask(key, record)
             if not self._is_first:
@@ -205,6 +206,8 @@ def _devices(count: int) -> list[str]:
 
 
 def _pickled(record: dict[str, Any]) -> bytes:
+    if record["value"] is None:
+        return pickle.dumps(record)  # nothing in it has to travel by value
     try:
         return cloudpickle.dumps(record)
     except Exception as error:

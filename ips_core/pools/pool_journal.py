@@ -45,6 +45,7 @@ _FIELDS = [
     for field in dataclasses.fields(TaskRecord)
     if field.name not in ("name", "value", "is_program")  # workers do not note the last
 ]
+_as_json = json.JSONEncoder(default=str).encode  # made once, not for each line
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # Lustre without the mount option flock
 
 
@@ -150,7 +151,7 @@ class PoolJournal:
 
     def append(self, entries: Iterable[dict[str, Any]]) -> None:
         """Add lines, in one write."""
-        text = b"".join(json.dumps(entry, default=str).encode() + b"\n" for entry in entries)
+        text = b"".join(_as_json(entry).encode() + b"\n" for entry in entries)
         with self._lock:
             if self._file < 0:
                 return

@@ -239,18 +239,16 @@ class Task:
             found |= {"function": self.function, "args": self.args, "kwargs": dict(self.kwargs)}
         if self.function is None or self.isolate:
             found["cwd"] = self.working_dir
-        optional = {
-            "isolate": self.isolate,
-            "env": dict(self.task_env),
-            "logfile": self.logfile,
-            "errfile": self.errfile,
-            "stdin": self.stdin,
-            "timeout": self.timeout,
-            "gpus": self.gpus,
-            "pin": self.pin,
-            "slots": self.nproc if self.nproc > 1 else 0,
-        }
-        return found | {key: value for key, value in optional.items() if value or value == b""}
+        for key in ("isolate", "logfile", "errfile", "timeout", "gpus", "pin"):
+            if value := getattr(self, key):
+                found[key] = value
+        if self.task_env:
+            found["env"] = dict(self.task_env)
+        if self.stdin is not None:
+            found["stdin"] = self.stdin
+        if self.nproc > 1:
+            found["slots"] = self.nproc
+        return found
 
 
 def _nproc(value: Any) -> int:
