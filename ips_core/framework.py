@@ -51,7 +51,7 @@ _LEAVE_STAGES: tuple[tuple[signal.Signals | None, float], ...] = (
     (signal.SIGTERM, 1.0),
     (signal.SIGKILL, 5.0),
 )
-_KEEPER = "ips_core.pools.keeper:ClusterKeeper"
+_KEEPER = "ips_core.pools.on_dask.keeper:ClusterKeeper"
 
 
 class _Interrupted(BaseException):

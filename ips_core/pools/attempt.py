@@ -55,7 +55,7 @@ class Attempt:
     chunk: str = ""
 
     def payload(self, pool: str) -> dict[str, Any]:
-        """Return what ``task_runner.Runner.run`` takes."""
+        """Return what ``tasks.runner.Runner.run`` takes."""
         found = self.task.payload(pool)
         if self.work:
             found["work"] = self.work

@@ -69,7 +69,7 @@ class SubmissionEvents:
         self.flush()
 
     def started(self, task: Task, number: int, record: dict[str, Any]) -> None:
-        """A task runs; the record is the first part of ``task_runner.Runner``'s."""
+        """A task runs; the record is the first part of ``tasks.runner.Runner``'s."""
         self._add(
             self._launch,
             f"task_name = {task.name}, Target = {task.target}",

@@ -34,7 +34,7 @@ from typing import Any
 import cloudpickle
 
 from ips_core.errors import TaskPoolError, describe
-from ips_core.pools.journal import ended_records
+from ips_core.pools.on_dask.journal import ended_records
 from ips_core.pools.record import TaskRecord
 
 __all__ = ["PoolJournal", "Submission"]

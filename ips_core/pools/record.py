@@ -79,6 +79,6 @@ class TaskRecord:
 
     @classmethod
     def of(cls, found: Mapping[str, Any], **more: Any) -> TaskRecord:
-        """Return the record that ``task_runner.Runner.run`` has made, with further fields."""
+        """Return the record that ``tasks.runner.Runner.run`` has made, with further fields."""
         fields = {name: found[name] for name in cls.__slots__ if name in found}
         return cls(**(fields | more))

@@ -231,7 +231,7 @@ class Task:
         return f"{name}({','.join(words)})"
 
     def payload(self, pool: str) -> dict[str, Any]:
-        """Return the task as ``task_runner.Runner.run`` takes it, without what is default."""
+        """Return the task as ``tasks.runner.Runner.run`` takes it, without what is default."""
         found: dict[str, Any] = {"pool": pool, "name": self.name}
         if self.function is None:
             found["argv"] = list(self.argv)

@@ -12,14 +12,14 @@ from typing import Any
 
 from ips_core.errors import TaskPoolError
 from ips_core.messages import Broadcast
-from ips_core.pools.dask_backend import DaskBackend, DaskClusters
-from ips_core.pools.local_backend import LocalBackend
+from ips_core.pools.on_dask.backend import DaskBackend, DaskClusters
 from ips_core.pools.policy import Policy
 from ips_core.pools.pool import TaskPool
 from ips_core.pools.progress import is_watched, progress
 from ips_core.pools.record import TaskRecord
 from ips_core.pools.submitter import Submitter
 from ips_core.pools.task import Task
+from ips_core.pools.without_dask.backend import LocalBackend
 from ips_core.services.base import ServicesBase
 
 __all__ = ["PoolServices"]

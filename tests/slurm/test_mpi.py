@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from ips_core.pools.executor import Attempt, Ended
-from ips_core.pools.local_backend import LocalBackend
-from ips_core.pools.mpi_tasks import MPITasks
 from ips_core.pools.task import Task
+from ips_core.pools.without_dask.backend import LocalBackend
 from ips_core.resources import Allocation, Share
-from ips_core.task_launch import TaskShape, launch_command, overlapping_srun_command
-from ips_core.task_runner import Runner
+from ips_core.tasks.launch import TaskShape, launch_command, overlapping_srun_command
+from ips_core.tasks.runner import Runner
+from ips_core.tasks.srun import MPITasks
 
 WaitUntil = Callable[..., Any]
 Record = dict[str, Any]

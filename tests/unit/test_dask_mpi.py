@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from ips_core.dask_cluster import ClusterAddress, ClusterRequest, Place
-from ips_core.pools import dask_mpi as module
 from ips_core.pools.attempt import Attempt
-from ips_core.pools.dask_mpi import DaskMPI
 from ips_core.pools.executor import Begun, Ended, GivenBack
-from ips_core.pools.on_worker import TaskRunner
+from ips_core.pools.on_dask import mpi as module
+from ips_core.pools.on_dask.mpi import DaskMPI
+from ips_core.pools.on_dask.on_worker import TaskRunner
 from ips_core.pools.task import Task
 
 _SECONDS = 30.0

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ips_core.pools.journal import JournalReader
-from ips_core.task_runner import Journal
+from ips_core.pools.on_dask.journal import JournalReader
+from ips_core.tasks.runner import Journal
 
 SHORT, LONG = b"record", b"x" * 5000
 

@@ -9,10 +9,10 @@ import pytest
 
 from ips_core.pools.attempt import Attempt
 from ips_core.pools.executor import Ended
-from ips_core.pools.local_backend import LocalBackend, demand_of, shape_of
 from ips_core.pools.task import Task
+from ips_core.pools.without_dask.backend import LocalBackend, demand_of, shape_of
 from ips_core.resources import Allocation, Share
-from ips_core.task_launch import TaskShape
+from ips_core.tasks.launch import TaskShape
 
 
 def program(nproc: int = 1, **keywords: Any) -> Task:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ips_core.pools.mpi_tasks import read_srun
+from ips_core.tasks.srun import read_srun
 
 
 @pytest.mark.parametrize(

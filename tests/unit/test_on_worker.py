@@ -12,9 +12,9 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from ips_core.pools import on_worker
-from ips_core.pools.on_worker import Chunk
-from ips_core.task_runner import Journal
+from ips_core.pools.on_dask import on_worker
+from ips_core.pools.on_dask.on_worker import Chunk
+from ips_core.tasks.runner import Journal
 
 
 class Worker:

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from ips_core.errors import TaskPoolError
 from ips_core.pools.pool_journal import PoolJournal, Submission
 from ips_core.pools.record import TaskRecord
-from ips_core.task_runner import Journal
+from ips_core.tasks.runner import Journal
 
 WORK = "0123456789abcdef"
 LARGE = "x" * 5000

@@ -20,8 +20,8 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from ips_core.task_output import ThreadOutput
-from ips_core.task_runner import BY_VALUE, Runner
+from ips_core.tasks.output import ThreadOutput
+from ips_core.tasks.runner import BY_VALUE, Runner
 
 Record = dict[str, Any]
 WaitUntil = Callable[..., Any]
@@ -378,7 +378,7 @@ def test_runner_by_value_needs_nothing_of_ours(run_without_us: Any, tmp_path: Pa
     for module in BY_VALUE:
         cloudpickle.register_pickle_by_value(module)
     try:
-        from ips_core.task_runner import Journal, install_output
+        from ips_core.tasks.runner import Journal, install_output
 
         (tmp_path / "runner").write_bytes(cloudpickle.dumps((Runner, Journal, install_output)))
     finally:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from ips_core import task_runner
-from ips_core.task_family import Marks, end_family, family
-from ips_core.task_runner import Runner
+from ips_core.tasks import runner as task_runner
+from ips_core.tasks.family import Marks, end_family, family
+from ips_core.tasks.runner import Runner
 
 WaitUntil = Callable[..., Any]
 #: Has a child that ignores SIGTERM, in a session of its own, whose parent has ended.

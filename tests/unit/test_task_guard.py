@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ips_core.pools.guard import TaskGuard, marked_processes
+from ips_core.tasks.guard import TaskGuard, marked_processes
 
 MARK = "IPS_TASK_GUARD"
 NAP = "import time; print(flush=True); time.sleep(60)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ips_core.task_launch import (
+from ips_core.tasks.launch import (
     TaskShape,
     launch_command,
     misleading_variables,

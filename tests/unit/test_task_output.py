@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ips_core.task_output import Lines, Sink, ThreadOutput, as_text, install_output
+from ips_core.tasks.output import Lines, Sink, ThreadOutput, as_text, install_output
 
 
 @dataclass
@@ -72,7 +72,7 @@ def test_lines_are_passed_on_when_they_are_whole(written: Written) -> None:
 
 def test_wait_of_a_line_counts_from_its_own_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([1.0, 2.0, 3.0])
-    monkeypatch.setattr("ips_core.task_output.time", SimpleNamespace(monotonic=clock.__next__))
+    monkeypatch.setattr("ips_core.tasks.output.time", SimpleNamespace(monotonic=clock.__next__))
     lines = Lines(Sink(-1))
     seen = []
     for data in (b"one", b" more", b"\n", b"two", b"\nthree"):
@@ -228,7 +228,7 @@ def test_forked_process_waits_for_nobody(written: Written) -> None:
     """A lock that another thread held when it was forked would never be released there."""
     code = """
 import os, signal, sys, threading
-from ips_core.task_output import install_output
+from ips_core.tasks.output import install_output
 install_output()
 locks = sys.stdout._lock, sys.stdout.sink._lock
 for lock in locks:

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from ips_core import task_runner
-from ips_core.task_files import Files, Refused
-from ips_core.task_output import Lines, Sink
-from ips_core.task_process import Pipes, open_process_descriptor
-from ips_core.task_runner import Runner
+from ips_core.tasks import runner as task_runner
+from ips_core.tasks.files import Files, Refused
+from ips_core.tasks.output import Lines, Sink
+from ips_core.tasks.process import Pipes, open_process_descriptor
+from ips_core.tasks.runner import Runner
 
 Record = dict[str, Any]
 WaitUntil = Callable[..., Any]
@@ -264,8 +264,8 @@ def test_all_that_was_written_before_the_end_is_read(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though the program has long ended when it is."""
-    monkeypatch.setattr("ips_core.task_process._CHUNK", 10)
-    monkeypatch.setattr("ips_core.task_process._MOST_LEFT", 1000)
+    monkeypatch.setattr("ips_core.tasks.process._CHUNK", 10)
+    monkeypatch.setattr("ips_core.tasks.process._MOST_LEFT", 1000)
     assert run(f"printf {'x' * 4000}; exit 3")["output"] == "x" * 4000
 
 
@@ -423,7 +423,7 @@ def test_no_descriptor_is_left(run: Any) -> None:
 def test_kernel_without_descriptors_of_processes(
     run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("ips_core.task_process.open_process_descriptor", lambda pid: None)
+    monkeypatch.setattr("ips_core.tasks.process.open_process_descriptor", lambda pid: None)
     assert outcome(run("sleep 0.2; exit 3")) == ("failed", 3, "exit code 3")
     assert outcome(run(FAMILY, timeout=1)) == ("timed_out", -1, "timed out after 1 s")
     assert outcome(run("cat >&2; exit 0", stdin=b"x" * 100_000, errfile="log"))[1] == 0

@@ -17,7 +17,7 @@ from ips_core.link import FrameworkLink
 from ips_core.messages import Start, unpack
 
 if TYPE_CHECKING:
-    from ips_core.pools.dask_executor import DaskExecutor
+    from ips_core.pools.on_dask.executor import DaskExecutor
 
 __all__ = ["DaskBackend", "DaskClusters"]
 
@@ -109,7 +109,7 @@ class DaskClusters:
         # While the cluster starts: what this process needs to use it
         import distributed  # noqa: F401
 
-        from ips_core.pools.dask_executor import DaskExecutor
+        from ips_core.pools.on_dask.executor import DaskExecutor
 
         try:
             packed, lease = self._link.answer(asked)

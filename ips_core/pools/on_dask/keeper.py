@@ -69,7 +69,7 @@ class ClusterKeeper(Component):
         code : str
             The component that asks, for the events.
         """
-        from ips_core.pools.on_cluster import plugins
+        from ips_core.pools.on_dask.on_cluster import plugins
 
         begin, lost = time.time(), ""
 
@@ -121,7 +121,7 @@ class ClusterKeeper(Component):
         code : str
             The component, for the events.
         """
-        from ips_core.pools.on_cluster import runner_function
+        from ips_core.pools.on_dask.on_cluster import runner_function
 
         assert self._kept is not None
         client = self._kept.client

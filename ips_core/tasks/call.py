@@ -1,7 +1,7 @@
 """Calls a function that is a task: in this process, or in one of its own.
 
 Standard library only, cloudpickle for the latter, and nothing of ours: it arrives on Dask workers
-by value, see ``task_runner.BY_VALUE``.
+by value, see ``tasks.runner.BY_VALUE``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The mark is part of an environment variable, which children inherit: a daemon has neither the
 session nor the parent by which it could be found. Standard library only, and nothing of ours: it
-arrives on Dask workers by value, see ``task_runner.BY_VALUE``.
+arrives on Dask workers by value, see ``tasks.runner.BY_VALUE``.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ips_core.task_launch import (
+from ips_core.tasks.launch import (
     TaskShape,
     misleading_variables,
     overlapping_srun_command,
     without_variables,
 )
-from ips_core.task_runner import Runner
+from ips_core.tasks.runner import Runner
 
 __all__ = ["MPITasks", "after_srun", "read_srun"]
 
@@ -40,7 +40,7 @@ class MPITasks:
 
     Parameters
     ----------
-    runner : task_runner.Runner
+    runner : tasks.runner.Runner
         Runs and ends the srun processes.
     job_id : str
         The allocation.
@@ -65,7 +65,7 @@ class MPITasks:
         Parameters
         ----------
         payload : mapping
-            A program, as ``task_runner.Runner.run`` takes it.
+            A program, as ``tasks.runner.Runner.run`` takes it.
         shape : TaskShape
             How many processes, and on which nodes; a process has one OpenMP thread unless ``cores``
             says more.

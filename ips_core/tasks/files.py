@@ -1,7 +1,7 @@
 """What a task's process reads and writes, and why it could not be started.
 
 Standard library only, and nothing of ours but its siblings: it arrives on Dask workers by value,
-see ``task_runner.BY_VALUE``.
+see ``tasks.runner.BY_VALUE``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from ips_core.task_output import TAIL_BYTES, Lines
-from ips_core.task_process import Pipes
+from ips_core.tasks.output import TAIL_BYTES, Lines
+from ips_core.tasks.process import Pipes
 
 __all__ = ["Files", "Refused"]
 

@@ -15,10 +15,10 @@ from typing import Any
 from ips_core.errors import describe
 from ips_core.pools.attempt import Attempt
 from ips_core.pools.executor import Begun, Ended, GivenBack, Hear
-from ips_core.pools.guard import TaskGuard
 from ips_core.pools.task import Task
-from ips_core.task_launch import Launch
-from ips_core.task_runner import Runner
+from ips_core.tasks.guard import TaskGuard
+from ips_core.tasks.launch import Launch
+from ips_core.tasks.runner import Runner
 
 __all__ = ["LocalExecutor"]
 
@@ -32,7 +32,7 @@ class LocalExecutor:
     ----------
     pool : str
         Name of the pool's run, as its tasks carry it.
-    runner : task_runner.Runner
+    runner : tasks.runner.Runner
         Runs them; it is this executor's own.
     slots : int
         Cores there are; so many tasks run or wait for theirs at a time.

@@ -1,4 +1,4 @@
-"""Reads what workers have noted of their tasks, see ``task_runner.Journal``."""
+"""Reads what workers have noted of their tasks, see ``tasks.runner.Journal``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import cloudpickle
 
 __all__ = ["JournalReader", "ended_records"]
 
-_KEY = b'{"key": "'  # how ``task_journal.Journal`` begins a line
+_KEY = b'{"key": "'  # how ``tasks.journal.Journal`` begins a line
 
 
 class JournalReader:

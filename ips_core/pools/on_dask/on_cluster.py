@@ -54,10 +54,10 @@ def plugins(journal_directory: str, processes: int = 1) -> list[Any]:
 
 def _on_worker() -> Any:
     """Return the module of what runs on workers, where all of it arrives by value."""
-    from ips_core import task_runner
-    from ips_core.pools import on_worker
+    from ips_core.pools.on_dask import on_worker
+    from ips_core.tasks import runner
 
-    for module in (*task_runner.BY_VALUE, on_worker):
+    for module in (*runner.BY_VALUE, on_worker):
         cloudpickle.register_pickle_by_value(module)
     return on_worker
 
@@ -130,7 +130,7 @@ def runner_function(method: str) -> Any:
     Parameters
     ----------
     method : {"cancel", "hold"}
-        As of ``task_runner.Runner``.
+        As of ``tasks.runner.Runner``.
     """
 
     def call(run: str, dask_worker: Any = None) -> Any:

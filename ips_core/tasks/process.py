@@ -1,7 +1,7 @@
 """One child process in a session of its own: started, fed, listened to and ended.
 
-Standard library only, and nothing of ours but ``task_output``: it arrives on Dask workers by value,
-see ``task_runner.BY_VALUE``. What a task is, and what its record says, is not known here.
+Standard library only, and nothing of ours but ``tasks.output``: it arrives on workers by value,
+see ``tasks.runner.BY_VALUE``. What a task is, and what its record says, is not known here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from ips_core.task_output import Lines
+from ips_core.tasks.output import Lines
 
 __all__ = ["Child", "Pipes", "open_process_descriptor"]
 

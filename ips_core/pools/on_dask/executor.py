@@ -20,10 +20,10 @@ import cloudpickle
 from ips_core.dask_cluster import ClusterAddress
 from ips_core.errors import describe
 from ips_core.pools.attempt import Attempt
-from ips_core.pools.dask_mpi import DaskMPI
 from ips_core.pools.executor import Begun, Broken, Ended, GivenBack, Hear, Lost, News
-from ips_core.pools.journal import JournalReader
-from ips_core.pools.on_cluster import dask_name, runner_function, task_function
+from ips_core.pools.on_dask.journal import JournalReader
+from ips_core.pools.on_dask.mpi import DaskMPI
+from ips_core.pools.on_dask.on_cluster import dask_name, runner_function, task_function
 from ips_core.pools.task import Task
 
 __all__ = ["DaskExecutor"]

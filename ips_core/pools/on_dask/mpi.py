@@ -1,7 +1,7 @@
 """Runs programs of several processes on the nodes of a Dask cluster, beside its workers.
 
 Their cores are held by Dask tasks that do nothing, one on each of the nodes, for as long as the
-program runs; it is started by an srun of this process, see ``mpi_tasks``.
+program runs; it is started by an srun of this process, see ``tasks.srun``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ips_core.dask_cluster import ClusterAddress, Place
 from ips_core.errors import TaskPoolError, describe
 from ips_core.pools.attempt import Attempt
 from ips_core.pools.executor import Begun, Ended, GivenBack, Hear
-from ips_core.pools.guard import TaskGuard
-from ips_core.pools.mpi_tasks import MPITasks
-from ips_core.pools.on_cluster import dask_name, release_function, slot_holder
+from ips_core.pools.on_dask.on_cluster import dask_name, release_function, slot_holder
 from ips_core.pools.task import Task
-from ips_core.task_launch import TaskShape
-from ips_core.task_runner import Runner
+from ips_core.tasks.guard import TaskGuard
+from ips_core.tasks.launch import TaskShape
+from ips_core.tasks.runner import Runner
+from ips_core.tasks.srun import MPITasks
 
 __all__ = ["DaskMPI"]
 

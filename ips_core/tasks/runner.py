@@ -18,20 +18,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ips_core import task_call, task_family, task_files, task_journal, task_output, task_process
-from ips_core.task_call import BOOT, call, describe, request, result
-from ips_core.task_family import Marks, end_family, family, signal_family
-from ips_core.task_files import Files, Refused
-from ips_core.task_journal import Journal
-from ips_core.task_output import Lines, Sink, as_text, install_output
-from ips_core.task_process import Child, Pipes
+from ips_core.tasks.call import BOOT, call, describe, request, result
+from ips_core.tasks.family import Marks, end_family, family, signal_family
+from ips_core.tasks.files import Files, Refused
+from ips_core.tasks.journal import Journal
+from ips_core.tasks.output import Lines, Sink, as_text, install_output
+from ips_core.tasks.process import Child, Pipes
 
 __all__ = ["BY_VALUE", "Journal", "Runner", "install_output"]
 
 #: What must be registered with ``cloudpickle.register_pickle_by_value``.
-BY_VALUE = (
-    *(sys.modules[__name__], task_call, task_family, task_files, task_journal, task_output),
-    task_process,
+BY_VALUE = tuple(
+    sys.modules[f"ips_core.tasks.{name}"]
+    for name in ("call", "family", "files", "journal", "output", "process", "runner")
 )
 
 _CANCEL_GRACE = 3.0

@@ -16,7 +16,7 @@ import cloudpickle
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.utils import sync
 
-from ips_core.task_runner import Journal, Runner, install_output
+from ips_core.tasks.runner import Journal, Runner, install_output
 
 __all__ = ["Chunk", "TaskRunner"]
 

@@ -11,18 +11,18 @@ from typing import Any
 
 from ips_core.link import FrameworkLink
 from ips_core.pools.executor import Executor
-from ips_core.pools.local_executor import LocalExecutor
-from ips_core.pools.mpi_tasks import after_srun
 from ips_core.pools.task import Task
+from ips_core.pools.without_dask.executor import LocalExecutor
 from ips_core.resources import Allocation
-from ips_core.task_launch import (
+from ips_core.tasks.launch import (
     Launch,
     TaskShape,
     launch_command,
     misleading_variables,
     without_variables,
 )
-from ips_core.task_runner import Runner
+from ips_core.tasks.runner import Runner
+from ips_core.tasks.srun import after_srun
 
 __all__ = ["LocalBackend", "demand_of", "shape_of"]
 

@@ -1,7 +1,7 @@
 """What tasks write: passed on to the worker's output in whole lines, and the end of it kept.
 
 Standard library only, and nothing of ours: it arrives on Dask workers by value, see
-``task_runner.BY_VALUE``.
+``tasks.runner.BY_VALUE``.
 """
 
 from __future__ import annotations
