@@ -146,12 +146,13 @@ class TaskPool:
         results = self._results
         if block:
             results.wait(more_than=self._handed_out if self.in_parts else None)
+        ended = results.ended  # before they are taken: what comes after that is for the next call
         found = results.values(self._handed_out)
         if self.in_parts:
             self._handed_out += len(found)
             if self._handed_out == self.total:
-                results.wait()  # for what is left to tidy up
-        if results.ended:
+                ended = results.wait()  # for what is left to tidy up
+        if ended:
             self.submission = None
             results.raise_error()
         return found

@@ -188,6 +188,26 @@ def test_results_in_parts_are_those_since_the_last_call(pool: TaskPool) -> None:
     assert list(pool.records()) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_results_that_come_during_a_call_are_those_of_the_next(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch, in_parts: bool
+) -> None:
+    submission = submit(pool, "a", "b", "c", in_parts=in_parts)
+    submission.finish("a")
+    values = submission.results.values
+
+    def values_just_before_the_end(since: int) -> dict[str, Any]:
+        found = values(since)
+        submission.finish("b", "c", ended=True)
+        return found
+
+    monkeypatch.setattr(submission.results, "values", values_just_before_the_end)
+    assert pool.get_finished_tasks(block=False) == {"a": "A"}
+    monkeypatch.undo()
+    later = {"b": "B", "c": "C"}
+    assert pool.get_finished_tasks() == (later if in_parts else {"a": "A"} | later)
+
+
 def test_error_of_the_submission_is_raised_once_and_costs_no_record(pool: TaskPool) -> None:
     submission = submit(pool, "a", "b")
     submission.finish("a")
