@@ -22,6 +22,7 @@ __all__ = ["Task"]
 
 #: One for all, since tasks come by the hundred thousand; a mappingproxy could not be pickled.
 _NOTHING: Mapping[str, Any] = {}
+_LONGEST_WORD = 200  # of an argument in the log, which has it twice for each attempt
 #: Of launch_task; they concern launchers of parallel programs.
 _LAUNCHER_KEYWORDS = (
     "task_ppn",
@@ -227,7 +228,8 @@ class Task:
         if self.function is None:
             return " ".join(self.argv)
         name = getattr(self.function, "__name__", type(self.function).__name__)
-        words = [str(arg) for arg in self.args] + [f"{k}={v}" for k, v in self.kwargs.items()]
+        words = [_word(arg) for arg in self.args]
+        words += [f"{key}={_word(value)}" for key, value in self.kwargs.items()]
         return f"{name}({','.join(words)})"
 
     def payload(self, pool: str) -> dict[str, Any]:
@@ -249,6 +251,15 @@ class Task:
         if self.nproc > 1:
             found["slots"] = self.nproc
         return found
+
+
+def _word(value: Any) -> str:
+    """Return an argument for the log, which is no place for a whole array, nor for its troubles."""
+    try:
+        text = str(value)
+    except Exception:  # whatever a class of the user raises
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= _LONGEST_WORD else f"{text[:_LONGEST_WORD]}..."
 
 
 def _nproc(value: Any) -> int:

@@ -308,6 +308,20 @@ def test_task_in_words(task: Task, words: str) -> None:
     assert task.target == words
 
 
+class Unspeakable:
+    """An argument that cannot be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_target_is_short_and_there_whatever_the_arguments_are() -> None:
+    task = make(print, Unspeakable(), list(range(100_000)), end=Unspeakable())
+    assert task.target.startswith("print(<Unspeakable>,[0, 1, 2,")
+    assert task.target.endswith("...,end=<Unspeakable>)")
+    assert len(task.target) < 300
+
+
 # What makes no sense.
 
 
