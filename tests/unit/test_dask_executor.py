@@ -323,6 +323,17 @@ def test_task_that_had_been_looked_at_and_was_alone_is_lost(bed: Bed) -> None:
     assert bed.wait() == [lost("a")]
 
 
+def test_task_whose_begin_was_told_is_lost_though_its_worker_could_note_nothing(bed: Bed) -> None:
+    """Its disk was full, say; else the task would run again whatever ``retries`` says."""
+    future = bed.submit("a", "b")
+    assert bed.tell(begun=[("k-a", cloudpickle.dumps(FIRST | {"name": "a"}))]) == [begun("a")]
+    future.done("error", KilledWorker("no worker"))
+    assert bed.wait() == [
+        lost("a", "its worker was lost (no worker)"),
+        GivenBack(("k-b",), alone=False),
+    ]
+
+
 @pytest.mark.parametrize("names", [("a",), ("a", "b")])
 def test_what_has_only_waited_on_a_lost_worker_is_given_back(
     bed: Bed, names: tuple[str, ...]

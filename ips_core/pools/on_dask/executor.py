@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class _Chunk:
     first: str
     is_single: bool
     doubt: tuple[str, BaseException | None] | None = None
+    begun: set[str] = field(default_factory=set)  # told so by the worker, as its journal may not
 
 
 class DaskExecutor:
@@ -204,6 +205,8 @@ class DaskExecutor:
     def _read(self, event: dict[str, Any]) -> Iterator[News]:
         """Yield the news of a worker's event."""
         for key, record in event.get("begun", ()):
+            if key in self._chunk_of:
+                self._chunks[self._chunk_of[key]].begun.add(key)
             yield Begun(key, cloudpickle.loads(record))
         for ended in event.get("ended", ()):
             record = ended["record"] if "record" in ended else self._file(ended["file"])
@@ -279,7 +282,11 @@ class DaskExecutor:
             yield from self._break(f"the cluster is lost (Dask says: {status})")
             return
         yield from self._from_journal(chunk)
-        begun = [key for key in chunk.attempts if self._journal.begun(key) is not None]
+        begun = [
+            key
+            for key in chunk.attempts
+            if key in chunk.begun or self._journal.begun(key) is not None
+        ]
         if not worker_lost:
             for key in list(chunk.attempts):
                 self._forget(key)
