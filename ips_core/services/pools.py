@@ -226,6 +226,12 @@ class PoolServices(ServicesBase):
             pool.name, retries, retry_failed, max_failures, time_request, launch_interval
         )
         if not use_dask:
+            _check_needs_no_dask(
+                pool.name,
+                use_shifter=use_shifter,
+                dask_worker_plugin=dask_worker_plugin is not None,
+                dask_worker_per_gpu=dask_worker_per_gpu,
+            )
             count = self._submitter.submit(pool, self._local_backend(), policy, self.span)
             if block:
                 self._watch(pool)
@@ -370,6 +376,13 @@ def _check_keywords(pool: str, keywords: Mapping[str, Any]) -> None:
         close = difflib.get_close_matches(key, known, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise TaskPoolError(f"pool {pool}: unknown keyword {key}{hint}")
+
+
+def _check_needs_no_dask(pool: str, **asked: bool) -> None:
+    """Raise an error if a pool without Dask asks for what only Dask workers have."""
+    for key, value in asked.items():
+        if value:
+            raise TaskPoolError(f"pool {pool}: {key}= needs use_dask=True; add that, or leave it out")
 
 
 def _policy(

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from ips_core.errors import TaskPoolError
 from ips_core.pools.attempt import Attempt
 from ips_core.pools.executor import Ended
 from ips_core.pools.task import Task
 from ips_core.pools.without_dask.backend import LocalBackend, demand_of, shape_of
 from ips_core.resources import Allocation, Share
+from ips_core.services.pools import PoolServices
 from ips_core.tasks.launch import TaskShape
 
 
@@ -98,3 +100,24 @@ def test_srun_gets_no_variables_that_contradict_it(monkeypatch) -> None:
     mpirun = LocalBackend(Link(), "mpirun", slots=4, named=True)
     argv, _ = mpirun._launch(task, Allocation(7, (Share("n2", 2, 4),)))
     assert argv[0] == "mpirun"
+
+
+@pytest.mark.parametrize(("launcher", "possible"), [("eval", False), ("mpirun", True)])
+def test_mpi_is_refused_where_it_would_be_one_process(launcher: str, possible: bool) -> None:
+    executor = LocalBackend(Link(), launcher, slots=4, named=False).executor("run")
+    assert executor.why_not(program(2)) == ""
+    found = executor.why_not(program(2, mpi=True))
+    why = "mpi=True, but MPIRUN = eval starts no MPI programs: set it to mpirun, say"
+    assert found == ("" if possible else why)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("use_shifter", True), ("dask_worker_plugin", object()), ("dask_worker_per_gpu", True)],
+)
+def test_what_only_dask_workers_have_is_refused_without_them(key: str, value: object) -> None:
+    services = PoolServices.__new__(PoolServices)
+    services.task_pools = {}
+    services.create_task_pool("scan")
+    with pytest.raises(TaskPoolError, match=f"pool scan: {key}= needs use_dask=True; add that"):
+        services.submit_tasks("scan", **{key: value})

@@ -78,10 +78,16 @@ class LocalBackend:
             self._launch,
             self._ends_at,
             self._finish if self._launcher == "srun" else None,
+            self._why_not,
         )
 
     def release(self, run: str) -> None:
         """Give back what a submission used: nothing, for each task gives back its own."""
+
+    def _why_not(self, task: Task) -> str:
+        if task.mpi and self._launcher == "eval":
+            return "mpi=True, but MPIRUN = eval starts no MPI programs: set it to mpirun, say"
+        return ""
 
     def _allocate(self, task: Task) -> Allocation:
         allocation: Allocation = self._link.ask(

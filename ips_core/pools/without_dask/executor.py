@@ -49,6 +49,9 @@ class LocalExecutor:
     finish : callable, optional
         ``finish(record, allocation)``: the record of a program that has ended, when the launcher
         knows more of it than its exit code. Default: as it is.
+    refuse : callable, optional
+        ``refuse(task)``: why the launcher can never start it, in a sentence; nothing if it can.
+        Default: it can.
     isolate : bool, optional
         Callables run in processes of their own, so that they cannot harm the component, and can be
         ended. Default: True.
@@ -64,6 +67,7 @@ class LocalExecutor:
         launch: Callable[[Task, Any], Launch],
         ends_at: float | None = None,
         finish: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None,
+        refuse: Callable[[Task], str] = lambda task: "",
         isolate: bool = True,
     ) -> None:
         self.slots = slots
@@ -74,6 +78,7 @@ class LocalExecutor:
         self._release = release
         self._launch = launch
         self._finish = finish
+        self._refuse = refuse
         self._isolate = isolate
         self.journal_directory = None  # this process has the records: nothing is lost on the way
         self._hear: Hear = lambda news: None
@@ -92,7 +97,7 @@ class LocalExecutor:
         """Return why a task can never run here, in a sentence; nothing if it can."""
         if task.nproc > self.slots:
             return f"nproc = {task.nproc}, but there are {self.slots} cores"
-        return ""
+        return self._refuse(task)
 
     def start(self, hear: Hear) -> None:
         """Get ready; from now on tell the news to ``hear``.
