@@ -382,7 +382,9 @@ def _check_needs_no_dask(pool: str, **asked: bool) -> None:
     """Raise an error if a pool without Dask asks for what only Dask workers have."""
     for key, value in asked.items():
         if value:
-            raise TaskPoolError(f"pool {pool}: {key}= needs use_dask=True; add that, or leave it out")
+            raise TaskPoolError(
+                f"pool {pool}: {key}= needs use_dask=True; add that, or leave it out"
+            )
 
 
 def _policy(

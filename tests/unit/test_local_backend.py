@@ -119,5 +119,5 @@ def test_what_only_dask_workers_have_is_refused_without_them(key: str, value: ob
     services = PoolServices.__new__(PoolServices)
     services.task_pools = {}
     services.create_task_pool("scan")
-    with pytest.raises(TaskPoolError, match=f"pool scan: {key}= needs use_dask=True; add that"):
+    with pytest.raises(TaskPoolError, match=f"pool scan: {key}= needs use_dask=True"):
         services.submit_tasks("scan", **{key: value})
