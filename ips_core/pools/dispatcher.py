@@ -92,6 +92,7 @@ class Dispatcher:
         self._stopped = ""  # why nothing more is started
         self._cancelled = False
         self._next_launch = 0.0
+        self._is_early = False  # for the next start
         self._prefix, self._count = uuid.uuid4().hex[:12], 0
         self._new: list[tuple[TaskRecord, bool]] = []
         self.name = name
@@ -107,6 +108,7 @@ class Dispatcher:
         """
         self._executor.start(self._news.put)
         self.results.on_room = lambda: self._news.put(_Wake())
+        self._source.tell_late(lambda: self._news.put(_Wake()))
         self._thread.start()
 
     def cancel(self) -> None:
@@ -125,6 +127,7 @@ class Dispatcher:
             error = caught
             with contextlib.suppress(BaseException):
                 self._executor.cancel()  # what runs has nobody else who would end it
+        self._source.close()
         trouble = describe(error) if error else self._stopped
         try:
             trouble = self._executor.close() or trouble
@@ -178,7 +181,7 @@ class Dispatcher:
         moments = []
         if self._executor.ends_at is not None and not self._cancelled:
             moments.append(self._executor.ends_at - time.time())
-        if self._policy.launch_interval and self._has_room() and not self._is_empty():
+        if self._is_early:
             moments.append(self._next_launch - time.monotonic())
         return max(0.0, min(moments)) if moments else None
 
@@ -224,8 +227,10 @@ class Dispatcher:
         return self._on_way.load < max(1, window) and not crowded
 
     def _fill(self) -> None:
+        self._is_early = False
         while self._has_room():
             if not self._stopped and time.monotonic() < self._next_launch:
+                self._is_early = not self._is_empty()
                 return
             first = self._next()
             if first is None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ips_core.errors import TaskPoolError
+from ips_core.pools import task_source as module
+from ips_core.pools.attempt import Attempt
+from ips_core.pools.dispatcher import Dispatcher
+from ips_core.pools.executor import Ended
+from ips_core.pools.policy import Policy
+from ips_core.pools.results import Results
 from ips_core.pools.task import Task
 from ips_core.pools.task_source import Batch, TaskSource
 
@@ -113,3 +122,95 @@ def test_container_looks_for_programs_itself() -> None:
     assert there is not None
     assert here[0].missing
     assert (there[0].missing, there[0].argv) == ("", ("no-such-program", "x"))
+
+
+def test_iterable_that_takes_long_is_told_of_when_it_has_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.01)
+    go, late = threading.Event(), threading.Event()
+
+    def tasks() -> Iterator[Task]:
+        assert go.wait(60)
+        yield task("a")
+
+    source = TaskSource([], [Batch(tasks())])
+    source.tell_late(late.set)
+    assert source.take() is None
+    assert source.take() is None
+    assert source.waiting is None
+    assert not late.is_set()
+    go.set()
+    assert late.wait(60)
+    monkeypatch.setattr(module, "_PATIENCE", 60)
+    assert rest(source) == [("a", True)]
+    assert source.waiting == 0
+
+
+class Prompt:
+    """An executor whose tasks end as soon as they are submitted."""
+
+    slots, ends_at, journal_directory = 4, None, None
+
+    def start(self, hear: Callable[[Any], None]) -> None:
+        self._hear = hear
+
+    def why_not(self, task: Task) -> str:
+        return ""
+
+    def submit(self, attempts: list[Attempt]) -> None:
+        for each in attempts:
+            self._hear(Ended(each.key, {"status": "finished", "exit_status": 0, "value": None}))
+
+    def cancel(self) -> None:
+        """Nothing runs."""
+
+    def close(self) -> str:
+        return ""
+
+
+def dispatched(tasks: Iterator[Task]) -> Dispatcher:
+    nothing = {name: lambda *args, **more: None for name in ("started", "ended", "recorded")}
+    report = SimpleNamespace(**nothing, flush=lambda: None, finished=lambda trouble: None)
+    source = TaskSource([], [Batch(tasks)])
+    found = Dispatcher(
+        "run", source, Prompt(), Results(), report, Policy(), lambda task: ("", None)
+    )
+    found.start()
+    return found
+
+
+def test_iterable_may_wait_for_what_becomes_of_its_tasks() -> None:
+    ended: list[str] = []
+    changed = threading.Condition()
+
+    def tasks() -> Iterator[Task]:
+        for name in "abc":
+            yield task(name)
+            with changed:
+                assert changed.wait_for(lambda name=name: name in ended, 60)
+
+    dispatcher = dispatched(tasks())
+    for record in dispatcher.results.follow():
+        with changed:
+            ended.append(record.name)
+            changed.notify_all()
+    assert ended == ["a", "b", "c"]
+    dispatcher.results.raise_error()
+
+
+def test_pool_is_cancelled_while_its_iterable_waits() -> None:
+    go = threading.Event()
+
+    def tasks() -> Iterator[Task]:
+        yield task("a")
+        go.wait(120)
+
+    dispatcher = dispatched(tasks())
+    assert next(dispatcher.results.follow()).name == "a"
+    cancelling = threading.Thread(target=dispatcher.cancel, daemon=True)
+    cancelling.start()
+    cancelling.join(30)
+    is_over = not cancelling.is_alive()
+    go.set()
+    assert is_over
