@@ -299,7 +299,7 @@ class DaskExecutor:
         lost = list(chunk.attempts) if chunk.is_single else begun
         for key in lost:
             self._forget(key)
-            yield Lost(key, f"its worker was lost ({error})" if error else "its worker was lost")
+            yield Lost(key, "its worker was lost")
         if chunk.attempts:  # had none begun, any of them may be what kills a worker
             yield self._take_back(tuple(chunk.attempts), alone=not begun)
 
