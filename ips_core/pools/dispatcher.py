@@ -243,6 +243,8 @@ class Dispatcher:
     def _next(self) -> Attempt | None:
         """Return the next attempt that is to be submitted."""
         while True:
+            if len(self._new) >= _MOST_NEWS:  # of tasks that are not run: all may be resumed
+                self._settle()
             attempt = self._waiting.popleft() if self._waiting else None
             if attempt is None:
                 taken = self._source.take()

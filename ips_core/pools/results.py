@@ -22,6 +22,7 @@ class _Follower:
         self.records = deque((record, True) for record in kept)
         self.records.extend((record, False) for record in loose)
         self.loose = 0
+        self.thread = 0  # that took the last one
 
 
 class Results:
@@ -41,6 +42,7 @@ class Results:
         self._followers: list[_Follower] = []
         self._early: deque[TaskRecord] = deque(maxlen=_EARLY)  # not kept, and followed by nobody
         self._changed = threading.Condition()
+        self._waiting: set[int] = set()  # threads that wait for the end of all
         self._ended = False
         self._error: BaseException | None = None
         self.count = self.failed = 0
@@ -83,8 +85,14 @@ class Results:
 
     @property
     def crowded(self) -> bool:
-        """True if whoever follows is too slow for what comes."""
-        return any(follower.loose >= _CROWD for follower in self._followers)
+        """True if whoever follows is too slow for what comes.
+
+        Who waits for the end of all is no longer about to take anything: that would never end.
+        """
+        return any(
+            follower.loose >= _CROWD and follower.thread not in self._waiting
+            for follower in self._followers
+        )
 
     def wait(self, seconds: float | None = None, more_than: int | None = None) -> bool:
         """Wait until all have ended, or more than so many; return whether all have.
@@ -100,9 +108,16 @@ class Results:
         def enough() -> bool:
             return self._ended or (more_than is not None and len(self._arrived) > more_than)
 
-        with self._changed:
-            self._changed.wait_for(enough, seconds)
-            return self._ended
+        thread = threading.get_ident()
+        self._waiting.add(thread)
+        if any(follower.thread == thread for follower in self._followers):
+            self.on_room()
+        try:
+            with self._changed:
+                self._changed.wait_for(enough, seconds)
+                return self._ended
+        finally:
+            self._waiting.discard(thread)
 
     def raise_error(self) -> None:
         """Raise what the end of all was reported with, if anything."""
@@ -149,6 +164,7 @@ class Results:
             self._changed.wait_for(lambda: follower.records or self._ended)
             if not follower.records:
                 return None
+            follower.thread = threading.get_ident()
             record, keep = follower.records.popleft()
             follower.loose -= not keep
             has_room = not keep and follower.loose == _CROWD // 2

@@ -351,6 +351,23 @@ def test_higher_priorities_start_first_and_equal_ones_in_order() -> None:
     assert bed.world.submitted == ["c", "d", "e", "a", "b"]
 
 
+def test_resumed_tasks_are_handed_out_before_all_have_been_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a hundred thousand records would be kept that are to be kept nowhere."""
+    monkeypatch.setattr(module, "_MOST_NEWS", 3)
+    counts: list[int] = []
+
+    def recall(task: Task) -> tuple[str, TaskRecord | None]:
+        counts.append(bed.results.count)
+        return "work", TaskRecord(task.name, "finished", 0)
+
+    bed = Bed([], batches=[Batch(numbered(7), keep=False)], recall=recall)
+    bed.run()
+    assert counts == [0, 0, 0, 3, 3, 3, 6]
+    assert bed.results.count == 7
+
+
 def test_starts_are_the_launch_interval_apart() -> None:
     bed = Bed(numbered(4), Policy(launch_interval=7.0), slots=8)
 

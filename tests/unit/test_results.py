@@ -180,6 +180,27 @@ def test_what_is_kept_anyway_is_no_crowd(results: Results, monkeypatch: pytest.M
     iterator.close()
 
 
+def test_who_waits_for_all_does_not_keep_them_waiting_with_an_iterator_begun(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CROWD", 2)
+    crowds: list[bool] = []
+
+    def look() -> None:
+        crowds.append(results.crowded)
+        results.end(None)
+
+    results.on_room = look
+    results.put(kept("a"))
+    iterator = results.follow()
+    next(iterator)
+    results.put(loose("x", "y", "z"))
+    assert results.crowded
+    results.wait(seconds=0.1)
+    assert crowds == [False]
+    assert [record.name for record in iterator] == ["x", "y", "z"]
+
+
 def test_iterator_that_is_left_is_no_crowd(
     results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ class DaskMPI:
         self._client = client
         self._topic = topic
         self._places = reached.workers
+        self._most = max(place.slots for place in reached.workers)  # asked for each task
         self._job_id = reached.job_id
         shifter = reached.request.shifter
         self._prefix = () if shifter is None else ("shifter", *shifter)
@@ -83,8 +84,7 @@ class DaskMPI:
 
     def wants(self, task: Task) -> bool:
         """Tell whether a task is one of ours: it says so, or one worker has too few cores."""
-        most = max(place.slots for place in self._places)
-        by_size = task.nproc > most and task.function is None and task.mpi is None
+        by_size = task.nproc > self._most and task.function is None and task.mpi is None
         return bool(task.mpi) or by_size
 
     def why_not(self, task: Task) -> str:
