@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -166,7 +167,9 @@ def lost(name: str, why: str = "its worker was lost") -> Lost:
 @pytest.fixture
 def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bed:
     found = Bed(tmp_path)
-    monkeypatch.setattr(module, "threading", SimpleNamespace(Timer=found.timer))
+    monkeypatch.setattr(
+        module, "threading", SimpleNamespace(Timer=found.timer, Thread=threading.Thread)
+    )
     found.start()
     return found
 

@@ -111,6 +111,13 @@ def test_mpi_is_refused_where_it_would_be_one_process(launcher: str, possible: b
     assert found == ("" if possible else why)
 
 
+@pytest.mark.parametrize(("launcher", "possible"), [("mpirun", False), ("srun", True)])
+def test_gpus_are_refused_where_nobody_hands_them_out(launcher: str, possible: bool) -> None:
+    executor = LocalBackend(Link(), launcher, slots=4, named=False).executor("run")
+    why = "gpus = 1, but MPIRUN = mpirun hands out no GPUs: use srun"
+    assert executor.why_not(program(1, gpus=1)) == ("" if possible else why)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("use_shifter", True), ("dask_worker_plugin", object()), ("dask_worker_per_gpu", True)],

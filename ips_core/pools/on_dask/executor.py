@@ -168,8 +168,10 @@ class DaskExecutor:
 
         A worker that does not answer is not waited for: it is ended with its cluster.
         """
-        self._mpi.cancel()
+        programs = threading.Thread(target=self._mpi.cancel, daemon=True)
+        programs.start()  # side by side: each may take its time
         answers = self._tell_workers("cancel")
+        programs.join(_CANCEL_SECONDS)
         names = {a.task.name: key for c in self._chunks.values() for key, a in c.attempts.items()}
         for begun in (record for answer in answers.values() for record in answer):
             if begun["name"] in names:

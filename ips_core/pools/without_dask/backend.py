@@ -87,6 +87,8 @@ class LocalBackend:
     def _why_not(self, task: Task) -> str:
         if task.mpi and self._launcher == "eval":
             return "mpi=True, but MPIRUN = eval starts no MPI programs: set it to mpirun, say"
+        if task.argv and task.gpus and self._launcher in ("mpirun", "mpiexec"):
+            return f"gpus = {task.gpus}, but MPIRUN = {self._launcher} hands out no GPUs: use srun"
         return ""
 
     def _allocate(self, task: Task) -> Allocation:
