@@ -206,11 +206,16 @@ class Lender:
             self._advance()
         return self._taken()
 
-    def release_cluster(self, lease: int) -> list[Action]:
-        """A lease of a cluster is given back."""
+    def release_cluster(self, lease: int, spoiled: bool = False) -> list[Action]:
+        """A lease of a cluster is given back.
+
+        If that is ``spoiled``, by functions that run on and cannot be ended, nobody else gets it.
+        """
         for cluster in list(self._clusters.values()):
-            if cluster.leases.pop(lease, None) is not None and not cluster.leases:
-                self._rest(cluster)
+            if cluster.leases.pop(lease, None) is not None:
+                cluster.lost = cluster.lost or spoiled
+                if not cluster.leases:
+                    self._rest(cluster)
         self._advance()
         return self._taken()
 

@@ -136,7 +136,7 @@ class ResourceService:
         self._do(self._lender.ask(ticket))
 
     def _release_cluster(self, sender: _Asker, request: Request) -> None:
-        """``release_cluster(lease)``."""
+        """``release_cluster(lease, spoiled)``."""
         sender.send(Reply(request.request_id))
         self._do(self._lender.release_cluster(*request.arguments))
 

@@ -171,3 +171,30 @@ def test_odd_calls_and_names_are_told(simulation: Any) -> None:
         "DRIVER__Driver_1 cannot wait for its own step, which would begin only"
     )
     assert results == "[0, 0] True"
+
+
+def test_a_function_that_never_ends_does_not_keep_the_next_pool_waiting(simulation: Any) -> None:
+    """It cannot be ended, so its cluster is nobody else's, and is closed."""
+    outcome = simulation.write(
+        """
+        import threading
+
+        def hang():
+            open(f"{cwd}/begun", "w").close()
+            threading.Event().wait()
+
+        services.create_task_pool("endless")
+        services.add_task("endless", "hang", 1, cwd, hang)
+        services.submit_tasks("endless", use_dask=True, dask_ppw=1)
+        while not os.path.exists("begun"):
+            time.sleep(0.02)
+        services.remove_task_pool("endless")
+        services.create_task_pool("next")
+        services.add_task("next", "short", 1, cwd, "true")
+        services.submit_tasks("next", use_dask=True, dask_ppw=1)
+        print(services.get_finished_tasks("next"))
+        """
+    ).run()
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert outcome.stdout.splitlines()[1:] == ["{'short': 0}"]
+    assert len(outcome.of_type("IPS_LAUNCH_TASK")) == 2

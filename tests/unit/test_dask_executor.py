@@ -470,6 +470,20 @@ def test_cancelling_tells_what_had_begun_and_gives_up_its_dask_tasks(bed: Bed) -
     assert bed.client.calls[-2:] == [("sync", "run"), ("cancel", futures, True)]
 
 
+def test_function_that_runs_on_spoils_the_cluster(bed: Bed) -> None:
+    bed.submit("a")
+    bed.client.answers = {"tcp://w-0": [FIRST | {"name": "a"}]}
+    bed.executor.cancel()
+    assert bed.executor.spoiled
+
+
+def test_function_in_a_process_of_its_own_spoils_nothing(bed: Bed) -> None:
+    bed.submit("a", isolate=True)
+    bed.client.answers = {"tcp://w-0": [FIRST | {"name": "a"}]}
+    bed.executor.cancel()
+    assert not bed.executor.spoiled
+
+
 def test_cancelling_with_a_lost_scheduler_is_no_error(bed: Bed) -> None:
     bed.submit("a")
     bed.client.trouble = {"sync": OSError("gone"), "cancel": OSError("gone")}

@@ -278,6 +278,11 @@ def test_a_lost_cluster_is_closed_when_nobody_uses_it(world: World) -> None:
     assert world.lender.release_cluster(lease) == [Close(1)]
 
 
+def test_a_cluster_on_which_something_runs_on_is_nobody_else_s(world: World) -> None:
+    lease = world.leased("a", 2)
+    assert world.lender.release_cluster(lease, spoiled=True) == [Close(1)]
+
+
 def test_an_idle_cluster_that_is_lost_is_closed_at_once(world: World) -> None:
     number = world.idle(2)
     assert world.lender.lost(number) == [Close(number)]

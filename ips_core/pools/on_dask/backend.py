@@ -152,11 +152,12 @@ class DaskClusters:
     def release(self, run: str) -> None:
         """Give back what a submission used, if it had come so far."""
         if run in self._runs:
-            self._release(self._runs.pop(run)[1])
+            _, lease, executor = self._runs.pop(run)
+            self._release(lease, executor.spoiled)
 
-    def _release(self, lease: int) -> None:
+    def _release(self, lease: int, spoiled: bool = False) -> None:
         with contextlib.suppress(IPSError):  # the simulation is ending
-            self._link.ask("release_cluster", lease)
+            self._link.ask("release_cluster", lease, spoiled)
 
     def leave_cluster(self, address: str) -> None:
         """Disconnect from a cluster that nobody uses any more and that is about to close."""

@@ -91,6 +91,8 @@ class DaskExecutor:
         self._doubted: list[str] = []  # keys of Dask tasks
         self._settling: list[str] = []  # of those whose turn it is
         self._lost = False
+        #: True if functions run on that were to be ended: they keep the slots of their workers.
+        self.spoiled = False
         self._function = task_function()
 
     def why_not(self, task: Task) -> str:
@@ -170,15 +172,23 @@ class DaskExecutor:
         """
         programs = threading.Thread(target=self._mpi.cancel, daemon=True)
         programs.start()  # side by side: each may take its time
-        answers = self._tell_workers("cancel")
+        running = self._cancel_on_workers()
         programs.join(_CANCEL_SECONDS)
-        names = {a.task.name: key for c in self._chunks.values() for key, a in c.attempts.items()}
-        for begun in (record for answer in answers.values() for record in answer):
-            if begun["name"] in names:
-                self._hear(Begun(names[begun["name"]], begun))
+        for attempt, begun in running:
+            self._hear(Begun(attempt.key, begun))
+        if any(_is_endless(attempt.task) for attempt, _ in running):  # or it was: look again
+            still = self._cancel_on_workers()
+            self.spoiled = any(_is_endless(attempt.task) for attempt, _ in still)
         futures = [chunk.future for chunk in self._chunks.values()]
         with contextlib.suppress(Exception):
             self._client.cancel(futures, force=True)
+
+    def _cancel_on_workers(self) -> list[tuple[Attempt, dict[str, Any]]]:
+        """End what workers run, and return what that is, with the first part of its record."""
+        answers = self._tell_workers("cancel")
+        attempts = {a.task.name: a for c in self._chunks.values() for a in c.attempts.values()}
+        records = [record for answer in answers.values() for record in answer]
+        return [(attempts[each["name"]], each) for each in records if each["name"] in attempts]
 
     def close(self) -> str:
         """Tear the plugin down; return what went wrong with that."""
@@ -321,6 +331,11 @@ class DaskExecutor:
         for chunk in list(self._chunks.values()):
             yield from self._from_journal(chunk)
         yield Broken(reason)
+
+
+def _is_endless(task: Task) -> bool:
+    """Tell whether a task that was begun ends by itself only: a thread cannot be ended."""
+    return task.function is not None and not task.isolate
 
 
 def _read_record(record: bytes | None) -> dict[str, Any]:
