@@ -17,6 +17,34 @@ from ips_dask_cluster.testing import LocalSlurm
 
 _SECONDS = 30
 
+_TWO_COMPONENTS = """
+SIM_NAME = sim
+SIM_ROOT = $PWD/sim
+LOG_FILE = $SIM_ROOT/sim.log
+[PORTS]
+NAMES = DRIVER WORKER
+[[DRIVER]]
+IMPLEMENTATION = Driver
+[[WORKER]]
+IMPLEMENTATION = Worker
+[Driver]
+CLASS = DRIVER
+SUB_CLASS =
+NAME = Driver
+SCRIPT = $PWD/components.py
+[Worker]
+CLASS = WORKERS
+SUB_CLASS =
+NAME = Worker
+SCRIPT = $PWD/components.py
+"""
+
+
+@pytest.fixture
+def two_components() -> str:
+    """A simulation file for the classes Driver and Worker of a ``components.py`` beside it."""
+    return _TWO_COMPONENTS
+
 
 @pytest.fixture
 def allocate(monkeypatch: pytest.MonkeyPatch, shared_tmp_path) -> Iterator[Callable[..., str]]:

@@ -19,28 +19,6 @@ import pytest
 
 from ips_core import read_log
 
-CONFIG = """
-SIM_NAME = sim
-SIM_ROOT = $PWD/sim
-LOG_FILE = $SIM_ROOT/sim.log
-[PORTS]
-NAMES = DRIVER WORKER
-[[DRIVER]]
-IMPLEMENTATION = Driver
-[[WORKER]]
-IMPLEMENTATION = Worker
-[Driver]
-CLASS = DRIVER
-SUB_CLASS =
-NAME = Driver
-SCRIPT = $PWD/components.py
-[Worker]
-CLASS = WORKERS
-SUB_CLASS =
-NAME = Worker
-SCRIPT = $PWD/components.py
-"""
-
 PROGRAM = """
 trap "" TERM
 (setsid sh -c 'trap "" TERM; touch "$0"; exec sleep 321' "$1" &)
@@ -152,7 +130,9 @@ class Run:
 
 
 @pytest.fixture
-def start(job_id: str, shared_tmp_path: Path) -> Iterator[Callable[[str], Run]]:
+def start(
+    job_id: str, shared_tmp_path: Path, two_components: str
+) -> Iterator[Callable[[str], Run]]:
     """``start(statements)``: run a driver with these statements in its step."""
     processes = []
 
@@ -163,7 +143,7 @@ def start(job_id: str, shared_tmp_path: Path) -> Iterator[Callable[[str], Run]]:
             folder=str(shared_tmp_path), mark=mark, statements=f"        {indented}"
         )
         (shared_tmp_path / "components.py").write_text(text)
-        (shared_tmp_path / "sim.config").write_text(CONFIG)
+        (shared_tmp_path / "sim.config").write_text(two_components)
         (shared_tmp_path / "program").write_text(PROGRAM)
         argv = [sys.executable, "-m", "ips_core", "--config", "sim.config"]
         processes.append(

@@ -9,28 +9,6 @@ from pathlib import Path
 
 from ips_core import read_log
 
-CONFIG = """
-SIM_NAME = sim
-SIM_ROOT = $PWD/sim
-LOG_FILE = $SIM_ROOT/sim.log
-[PORTS]
-NAMES = DRIVER WORKER
-[[DRIVER]]
-IMPLEMENTATION = Driver
-[[WORKER]]
-IMPLEMENTATION = Worker
-[Driver]
-CLASS = DRIVER
-SUB_CLASS =
-NAME = Driver
-SCRIPT = $PWD/components.py
-[Worker]
-CLASS = WORKERS
-SUB_CLASS =
-NAME = Worker
-SCRIPT = $PWD/components.py
-"""
-
 COMPONENTS = """
 import json
 from pathlib import Path
@@ -72,9 +50,9 @@ class Worker(Base):
 
 
 def test_cores_of_the_nodes_are_shared_with_clusters_and_components(
-    job_id, shared_tmp_path
+    job_id, shared_tmp_path, two_components
 ) -> None:
-    Path("sim.config").write_text(CONFIG)
+    Path("sim.config").write_text(two_components)
     Path("components.py").write_text(COMPONENTS)
     command = [sys.executable, "-m", "ips_core", "--config", "sim.config"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)

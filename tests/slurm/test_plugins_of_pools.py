@@ -14,28 +14,6 @@ import pytest
 from ips_core import read_log
 
 IPS = (sys.executable, "-m", "ips_core", "--config", "sim.config")
-CONFIG = """
-SIM_NAME = sim
-SIM_ROOT = $PWD/sim
-LOG_FILE = $SIM_ROOT/sim.log
-[PORTS]
-NAMES = DRIVER WORKER
-[[DRIVER]]
-IMPLEMENTATION = Driver
-[[WORKER]]
-IMPLEMENTATION = Worker
-[Driver]
-CLASS = DRIVER
-SUB_CLASS =
-NAME = Driver
-SCRIPT = $PWD/components.py
-[Worker]
-CLASS = WORKERS
-SUB_CLASS =
-NAME = Worker
-SCRIPT = $PWD/components.py
-"""
-
 PLUGINS = """
 import os
 import shutil
@@ -171,14 +149,14 @@ class Driver(Base):
 
 
 @pytest.fixture
-def run(job_id: str, shared_tmp_path: Path) -> Any:
+def run(job_id: str, shared_tmp_path: Path, two_components: str) -> Any:
     """``run(components)``: run a simulation; its standard output by topic, and its events."""
 
     def run(components: str) -> tuple[dict[str, str], list[dict[str, Any]]]:
         node = f"/tmp/ips-pools-{uuid.uuid4().hex[:8]}"
         text = PLUGINS.format(here=str(shared_tmp_path), node=node) + components
         (shared_tmp_path / "components.py").write_text(text)
-        (shared_tmp_path / "sim.config").write_text(CONFIG)
+        (shared_tmp_path / "sim.config").write_text(two_components)
         done = subprocess.run([*IPS], capture_output=True, text=True, timeout=100)
         log = (shared_tmp_path / "sim" / "sim.log").read_text()
         assert (done.returncode, done.stderr, log) == (0, "", log)

@@ -20,28 +20,6 @@ _SECONDS = 60.0
 _CHECKOUT = Path(__file__).parents[2]
 _IPS = (sys.executable, "-m", "ips_core", "--config", "sim.config")
 
-CONFIG = """
-SIM_NAME = sim
-SIM_ROOT = $PWD/sim
-LOG_FILE = $SIM_ROOT/sim.log
-[PORTS]
-NAMES = DRIVER WORKER
-[[DRIVER]]
-IMPLEMENTATION = Driver
-[[WORKER]]
-IMPLEMENTATION = Worker
-[Driver]
-CLASS = DRIVER
-SUB_CLASS =
-NAME = Driver
-SCRIPT = $PWD/components.py
-[Worker]
-CLASS = WORKERS
-SUB_CLASS =
-NAME = Worker
-SCRIPT = $PWD/components.py
-"""
-
 COMPONENTS = """
 import json
 import os
@@ -268,12 +246,14 @@ def mpich(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def start(slurm, job_id, shared_tmp_path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+def start(
+    slurm, job_id, shared_tmp_path, two_components
+) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
     """``start(statements)``: a simulation whose driver does this in its step."""
     processes = []
 
     def start(statements: str) -> subprocess.Popen[str]:
-        Path("sim.config").write_text(CONFIG)
+        Path("sim.config").write_text(two_components)
         driver = (
             f"class Driver(Base):\n    def step(self, timestamp=0.0, **keywords):\n{statements}\n"
         )

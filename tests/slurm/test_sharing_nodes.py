@@ -11,28 +11,6 @@ from typing import Any
 from ips_core import read_log
 from ips_dask_cluster import SlurmAllocationCluster
 
-CONFIG = """
-SIM_NAME = sim
-SIM_ROOT = $PWD/sim
-LOG_FILE = $SIM_ROOT/sim.log
-[PORTS]
-NAMES = DRIVER WORKER
-[[DRIVER]]
-IMPLEMENTATION = Driver
-[[WORKER]]
-IMPLEMENTATION = Worker
-[Driver]
-CLASS = DRIVER
-SUB_CLASS =
-NAME = Driver
-SCRIPT = $PWD/components.py
-[Worker]
-CLASS = WORKERS
-SUB_CLASS =
-NAME = Worker
-SCRIPT = $PWD/components.py
-"""
-
 COMPONENTS = """
 import json
 import os
@@ -102,8 +80,8 @@ class Worker(Base):
 """
 
 
-def test_four_nodes_among_clusters(slurm, shared_tmp_path):
-    (shared_tmp_path / "sim.config").write_text(CONFIG)
+def test_four_nodes_among_clusters(slurm, shared_tmp_path, two_components):
+    (shared_tmp_path / "sim.config").write_text(two_components)
     (shared_tmp_path / "components.py").write_text(COMPONENTS)
     done = slurm.salloc(
         [sys.executable, "-m", "ips_core", "--config", "sim.config"],
