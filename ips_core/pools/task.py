@@ -222,6 +222,28 @@ class Task:
         wishes = self.gpus or self.priority or self.isolate or self.pin or self.mpi
         return self.nproc == 1 and not wishes and self.time_request is None
 
+    def launcher_number(self, keyword: str) -> int:
+        """Return what a keyword of ``launch_task`` says, such as ``task_ppn``; 0: it is not given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It is no number.
+        """
+        return int(self.launcher.get(keyword) or 0)
+
+    @property
+    def launcher_arguments(self) -> tuple[str, ...]:
+        """Further arguments of the launcher; a string is split as a shell would.
+
+        Raises
+        ------
+        ValueError
+            A quote is not closed.
+        """
+        given = self.launcher.get("launch_cmd_extra_args") or ()
+        return tuple(shlex.split(given) if isinstance(given, str) else given)
+
     @property
     def target(self) -> str:
         """The work in words, as the simulation log has it."""

@@ -23,7 +23,7 @@ from ips_core.pools.attempt import Attempt
 from ips_core.pools.executor import Begun, Broken, Ended, GivenBack, Hear, Lost, News
 from ips_core.pools.on_dask.journal import JournalReader
 from ips_core.pools.on_dask.mpi import DaskMPI
-from ips_core.pools.on_dask.on_cluster import dask_name, runner_function, task_function
+from ips_core.pools.on_dask.on_cluster import ask_workers, dask_name, runner_function, task_function
 from ips_core.pools.task import Task
 
 __all__ = ["DaskExecutor"]
@@ -202,15 +202,7 @@ class DaskExecutor:
         return ""
 
     def _tell_workers(self, method: str) -> dict[str, Any]:
-        with contextlib.suppress(Exception):
-            return self._client.sync(
-                self._client._run,
-                runner_function(method),
-                self._run,
-                on_error="ignore",
-                callback_timeout=_CANCEL_SECONDS,
-            )
-        return {}
+        return ask_workers(self._client, runner_function(method), self._run, _CANCEL_SECONDS)
 
     # -- in the dispatcher's thread ----------------------------------------------------------
 

@@ -121,19 +121,11 @@ class ClusterKeeper(Component):
         code : str
             The component, for the events.
         """
-        from ips_core.pools.on_dask.on_cluster import runner_function
+        from ips_core.pools.on_dask.on_cluster import ask_workers, runner_function
 
         assert self._kept is not None
         client = self._kept.client
-        answers: dict[str, Any] = {}
-        with contextlib.suppress(Exception):  # it is lost, and so is what runs on it
-            answers = client.sync(
-                client._run,
-                runner_function("cancel"),
-                run,
-                on_error="ignore",
-                callback_timeout=_CANCEL_SECONDS,
-            )
+        answers = ask_workers(client, runner_function("cancel"), run, _CANCEL_SECONDS)
         link = self.services.link
         link.emit_all(_cancelled(link, code, begun) for each in answers.values() for begun in each)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import shlex
 import threading
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from ips_core.dask_cluster import ClusterAddress, Place
 from ips_core.errors import TaskPoolError, describe
 from ips_core.pools.attempt import Attempt
 from ips_core.pools.executor import Begun, Ended, GivenBack, Hear
-from ips_core.pools.on_dask.on_cluster import dask_name, release_function, slot_holder
+from ips_core.pools.on_dask.on_cluster import ask_workers, dask_name, release_function, slot_holder
 from ips_core.pools.task import Task
 from ips_core.tasks.guard import TaskGuard
 from ips_core.tasks.launch import TaskShape
@@ -108,7 +107,7 @@ class DaskMPI:
         limits = [min(place.slots for place in self._places) // _cores(task)]
         if task.gpus:
             limits.append(min(place.gpus for place in self._places) // task.gpus)
-        if asked := _number(task, "task_ppn"):
+        if asked := task.launcher_number("task_ppn"):
             limits.append(asked)
         return min(limits)
 
@@ -307,36 +306,23 @@ class DaskMPI:
             "argv": [*self._prefix, *payload["argv"]],
             "env": payload.get("env", {}) | self._guard.environment,
         }
-        extra = task.launcher.get("launch_cmd_extra_args") or ()
         shape = TaskShape(
             nproc=task.nproc,
             nodes=len(places),
-            cores=_number(task, "task_cpp"),
+            cores=task.launcher_number("task_cpp"),
             gpus=task.gpus,
             node_names=tuple(place.node for place in places),
-            extra_args=tuple(shlex.split(extra) if isinstance(extra, str) else extra),
+            extra_args=task.launcher_arguments,
         )
         return MPITasks(self._runner, self._job_id).run(
             payload, shape, attempt.key, lambda begun: self._hear(Begun(attempt.key, begun))
         )
 
     def _release(self, held: _Held) -> None:
-        with contextlib.suppress(Exception):  # the workers are gone, and the slots with them
-            self._client.sync(
-                self._client._run,
-                release_function(),
-                {place.worker: key for key, place in held.places.items()},
-                workers=None,
-                on_error="ignore",
-                callback_timeout=_LEAVE_SECONDS,
-            )
-
-
-def _number(task: Task, keyword: str) -> int:
-    """Return what ``launch_task`` calls so; 0 if it is not given."""
-    return int(task.launcher.get(keyword) or 0)
+        keys = {place.worker: key for key, place in held.places.items()}
+        ask_workers(self._client, release_function(), keys, _LEAVE_SECONDS)
 
 
 def _cores(task: Task) -> int:
     """Return the cores of each process."""
-    return max(1, _number(task, "task_cpp"))
+    return max(1, task.launcher_number("task_cpp"))

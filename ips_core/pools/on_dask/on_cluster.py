@@ -5,12 +5,14 @@ All of it travels by value, since workers and the scheduler need not have this p
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
 
 __all__ = [
+    "ask_workers",
     "dask_name",
     "plugins",
     "release_function",
@@ -122,6 +124,33 @@ def task_function() -> Any:
         get_worker().plugins["ips-task-runner"].work_off(key, first, topic, run, payloads)
 
     return _ByValue(run_tasks)
+
+
+def ask_workers(client: Any, function: Any, argument: Any, seconds: float) -> dict[str, Any]:
+    """Call a function with an argument on every worker, beside what runs there.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected to the cluster.
+    function : callable
+        Of this module, such as :func:`runner_function`.
+    argument : object
+        Its argument.
+    seconds : float
+        A worker that does not answer is waited for so long.
+
+    Returns
+    -------
+    dict
+        What it returned, by the address of the worker; empty if the cluster is lost.
+    """
+    with contextlib.suppress(Exception):
+        answers: dict[str, Any] = client.sync(
+            client._run, function, argument, on_error="ignore", callback_timeout=seconds
+        )
+        return answers
+    return {}
 
 
 def runner_function(method: str) -> Any:

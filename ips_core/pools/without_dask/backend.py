@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shlex
 import uuid
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -132,12 +130,12 @@ def demand_of(task: Task, whole_nodes: bool) -> tuple[int, int, int, int, bool]:
     tuple
         Processes; the most of them on a node, cores and GPUs of each (0: not said); whole nodes.
     """
-    asked = task.launcher
-    whole = bool(asked.get("whole_nodes", whole_nodes))
-    gpus = task.gpus or _number(asked, "task_gpp")
+    whole = bool(task.launcher.get("whole_nodes", whole_nodes))
+    gpus = task.gpus or task.launcher_number("task_gpp")
+    cores = task.launcher_number("task_cpp")
     if _is_one_process(task):
-        return 1, 1, task.nproc if task.nproc > 1 else _number(asked, "task_cpp"), gpus, whole
-    return task.nproc, _number(asked, "task_ppn"), _number(asked, "task_cpp"), gpus, whole
+        return 1, 1, task.nproc if task.nproc > 1 else cores, gpus, whole
+    return task.nproc, task.launcher_number("task_ppn"), cores, gpus, whole
 
 
 def shape_of(task: Task, allocation: Allocation, named: bool) -> TaskShape:
@@ -153,23 +151,18 @@ def shape_of(task: Task, allocation: Allocation, named: bool) -> TaskShape:
         False: the names of the nodes are only ours.
     """
     shares = allocation.shares
-    extra = task.launcher.get("launch_cmd_extra_args") or ()
     return TaskShape(
         nproc=1 if _is_one_process(task) else task.nproc,
         nodes=len(shares),
         ppn=max(share.processes for share in shares),
         cores=min(share.cores // share.processes for share in shares),
-        gpus=task.gpus or _number(task.launcher, "task_gpp"),
+        gpus=task.gpus or task.launcher_number("task_gpp"),
         omp=bool(task.launcher.get("omp")),
         whole_nodes=allocation.whole_nodes,
         node_names=tuple(share.node for share in shares) if named else (),
-        extra_args=tuple(shlex.split(extra) if isinstance(extra, str) else extra),
+        extra_args=task.launcher_arguments,
     )
 
 
 def _is_one_process(task: Task) -> bool:
     return task.function is not None or task.mpi is False or task.nproc == 1
-
-
-def _number(keywords: Mapping[str, Any], name: str) -> int:
-    return int(keywords.get(name) or 0)
