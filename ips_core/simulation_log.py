@@ -10,13 +10,23 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["SimulationLog", "read_log"]
+__all__ = ["Sink", "SimulationLog", "read_log"]
 
 _as_json = json.JSONEncoder(default=str, allow_nan=False).encode  # made once, not for each event
+
+
+class Sink(Protocol):
+    """Where events go besides the log itself; it never blocks and never raises."""
+
+    def write(self, events: Sequence[dict[str, Any]]) -> None:
+        """Take events, as they stand in the log, in its order."""
+
+    def close(self) -> None:
+        """Take note that no more follow."""
 
 
 class SimulationLog:
@@ -30,14 +40,19 @@ class SimulationLog:
         The portal run id; also the stem of the file's name.
     simulation : str
         Name of the simulation.
+    sinks : sequence of Sink
+        Who gets the events, too; closed with the log.
     """
 
-    def __init__(self, directory: Path, run_id: str, simulation: str) -> None:
+    def __init__(
+        self, directory: Path, run_id: str, simulation: str, sinks: Sequence[Sink] = ()
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / f"{run_id}.json"
         self._run_id = run_id
         self._trace_id = hashlib.md5(run_id.encode(), usedforsecurity=False).hexdigest()
         self._simulation = simulation
+        self._sinks = tuple(sinks)
         self._count = 0
         self._unwritten = b""
         self._complained = False
@@ -47,19 +62,30 @@ class SimulationLog:
         """Append an event, completed by what only the writer knows."""
         self.write_all([event])
 
-    def write_all(self, events: Iterable[dict[str, Any]]) -> None:
-        """Append several events with one write."""
-        lines = [_line(self._completed(event)) for event in events]
-        self._unwritten += "".join(f"{line}\n" for line in lines).encode()
-        self._flush()
+    def write_all(self, events: Iterable[dict[str, Any]], simulation: str | None = None) -> None:
+        """Append several events with one write.
 
-    def _completed(self, event: dict[str, Any]) -> dict[str, Any]:
+        Parameters
+        ----------
+        events : iterable of dict
+            As ``events`` makes them.
+        simulation : str, optional
+            Whose they are, if they are a sub-workflow's. Default: the log's simulation.
+        """
+        name = simulation or self._simulation
+        completed = [self._completed(event, name) for event in events]
+        self._unwritten += "".join(f"{_line(event)}\n" for event in completed).encode()
+        self._flush()
+        for sink in self._sinks:
+            sink.write(completed)
+
+    def _completed(self, event: dict[str, Any], simulation: str) -> dict[str, Any]:
         if "trace" in event:
             event = event | {"trace": event["trace"] | {"traceId": self._trace_id}}
         number = self._count
         self._count += 1
         return event | {
-            "sim_name": self._simulation,
+            "sim_name": simulation,
             "phystimestamp": -1,
             "portal_runid": self._run_id,
             "seqnum": number,
@@ -76,8 +102,10 @@ class SimulationLog:
                 print(f"{self.path}: {error.strerror}; trying again later", file=sys.stderr)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file and the sinks."""
         self._file.close()
+        for sink in self._sinks:
+            sink.close()
 
 
 def _line(event: dict[str, Any]) -> str:

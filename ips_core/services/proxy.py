@@ -6,9 +6,28 @@ from ips_core.services.calls import CallServices
 from ips_core.services.configuration import ConfigurationServices
 from ips_core.services.logging import LoggingServices
 from ips_core.services.pools import PoolServices
+from ips_core.services.portal import PortalServices
+from ips_core.services.restart import RestartServices
+from ips_core.services.staging import StagingServices
+from ips_core.services.tasks import TaskServices
+from ips_core.services.time_loop import TimeLoopServices
+from ips_core.services.topics import TopicServices
+from ips_core.services.workflows import WorkflowServices
 
 __all__ = ["ServicesProxy"]
 
 
-class ServicesProxy(CallServices, ConfigurationServices, LoggingServices, PoolServices):
+class ServicesProxy(
+    CallServices,
+    ConfigurationServices,
+    LoggingServices,
+    PoolServices,
+    PortalServices,
+    RestartServices,
+    StagingServices,
+    TaskServices,
+    TimeLoopServices,
+    TopicServices,
+    WorkflowServices,
+):
     """What a component may ask of the framework, as ``self.services``."""

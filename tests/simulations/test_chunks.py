@@ -213,19 +213,19 @@ def test_cancelling_reaches_inside(chunks: Any) -> None:
 def test_of_those_with_a_deadly_one_none_that_had_ended_runs_again(chunks: Any) -> None:
     outcome, facts, folder, _ = chunks
     notes = Counter((folder / "notes").read_text().splitlines())
-    begins = {number: notes[f"begin {number}"] for number in range(200)}
-    ends = {number: notes[f"end {number}"] for number in range(200)}
-    assert begins[150] == 2
-    again = [number for number, count in begins.items() if count > 1]
-    assert len(again) <= 2  # the other slot may have been inside of one
-    assert {count for number, count in begins.items() if number not in again} == {1}
-    assert {count for number, count in ends.items() if number not in again} == {1}
-    assert all(ends[number] >= 1 for number in again)
     attempts = {name: number for name, _, number in facts["killed"]}
     assert {status for _, status, _ in facts["killed"]} == {"finished"}
-    assert {name: number for name, number in attempts.items() if number > 1} == {
-        f"k{number}": 2 for number in again
-    }
+    again = [number for number in range(200) if attempts[f"k{number}"] > 1]
+    assert 150 in again
+    assert len(again) <= 2  # the other slot may have been inside of one
+    for number in range(200):
+        begins, ends = notes[f"begin {number}"], notes[f"end {number}"]
+        if number in again:
+            # the one in the other slot may have been killed before it could note anything
+            assert (attempts[f"k{number}"], 1 <= ends <= begins <= 2) == (2, True)
+        else:
+            assert (begins, ends) == (1, 1)
+    assert notes["begin 150"] == 2
     told = of_pool(outcome, "k", "IPS_TASK_END")
     lost = [e for e in told if not e["ok"]]
     assert sorted(e["task_name"] for e in lost) == sorted(f"k{number}" for number in again)

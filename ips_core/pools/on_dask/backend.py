@@ -163,7 +163,7 @@ class DaskClusters:
         """Disconnect from a cluster that nobody uses any more and that is about to close."""
         client = self._clients.pop(address, None)
         if client is not None:
-            client.close(timeout=2)
+            _disconnect(client)
 
     def lose_cluster(self, address: str, reason: str) -> None:
         """Tell the runs on a cluster that it is lost, also one that is about to begin."""
@@ -175,7 +175,7 @@ class DaskClusters:
     def close(self) -> None:
         """Leave the clusters."""
         for client in self._clients.values():
-            client.close(timeout=2)
+            _disconnect(client)
 
 
 class DaskBackend:
@@ -212,6 +212,13 @@ class DaskBackend:
     def release(self, run: str) -> None:
         """Give the cluster back, if there is one."""
         self._clusters.release(run)
+
+
+def _disconnect(client: Any) -> None:
+    # it may just be connecting again to a scheduler that is gone, and raises then (ValueError
+    # "IOStream is not idle" seen); it is given up anyway
+    with contextlib.suppress(Exception):
+        client.close(timeout=2)
 
 
 def _topic(client: Any) -> str:
