@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from ips_core.errors import ConfigError
 from ips_core.framework import Framework
+from ips_core.simulation import Simulation
 from ips_core.version import ips_core_version
 
 __all__ = ["main"]
@@ -72,6 +73,15 @@ def _log_file(text: str) -> str:
     return text
 
 
+def _tell_failures(simulations: Sequence[Simulation]) -> None:
+    for simulation in simulations:
+        if simulation.failure:
+            which = f"{simulation.name}: " if len(simulations) > 1 else ""
+            print(f"ips.py: {which}{simulation.failure}", file=sys.stderr)
+            if os.path.getsize(simulation.config.log_file):
+                print(f"ips.py: more in {simulation.config.log_file}", file=sys.stderr)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a simulation as the arguments say and return the exit code.
 
@@ -99,7 +109,5 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"ips.py: {line}", file=sys.stderr)
         return 1
     if not ok:
-        print(f"ips.py: {framework.failure}", file=sys.stderr)
-        if os.path.getsize(framework.config.log_file):
-            print(f"ips.py: more in {framework.config.log_file}", file=sys.stderr)
+        _tell_failures(framework.simulations)
     return 0 if ok else 1

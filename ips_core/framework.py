@@ -1,81 +1,51 @@
-"""The framework: runs a simulation, routes what components ask, notices their deaths.
+"""The framework: reads the files of a run, leads its simulations, answers their components.
 
-One thread and one loop that waits on all pipes; requests that must wait are parked and answered
-later. It never imports distributed and never blocks on a component.
+One thread and one loop for all simulations. It never imports distributed and never blocks on a
+component.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from multiprocessing.connection import wait
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ips_core import staging
-from ips_core.calls import Call, CallTable
+from ips_core.calls import Call
 from ips_core.config import PlatformConfig, SimulationConfig, read_platform, read_simulation
 from ips_core.dask_cluster import read_allocation
-from ips_core.errors import ComponentError, ConfigError, describe
-from ips_core.events import call_target, framework_event, simulation_fields, span_id, trace
-from ips_core.interruption import interruptions
-from ips_core.messages import (
-    Broadcast,
-    ComponentID,
-    Emit,
-    Failure,
-    Invoke,
-    Reply,
-    Request,
-    Returned,
-    Start,
-    Terminate,
-    pack,
-)
+from ips_core.errors import ComponentError, describe
+from ips_core.interruption import Interruptions
+from ips_core.life import Life
+from ips_core.messages import Broadcast, ComponentID, Start, Terminate, pack
 from ips_core.processes import ComponentHandle
 from ips_core.resource_service import Keepers, ResourceService, idle_seconds
 from ips_core.resources import Resources, detect
+from ips_core.router import Router
+from ips_core.simulation import Simulation, run_id_of
 from ips_core.simulation_log import SimulationLog
+from ips_core.simulation_service import SimulationService
 from ips_core.version import ips_core_version
 
 __all__ = ["Framework"]
 
-_LEAVE_STAGES: tuple[tuple[signal.Signals | None, float], ...] = (
-    (None, 15.0),
-    (signal.SIGTERM, 1.0),
-    (signal.SIGKILL, 5.0),
-)
 _KEEPER = "ips_core.pools.on_dask.keeper:ClusterKeeper"
 
 
-class _Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived."""
-
-
-@dataclass
-class _Simulation:
-    """What the framework knows of the simulation it runs."""
-
-    config: SimulationConfig
-    run_id: str
-    log: SimulationLog
-    ports: dict[str, ComponentID] = field(default_factory=dict)
-    failure: str = ""
-
-
 class Framework:
-    """Runs a simulation.
+    """Runs simulations, side by side if there are several.
 
     Parameters
     ----------
     config_file_list : sequence of str
-        The simulation file; one in this release.
+        The simulation files.
     log_file_name : str or None
         A file for the framework's own messages. Default: standard output.
     platform_file_name : str or None
@@ -110,63 +80,72 @@ class Framework:
         cmd_ppn: int = 0,
         resume: bool = False,
     ) -> None:
-        if len(config_file_list) != 1:
-            raise ConfigError("", ["one simulation file a run is what this release takes"])
         self.started = time.time()
         self.platform: PlatformConfig = read_platform(platform_file_name)
-        self.config = read_simulation(config_file_list[0], self.platform)
+        self.configs = [read_simulation(file, self.platform) for file in config_file_list]
         needs_slurm = self.platform.mpirun in (None, "srun") and "SLURM_JOB_ID" in os.environ
         allocation, ends_at = read_allocation() if needs_slurm else (None, None)
         found = detect(self.platform, allocation, cmd_nodes, cmd_ppn)
         self.resources: Resources = replace(found, ends_at=ends_at)
+        #: All that were begun, in that order, without their sub-workflows.
+        self.simulations: list[Simulation] = []
         self._output = log_file_name
         self._resume = resume
         self._launch_directory = os.getcwd()
-        self._handles: dict[ComponentID, ComponentHandle] = {}
-        self._calls = CallTable()
+        self._numbers = itertools.count(1)
+        self._lives: list[Life] = []
+        self._interruptions = Interruptions()
+        self._router = Router(self)
         control = Keepers(
-            self._start_keeper, self._invoke_keeper, self._dismiss_keeper, self._broadcast
+            self._start_keeper, self._invoke_keeper, self._dismiss_keeper, self._router.broadcast
         )
-        idle = idle_seconds(self.config.file, self.config.values)
-        self._lending = ResourceService(self.resources, idle, self._calls, control)
-        self._interrupted = ""
-        self._wakeup: socket.socket | None = None
+        idle = min(idle_seconds(config.file, config.values) for config in self.configs)
+        self._lending = ResourceService(self.resources, idle, self._router.calls, control)
+        self._workflows = SimulationService(self._router, self.platform, self._start, self._begin)
+        self._router.services |= self._lending.services | self._workflows.services
 
     def run(self) -> bool:
-        """Run the simulation to its end.
+        """Run the simulations to their ends.
 
         Returns
         -------
         bool
-            True if it went well. Else :attr:`failure` is the reason, and the log file has the
-            traceback.
+            True if all went well. Else :attr:`failure` has the reasons, and the log files have the
+            tracebacks.
         """
         self._say(f"Starting IPS {ips_core_version()}")
-        staging.make_tree(self.config, [self.config.file, self.platform.file])
-        self._begin()
-        with interruptions(self.interrupt) as self._wakeup:
+        for config in self.configs:
+            staging.make_tree(config, [config.file, self.platform.file])
+            staging.make_log_file(config)
+        with self._interruptions:
             try:
-                self._construct_components()
-                self._run_phases()
-            except ComponentError as error:
-                self.simulation.failure = str(error)
-            except _Interrupted:
-                self.simulation.failure = f"interrupted by {self._interrupted}"
+                for config in self.configs:
+                    self._begin(config)
+                self._loop()
             except BaseException as error:
-                self.simulation.failure = describe(error)
+                self._interruptions.reason = describe(error)
                 raise
             finally:
-                self._finish()
-        return not self.simulation.failure
+                self._loop()
+        return not self.failure
 
-    def interrupt(self, reason: str) -> None:
-        """End the simulation in order; safe to call from a signal handler."""
-        self._interrupted = self._interrupted or reason
+    def terminate_all_sims(self, status: int = 0) -> None:
+        """End all simulations in order; from any thread. Without a run nothing happens.
+
+        Parameters
+        ----------
+        status : int
+            Accepted for IPS-framework's sake.
+        """
+        self._interruptions.request("terminated")
 
     @property
     def failure(self) -> str:
-        """Why the simulation failed, in a sentence; empty if it did not."""
-        return self.simulation.failure
+        """Why simulations failed, a line each; empty if all went well."""
+        failed = [each for each in self.simulations if each.failure]
+        if len(self.simulations) == 1:
+            return self.simulations[0].failure
+        return "\n".join(f"{each.name}: {each.failure}" for each in failed)
 
     def _say(self, text: str) -> None:
         if self._output is None:
@@ -175,48 +154,72 @@ class Framework:
             with open(self._output, "a", encoding="utf-8") as file:
                 file.write(text + "\n")
 
-    # -- the beginning -----------------------------------------------------------------------
+    # -- the loop ----------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        config, now = self.config, datetime.fromtimestamp(self.started)
-        values = config.values
-        user = values.get("USER") or config.environment.get("USER") or "user"
-        host = values.get("HOST") or self.platform.values.get("HOST") or os.uname().nodename
-        stamp = now.isoformat(timespec="milliseconds")
-        run_id = f"{config.name}_{host}_{user}_{stamp}"
+    def _loop(self) -> None:
+        """Serve components until no simulation lives any more."""
+        while self._lives:
+            for life in list(self._lives):
+                if self._interruptions.reason:
+                    life.interrupt(self._interruptions.reason)
+                if not life.go_on():
+                    self._lives.remove(life)
+            if self._lives:
+                self._serve()
+
+    def _serve(self) -> None:
+        deadline = min(life.deadline for life in self._lives)
+        limits = [] if deadline == math.inf else [max(0.0, deadline - time.monotonic())]
+        limits += [seconds for seconds in [self._lending.timeout()] if seconds is not None]
+        if self._router.serve(self._interruptions, min(limits, default=None)):
+            self._interruptions.drain()
+        self._lending.tick()
+
+    # -- what the router tells (its Listener) ------------------------------------------------
+
+    def hear_events(self, sender: ComponentID, events: Iterable[dict[str, Any]]) -> None:
+        """Write a component's events into the log of its simulation."""
+        self._workflows.simulation_of(sender).write(events)
+
+    def hear_news(self, sender: ComponentID, news: Broadcast) -> None:
+        """Pass on what may concern resources."""
+        self._lending.hear(sender, news)
+
+    def hear_end(self, component_id: ComponentID, reason: str) -> None:
+        """Take back what a component held."""
+        self._lending.gone(component_id, reason)
+
+    # -- simulations and their processes -----------------------------------------------------
+
+    def _begin(self, config: SimulationConfig) -> None:
+        """Let a simulation begin beside those that run."""
+        run_id = run_id_of(config, self.platform, self.started)
         log = SimulationLog(Path(config.root) / "simulation_log", run_id, config.name)
-        self.simulation = _Simulation(config, run_id, log)
-        self._log(
-            "IPS_START",
-            "Starting IPS Simulation",
-            at=self.started,
-            state="Running",
-            host=host,
-            simname=config.name,
-            user=user,
-            startat=stamp,
-            ips_version=ips_core_version(),
-            parent_portal_runid=None,
-            **simulation_fields(values),
+        simulation = Simulation(config, run_id, log, self.started)
+        parent = config.values.get("PARENT_PORTAL_RUNID") or None
+        if self.simulations:
+            parent = self.simulations[0].run_id
+        simulation.begin(self.platform, self.resources, parent)
+        self.simulations.append(simulation)
+        self._workflows.add(simulation)
+        life = Life(
+            simulation,
+            self._router,
+            lambda: self._start(simulation),
+            lambda: self._lending.end(simulation.name),
+            lambda: simulation.end(self.resources),
         )
-        resources = self.resources
-        comment = f"Nodes = {resources.nodes}   PPN = {resources.cores_per_node}"
-        self._log("IPS_RESOURCE_ALLOC", comment)
+        self._lives.append(life)
 
-    def _log(self, eventtype: str, comment: str, at: float | None = None, **fields: Any) -> None:
-        moment = time.time() if at is None else at
-        event = framework_event(eventtype, comment, at=moment, started=self.started, **fields)
-        self.simulation.log.write(event)
-
-    def _construct_components(self) -> None:
-        """Start all components side by side and wait until each has constructed itself."""
-        config = self.config
+    def _start(self, simulation: Simulation) -> list[Call]:
+        """Start all components of a simulation side by side; return calls of their constructors."""
+        config = simulation.config
         ids = {
-            section: ComponentID(config.name, component.name, number)
-            for number, (section, component) in enumerate(config.components.items(), start=1)
+            section: ComponentID(config.name, component.name, next(self._numbers))
+            for section, component in config.components.items()
         }
-        self.simulation.ports = {port: ids[section] for port, section in config.ports.items()}
-        started = []
+        simulation.ports.update({port: ids[section] for port, section in config.ports.items()})
+        calls = []
         for section, component in config.components.items():
             number = ids[section].number
             directory = staging.work_directory(config, component, number)
@@ -225,223 +228,49 @@ class Framework:
                 staging.stage_inputs(component, directory)
             except OSError as error:
                 raise ComponentError(component.full_id(number), "staging", str(error)) from None
-            started.append(self._start(section, ids[section], directory))
-        for call in started:
-            self._wait_for(call)
+            calls.append(self._start_process(simulation, section, ids[section], directory))
+            simulation.members.append(ids[section])
+        return calls
 
-    def _start(self, section: str, component_id: ComponentID, directory: Path) -> Call:
+    def _start_process(
+        self, simulation: Simulation, section: str, component_id: ComponentID, directory: Path
+    ) -> Call:
         """Start a component's process; return the call of its constructor."""
-        config = self.config
-        call = self._calls.open(component_id, "constructor")
+        config = simulation.config
         component = config.components.get(section)
         name = component.full_id(component_id.number) if component else component_id.class_name
         start = Start(
-            call_id=call.call_id,
+            call_id=0,
             component_id=component_id,
             name=name,
             section=section,
             simulation=config,
             platform=self.platform.values,
             resources=self.resources,
-            ports=self.simulation.ports,
+            ports=simulation.ports,
             launch_directory=self._launch_directory,
             work_directory=str(directory),
-            run_id=self.simulation.run_id,
+            run_id=simulation.run_id,
             start_time=self.started,
             resume=self._resume,
             interactive="ipykernel" in sys.modules,
         )
-        self._handles[component_id] = ComponentHandle(start)
-        return call
-
-    # -- the simulation ----------------------------------------------------------------------
-
-    def _run_phases(self) -> None:
-        for port in ("INIT", "DRIVER"):
-            if port in self.simulation.ports:
-                for method in ("init", "step", "finalize"):
-                    self._call_and_wait(self.simulation.ports[port], method)
-
-    def _call_and_wait(self, component_id: ComponentID, method: str) -> None:
-        begin = time.time()
-        target, operation = call_target(component_id, method, (0,), {})
-        comment = f"Target = {target}:{operation}"
-        self._log("IPS_CALL_BEGIN", comment, at=begin)
-        call = self._invoke(component_id, method, pack(((0,), {})), operation)
-        failure: ComponentError | None = None
-        try:
-            self._wait_for(call)
-        except ComponentError as error:
-            failure = error
-        end = time.time()
-        span = span_id(target, operation, call.call_id)
-        ended = trace(
-            target, operation, span=span, begin=begin, end=end, parent=span_id(self._root())
-        )
-        self._log("IPS_CALL_END", comment, at=end, ok=failure is None, trace=ended)
-        if failure is not None:
-            raise failure
-
-    def _root(self) -> str:
-        return f"{self.config.name}@FRAMEWORK@Framework@0"
-
-    def _invoke(self, target: ComponentID, method: str, payload: bytes, operation: str) -> Call:
-        """Call a method of a component; one that is gone answers at once."""
-        call = self._calls.open(target, method)
-        handle = self._handles[target]
-        if handle.alive:
-            span = span_id(str(target), operation, call.call_id)
-            handle.send(Invoke(call.call_id, method, payload, span))
-        else:
-            self._calls.end(Returned(call.call_id, failure=Failure("it is no longer running")))
-        return call
-
-    def _wait_for(self, call: Call) -> None:
-        """Serve components until a call of the framework itself has ended."""
-        while call.outcome is None:
-            if self._interrupted:
-                raise _Interrupted
-            self._serve()
-        if call.outcome.failure is not None:
-            raise self._error(call, call.outcome.failure)
-
-    def _error(self, call: Call, failure: Failure) -> ComponentError:
-        return ComponentError(self._handles[call.target].name, call.method, failure.text)
-
-    # -- what components ask -----------------------------------------------------------------
-
-    def _serve(self, timeout: float | None = None) -> None:
-        """Wait for messages, or for something to be due, and see to it."""
-        channels: dict[Any, ComponentHandle] = {
-            handle.channel: handle for handle in self._handles.values() if handle.alive
-        }
-        wakeup = [self._wakeup] if self._wakeup is not None else []
-        limits = [limit for limit in (timeout, self._lending.timeout()) if limit is not None]
-        for ready in wait([*channels, *wakeup], min(limits, default=None)):
-            if ready is self._wakeup:
-                self._wakeup.recv(64)
-                continue
-            handle = channels[ready]
-            try:
-                message = handle.channel.receive()
-            except (EOFError, OSError):
-                handle.alive = False
-                how = handle.how_it_ended()
-                self._calls.end_all_of(handle.component_id, how)
-                self._lending.gone(handle.component_id, how)
-            else:
-                self._handle(handle, message)
-        self._lending.tick()
-
-    def _handle(self, sender: ComponentHandle, message: object) -> None:
-        if isinstance(message, Emit):
-            self.simulation.log.write_all(message.events)
-        elif isinstance(message, Returned):
-            self._calls.end(message)
-        elif isinstance(message, Broadcast):
-            self._broadcast(message)
-            self._lending.hear(sender.component_id, message)
-        elif isinstance(message, Request):
-            own = {"call": self._serve_call, "wait_call": self._serve_wait}
-            (own | self._lending.services)[message.service](sender, message)
-
-    def _broadcast(self, news: Broadcast) -> None:
-        for handle in self._handles.values():
-            if handle.alive:
-                handle.send(news)
-
-    def _serve_call(self, sender: ComponentHandle, request: Request) -> None:
-        component_id, method, payload, operation = request.arguments
-        if component_id not in self._handles:
-            failure = Failure(f"there is no component {component_id}")
-            sender.send(Reply(request.request_id, failure=failure))
-            return
-        call = self._invoke(component_id, method, payload, operation)
-        sender.send(Reply(request.request_id, call.call_id))
-
-    def _serve_wait(self, sender: ComponentHandle, request: Request) -> None:
-        call_id, block = request.arguments
-        call = self._calls.get(call_id)
-        if call is None:
-            failure = Failure(f"there is no call {call_id} to wait for")
-            sender.send(Reply(request.request_id, failure=failure))
-        elif call.outcome is None and not block:
-            sender.send(Reply(request.request_id))
-        elif call.outcome is None and call.target == sender.component_id:
-            failure = Failure(f"{sender.name} waits for its own {call.method}, which cannot begin")
-            sender.send(Reply(request.request_id, failure=failure))
-        else:
-            self._reply_when_ended(sender, request, call)
-
-    def _reply_when_ended(self, sender: ComponentHandle, request: Request, call: Call) -> None:
-        """Park a request until a call has ended."""
-
-        def answer(outcome: Returned) -> None:
-            failure = outcome.failure
-            if failure is not None:
-                failure = Failure(str(self._error(call, failure)))
-            sender.send(Reply(request.request_id, outcome.value, failure))
-
-        self._calls.when_ended(call, answer)
+        return self._router.start(start)
 
     # -- the keepers of Dask clusters --------------------------------------------------------
 
-    def _start_keeper(self) -> ComponentID:
-        keeper = ComponentID(self.config.name, "ClusterKeeper", len(self._handles) + 1)
-        self._start(_KEEPER, keeper, Path(self.config.root))
+    def _start_keeper(self, simulation: str) -> ComponentID:
+        keeper = ComponentID(simulation, "ClusterKeeper", next(self._numbers))
+        owner = self._workflows.simulation_of(keeper)
+        self._start_process(owner, _KEEPER, keeper, Path(owner.config.root))
         return keeper
 
     def _invoke_keeper(self, keeper: ComponentID, method: str, *arguments: Any) -> Call:
-        return self._invoke(keeper, method, pack((arguments, {})), method)
+        return self._router.invoke(keeper, method, pack((arguments, {})), method)
 
     def _dismiss_keeper(self, keeper: ComponentID, kill: bool) -> None:
+        (handle,) = self._router.handles([keeper])
         if kill:
-            self._handles[keeper].signal(signal.SIGKILL)
+            handle.signal(signal.SIGKILL)
         else:
-            self._handles[keeper].send(Terminate(ok=True))
-
-    # -- the end -----------------------------------------------------------------------------
-
-    def _finish(self) -> None:
-        """End what was started: components, then their clusters, whose end belongs in the log."""
-        simulation = self.simulation
-        ok = not simulation.failure
-        keepers = [self._handles[name] for name in self._lending.end()]
-        self._leave([handle for handle in self._handles.values() if handle not in keepers], ok)
-        self._leave(keepers, ok)
-        now = time.time()
-        root = self._root()
-        ended = trace(
-            root,
-            "run",
-            span=span_id(root),
-            begin=self.started,
-            end=now,
-            total_cores=self.resources.nodes * self.resources.cores_per_node,
-        )
-        self._log(
-            "IPS_END",
-            "Simulation Ended" if ok else "Simulation Execution Error",
-            at=now,
-            ok=ok,
-            state="Completed",
-            stopat=datetime.fromtimestamp(now).isoformat(timespec="milliseconds"),
-            trace=ended,
-            **({} if ok else {"error": simulation.failure}),
-        )
-        simulation.log.close()
-
-    def _leave(self, handles: list[ComponentHandle], ok: bool) -> None:
-        """See processes out: in order, else by TERM, else by KILL; serve them meanwhile."""
-        for handle in handles:
-            handle.send(Terminate(ok))
-        for number, seconds in _LEAVE_STAGES:
-            staying = [handle for handle in handles if handle.alive]
-            if number is not None:
-                for handle in staying:
-                    handle.signal(number)
-            deadline = time.monotonic() + seconds
-            while any(handle.alive for handle in handles) and time.monotonic() < deadline:
-                self._serve(deadline - time.monotonic())
-        for handle in handles:
-            handle.close()
+            handle.send(Terminate(ok=True))

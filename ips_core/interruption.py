@@ -1,49 +1,90 @@
-"""SIGINT and SIGTERM as something that a loop can wait for, instead of exceptions anywhere."""
+"""SIGINT, SIGTERM and the wish of another thread as something that a loop can wait for."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
-__all__ = ["interruptions"]
+__all__ = ["Interruptions"]
 
 
-@contextmanager
-def interruptions(note: Callable[[str], None]) -> Iterator[socket.socket | None]:
-    """Take note of SIGINT and SIGTERM for as long as the context lasts.
+class Interruptions:
+    """Takes note of what is to end a loop, instead of raising an exception anywhere.
 
-    Parameters
-    ----------
-    note : callable
-        Called in the signal handler with the signal's name.
-
-    Yields
-    ------
-    socket.socket or None
-        Becomes readable when one has arrived. None outside of the main thread, where handlers
-        cannot be set: signals then stay what they are.
+    As a context manager it handles SIGINT and SIGTERM meanwhile; outside of the main thread, where
+    handlers cannot be set, signals stay what they are. ``fileno`` makes it something to wait for.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield None
-        return
 
-    def handle(number: int, _frame: Any) -> None:
-        note(signal.Signals(number).name)
+    def __init__(self) -> None:
+        self.reason = ""
+        self._sockets: tuple[socket.socket, socket.socket] | None = None
+        self._restore: Callable[[], None] = _nothing
 
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handle) for number in numbers]
-    try:
-        yield ours
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(wakeup)
-        ours.close()
-        theirs.close()
+    def request(self, reason: str) -> None:
+        """Ask the loop to end, from any thread; nothing happens while there is none."""
+        if self._sockets is None:
+            return
+        self.reason = self.reason or reason
+        with contextlib.suppress(OSError):  # it is full: the loop wakes up anyway, or is over
+            self._sockets[1].send(b"\0")
+
+    def fileno(self) -> int:
+        """Return the file descriptor that becomes readable when something has happened."""
+        assert self._sockets is not None
+        return self._sockets[0].fileno()
+
+    def drain(self) -> None:
+        """Forget what made the descriptor readable; :attr:`reason` stays."""
+        assert self._sockets is not None
+        with contextlib.suppress(BlockingIOError):
+            self._sockets[0].recv(64)
+
+    def __enter__(self) -> Interruptions:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        self.reason = ""
+        self._sockets = ours, theirs
+        if threading.current_thread() is threading.main_thread():
+            self._restore = self._handle_signals(theirs)
+        return self
+
+    def _handle_signals(self, wakeup: socket.socket) -> Callable[[], None]:
+        """Take over SIGINT and SIGTERM; return what gives them back."""
+
+        def handle(number: int, _frame: Any) -> None:
+            self.request(f"interrupted by {signal.Signals(number).name}")
+
+        # Besides the handler's own word, which could come just before the loop begins to wait
+        descriptor = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+        before = {
+            number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(descriptor)
+
+        return restore
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self._restore()
+        self._restore = _nothing
+        sockets, self._sockets = self._sockets, None
+        for end in sockets or ():
+            end.close()
+
+
+def _nothing() -> None:
+    pass

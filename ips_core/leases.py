@@ -57,6 +57,8 @@ class Ticket:
         False: refuse rather than wait for others.
     reply : object
         Whatever the caller needs for its answer.
+    simulation : str
+        Whose simulation: clusters are shared within one, and end with it.
     """
 
     owner: Hashable
@@ -64,6 +66,7 @@ class Ticket:
     wanted: Wanted | None = None
     block: bool = True
     reply: Any = None
+    simulation: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ Action = Grant | Refuse | Start | Close | CancelRun
 @dataclass(eq=False)
 class _Cluster:
     number: int
+    simulation: str
     request: ClusterRequest
     allocation: Allocation | None  # None: processes on this machine beside those of others
     waiting: list[Ticket]  # for its start
@@ -131,8 +135,10 @@ class _Cluster:
     def idle(self) -> bool:
         return self.address is not None and not self.closing and not self.leases
 
-    def can_serve(self, wanted: Wanted) -> bool:
+    def can_serve(self, wanted: Wanted, simulation: str) -> bool:
         if self.lost or self.closing or self.request != wanted.request or wanted.request.fresh:
+            return False
+        if self.simulation != simulation:
             return False
         users = self.users
         return not users if wanted.exclusive else not any(_is_exclusive(user) for user in users)
@@ -178,13 +184,13 @@ class Lender:
         self._cluster_numbers = itertools.count(1)
         self._lease_numbers = itertools.count(1)
         self._actions: list[Action] = []
-        self._ended = False
+        self._ended: set[str] = set()
 
     # -- what components do ------------------------------------------------------------------
 
     def ask(self, ticket: Ticket) -> list[Action]:
         """Somebody asks for an allocation or a cluster."""
-        if self._ended:
+        if ticket.simulation in self._ended:
             return [Refuse(ticket, IPSError(_ENDING))]
         try:
             self._manager.check(ticket.demand)
@@ -294,23 +300,29 @@ class Lender:
 
     def deadline(self) -> float | None:
         """Return when :meth:`tick` has to be called, by the clock; None: not at all."""
-        idle = [each.idle_since for each in self._clusters.values() if each.idle]
-        return min(idle) + self._idle_seconds if idle and not self._ended else None
+        idle = [each.idle_since for each in self._living if each.idle]
+        return min(idle) + self._idle_seconds if idle else None
 
     def tick(self) -> list[Action]:
         """Time has passed: clusters that were idle too long are closed."""
         deadline = self._clock() - self._idle_seconds
-        for cluster in self._clusters.values():
+        for cluster in self._living:
             if cluster.idle and cluster.idle_since <= deadline:
                 self._close(cluster)
         return self._taken()
 
-    def end(self) -> None:
-        """The simulation ends: nobody gets anything any more."""
-        self._ended = True
-        self._queue.clear()
-        for cluster in self._clusters.values():
-            cluster.waiting.clear()
+    def end(self, simulation: str) -> None:
+        """A simulation ends: nobody of it gets anything any more; its clusters are ended by it."""
+        self._queue = [ticket for ticket in self._queue if ticket.simulation != simulation]
+        for cluster in self._living:
+            if cluster.simulation == simulation:
+                cluster.waiting.clear()
+        self._ended.add(simulation)
+
+    @property
+    def _living(self) -> list[_Cluster]:
+        """The clusters of simulations that go on."""
+        return [each for each in self._clusters.values() if each.simulation not in self._ended]
 
     # -- deciding ----------------------------------------------------------------------------
 
@@ -329,7 +341,7 @@ class Lender:
         """Who uses a cluster already would keep it for longer by waiting for itself."""
         if ticket.wanted is None:
             return False
-        cluster = self._suitable(ticket.wanted)
+        cluster = self._suitable(ticket)
         return self._local or (
             cluster is not None and any(user.owner == ticket.owner for user in cluster.users)
         )
@@ -341,7 +353,7 @@ class Lender:
                 self._allocations[allocation.id] = ticket.owner
                 self._actions.append(Grant(ticket, allocation))
             return allocation is not None
-        cluster = self._suitable(ticket.wanted)
+        cluster = self._suitable(ticket)
         if cluster is None:
             return self._start(ticket, ticket.wanted)
         if cluster.address is None:
@@ -350,8 +362,10 @@ class Lender:
             self._lease(cluster, ticket)
         return True
 
-    def _suitable(self, wanted: Wanted) -> _Cluster | None:
-        able = [cluster for cluster in self._clusters.values() if cluster.can_serve(wanted)]
+    def _suitable(self, ticket: Ticket) -> _Cluster | None:
+        wanted = ticket.wanted
+        assert wanted is not None
+        able = [each for each in self._living if each.can_serve(wanted, ticket.simulation)]
         running = [cluster for cluster in able if cluster.address is not None]
         return next(iter(running + able), None)
 
@@ -363,7 +377,9 @@ class Lender:
             if allocation is None:
                 return False
         number = next(self._cluster_numbers)
-        self._clusters[number] = _Cluster(number, wanted.request, allocation, [ticket])
+        self._clusters[number] = _Cluster(
+            number, ticket.simulation, wanted.request, allocation, [ticket]
+        )
         self._actions.append(Start(number, allocation.nodes if allocation else (), ticket))
         return True
 
@@ -371,7 +387,7 @@ class Lender:
         """Return an allocation; without one, see to it that idle clusters give their nodes."""
         allocation = self._manager.allocate(demand)
         if allocation is None and not self._is_coming(demand):
-            idle = [each for each in self._clusters.values() if each.idle and each.allocation]
+            idle = [each for each in self._living if each.idle and each.allocation]
             idle.sort(key=lambda cluster: cluster.idle_since)
             for count in range(1, len(idle) + 1):
                 if self._is_coming(demand, idle[:count]):
@@ -382,7 +398,9 @@ class Lender:
 
     def _is_coming(self, demand: Demand, besides: list[_Cluster] | None = None) -> bool:
         """Tell whether a demand can be met as soon as closing clusters, and others, are closed."""
-        leaving = [each for each in self._clusters.values() if each.closing] + (besides or [])
+        living = [each for each in self._living if not each.closing]
+        leaving = [each for each in self._clusters.values() if each not in living]
+        leaving += besides or []
         return self._manager.fits(demand, [each.allocation for each in leaving if each.allocation])
 
     def _is_next(self, ticket: Ticket) -> bool:

@@ -58,6 +58,11 @@ class ComponentID:
     class_name: str
     number: int
 
+    @property
+    def root(self) -> str:
+        """The simulation that it lives and ends with: a sub-workflow is named ``parent::sub``."""
+        return self.simulation.partition("::")[0]
+
     def __str__(self) -> str:
         return f"{self.simulation}@{self.class_name}@{self.number}"
 

@@ -67,7 +67,7 @@ class Keepers:
     Parameters
     ----------
     start : callable
-        Starts the process of a keeper, and returns who it is.
+        ``start(simulation)`` starts the process of a keeper, and returns who it is.
     invoke : callable
         ``invoke(keeper, method, *arguments)`` calls a method of it.
     dismiss : callable
@@ -76,7 +76,7 @@ class Keepers:
         Tells every component something.
     """
 
-    start: Callable[[], ComponentID]
+    start: Callable[[str], ComponentID]
     invoke: Callable[..., Call]
     dismiss: Callable[[ComponentID, bool], None]
     broadcast: Callable[[Broadcast], None]
@@ -132,6 +132,7 @@ class ResourceService:
             Demand.of_nodes(wanted.nodes),
             Wanted(*request.arguments),
             reply=(sender, request.request_id),
+            simulation=sender.component_id.root,
         )
         self._do(self._lender.ask(ticket))
 
@@ -147,7 +148,10 @@ class ResourceService:
         """
         *demand, block = request.arguments
         reply = (sender, request.request_id)
-        ticket = Ticket(sender.component_id, Demand(*demand), block=block, reply=reply)
+        component_id = sender.component_id
+        ticket = Ticket(
+            component_id, Demand(*demand), block=block, reply=reply, simulation=component_id.root
+        )
         self._do(self._lender.ask(ticket))
 
     def _release(self, sender: _Asker, request: Request) -> None:
@@ -188,10 +192,10 @@ class ResourceService:
                 keeper.leaves_until = time.monotonic() + _CLOSE_SECONDS
                 self._control.dismiss(component_id, True)
 
-    def end(self) -> list[ComponentID]:
-        """The simulation ends: nobody gets anything any more. Return the keepers to see out."""
-        self._lender.end()
-        return list(self._keepers)
+    def end(self, simulation: str) -> list[ComponentID]:
+        """A simulation ends: nobody of it gets anything any more. Return its keepers to see out."""
+        self._lender.end(simulation)
+        return [keeper for keeper in self._keepers if keeper.simulation == simulation]
 
     # -- doing -------------------------------------------------------------------------------
 
@@ -215,7 +219,7 @@ class ResourceService:
         return next(name for name, each in self._keepers.items() if each.cluster == cluster)
 
     def _start(self, start: Start) -> None:
-        name = self._control.start()
+        name = self._control.start(start.ticket.simulation)
         keeper = self._keepers[name] = _Keeper(start.cluster)
         wanted, (sender, _) = start.ticket.wanted, start.ticket.reply
         assert wanted is not None

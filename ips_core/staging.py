@@ -12,7 +12,7 @@ from typing import Any
 from ips_core.config import ComponentConfig, SimulationConfig
 from ips_core.errors import ConfigError
 
-__all__ = ["file_names", "make_tree", "stage_inputs", "work_directory"]
+__all__ = ["file_names", "make_log_file", "make_tree", "stage_inputs", "work_directory"]
 
 
 def file_names(value: Any) -> list[str]:
@@ -26,7 +26,7 @@ def work_directory(simulation: SimulationConfig, config: ComponentConfig, number
 
 
 def make_tree(simulation: SimulationConfig, files: list[str]) -> None:
-    """Create SIM_ROOT, copy the configuration files into it, and start an empty LOG_FILE.
+    """Create SIM_ROOT and copy the configuration files into it.
 
     Raises
     ------
@@ -44,6 +44,16 @@ def make_tree(simulation: SimulationConfig, files: list[str]) -> None:
                 _copy(component.script, root / "simulation_setup")
     except OSError as error:
         raise ConfigError(simulation.file, [f"cannot set up SIM_ROOT: {error}"]) from None
+
+
+def make_log_file(simulation: SimulationConfig) -> None:
+    """Start an empty LOG_FILE.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be written.
+    """
     log_file = Path(simulation.log_file)
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)

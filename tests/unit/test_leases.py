@@ -341,7 +341,7 @@ def test_a_cluster_whose_components_died_while_it_started_is_idle(world: World) 
 def test_at_the_end_nobody_gets_anything(world: World) -> None:
     lease = world.leased("a", 4)
     world.cluster("b", 2)
-    world.lender.end()
+    world.lender.end("")
     assert world.lender.release_cluster(lease) == []
     assert world.lender.gone(1, "") == []
     ticket, actions = world.cluster("c", 2)

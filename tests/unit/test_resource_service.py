@@ -50,8 +50,8 @@ class Framework:
         resources = Resources(2, 2, "srun", False, NODES)
         self.service = ResourceService(resources, idle, self.calls, control)
 
-    def start(self) -> ComponentID:
-        self.keepers.append(ComponentID("sim", "ClusterKeeper", 10 + len(self.keepers)))
+    def start(self, simulation: str) -> ComponentID:
+        self.keepers.append(ComponentID(simulation, "ClusterKeeper", 10 + len(self.keepers)))
         return self.keepers[-1]
 
     def invoke(self, keeper: ComponentID, method: str, *arguments: Any) -> Call:
@@ -207,13 +207,13 @@ def test_idle_clusters_end_in_time_and_keepers_that_do_not_leave_are_killed() ->
 def test_at_the_end_all_keepers_are_seen_out(framework: Framework) -> None:
     driver = Asker(DRIVER)
     framework.ask(driver, "acquire_cluster", PAIR, "run", False)
-    assert framework.service.end() == framework.keepers
+    assert framework.service.end("sim") == framework.keepers
     framework.answer(0, "it was interrupted")
     assert framework.ask(driver, "allocate", 1, 0, 1, 0, False, True)[-1].failure.text == (
         "the simulation is ending"
     )
     framework.service.gone(framework.keepers[0], "it ended")
-    assert framework.service.end() == []
+    assert framework.service.end("sim") == []
 
 
 @pytest.mark.parametrize(("text", "seconds"), [(None, 600), ("", 600), ("0", 0), ("1.5", 1.5)])

@@ -174,8 +174,9 @@ class DaskClusters:
 
     def close(self) -> None:
         """Leave the clusters."""
-        for client in self._clients.values():
-            _disconnect(client)
+        while self._clients:  # the reader's thread may be taking some
+            with contextlib.suppress(KeyError):
+                _disconnect(self._clients.popitem()[1])
 
 
 class DaskBackend:

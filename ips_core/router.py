@@ -1,0 +1,184 @@
+"""Passes messages between the framework and the processes of components, and notices deaths.
+
+One thread that waits on all pipes; requests that must wait are parked and answered later. Nothing
+here blocks on a component.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from multiprocessing.connection import wait
+from typing import Any, Protocol
+
+from ips_core.calls import Call, CallTable
+from ips_core.errors import ComponentError, IPSError, describe
+from ips_core.events import span_id
+from ips_core.messages import (
+    Broadcast,
+    ComponentID,
+    Emit,
+    Failure,
+    Invoke,
+    Reply,
+    Request,
+    Returned,
+    Start,
+)
+from ips_core.processes import ComponentHandle
+
+__all__ = ["Listener", "Router", "Service"]
+
+Service = Callable[[Any, Request], None]
+"""Answers a request of a component: ``service(sender, request)``, perhaps later."""
+
+
+class Listener(Protocol):
+    """Who hears what components do besides asking for something."""
+
+    def hear_events(self, sender: ComponentID, events: Iterable[dict[str, Any]]) -> None:
+        """Take events for the log."""
+
+    def hear_news(self, sender: ComponentID, news: Broadcast) -> None:
+        """Take news, which all components get, too."""
+
+    def hear_end(self, component_id: ComponentID, reason: str) -> None:
+        """Take note that a process has ended."""
+
+
+class Router:
+    """The components of a run and what they say.
+
+    Parameters
+    ----------
+    listener : Listener
+        Hears it.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self.calls = CallTable()
+        self.services: dict[str, Service] = {"call": self._call, "wait_call": self._wait_call}
+        self._listener = listener
+        self._handles: dict[ComponentID, ComponentHandle] = {}
+
+    def start(self, start: Start) -> Call:
+        """Start a component's process; return the call of its constructor."""
+        call = self.calls.open(start.component_id, "constructor")
+        self._handles[start.component_id] = ComponentHandle(replace(start, call_id=call.call_id))
+        return call
+
+    def handles(self, ids: Iterable[ComponentID]) -> list[ComponentHandle]:
+        """Return the processes of these components."""
+        return [self._handles[component_id] for component_id in ids]
+
+    def invoke(self, target: ComponentID, method: str, payload: bytes, operation: str) -> Call:
+        """Call a method of a component; one that is gone answers at once."""
+        call = self.calls.open(target, method)
+        handle = self._handles[target]
+        if handle.alive:
+            span = span_id(str(target), operation, call.call_id)
+            handle.send(Invoke(call.call_id, method, payload, span))
+        else:
+            self.calls.end(Returned(call.call_id, failure=Failure("it is no longer running")))
+        return call
+
+    def error_of(self, call: Call) -> ComponentError | None:
+        """Return why a call that has ended failed, None if it did not."""
+        failure = call.outcome.failure if call.outcome is not None else None
+        return self._error(call, failure) if failure is not None else None
+
+    def _error(self, call: Call, failure: Failure) -> ComponentError:
+        return ComponentError(self._handles[call.target].name, call.method, failure.text)
+
+    def broadcast(self, news: Broadcast) -> None:
+        """Tell every component something."""
+        for handle in self._handles.values():
+            if handle.alive:
+                handle.send(news)
+
+    def serve(self, besides: Any, timeout: float | None) -> bool:
+        """Wait until somebody says something, and see to it.
+
+        Parameters
+        ----------
+        besides : object with ``fileno``
+            Something else to wait for.
+        timeout : float or None
+            Seconds to wait for at most; None: for ever.
+
+        Returns
+        -------
+        bool
+            Whether ``besides`` became readable.
+        """
+        channels: dict[Any, ComponentHandle] = {
+            handle.channel: handle for handle in self._handles.values() if handle.alive
+        }
+        readable = wait([*channels, besides], timeout)
+        for ready in readable:
+            if ready is not besides:
+                self._receive(channels[ready])
+        return besides in readable
+
+    def _receive(self, handle: ComponentHandle) -> None:
+        try:
+            message = handle.channel.receive()
+        except (EOFError, OSError):
+            handle.alive = False
+            how = handle.how_it_ended()
+            self.calls.end_all_of(handle.component_id, how)
+            self._listener.hear_end(handle.component_id, how)
+            return
+        if isinstance(message, Emit):
+            self._listener.hear_events(handle.component_id, message.events)
+        elif isinstance(message, Returned):
+            self.calls.end(message)
+        elif isinstance(message, Broadcast):
+            self.broadcast(message)
+            self._listener.hear_news(handle.component_id, message)
+        elif isinstance(message, Request):
+            self._answer(handle, message)
+
+    def _answer(self, sender: ComponentHandle, request: Request) -> None:
+        try:
+            self.services[request.service](sender, request)
+        except Exception as error:  # the asker's error, or ours: no reason to end all the others
+            own = error if isinstance(error, IPSError) else None
+            failure = Failure(describe(error), error=own)
+            sender.send(Reply(request.request_id, failure=failure))
+
+    # -- calls between components ------------------------------------------------------------
+
+    def _call(self, sender: ComponentHandle, request: Request) -> None:
+        """``call(component_id, method, payload, operation)``: the call's id."""
+        component_id, method, payload, operation = request.arguments
+        if component_id not in self._handles:
+            failure = Failure(f"there is no component {component_id}")
+            sender.send(Reply(request.request_id, failure=failure))
+            return
+        call = self.invoke(component_id, method, payload, operation)
+        sender.send(Reply(request.request_id, call.call_id))
+
+    def _wait_call(self, sender: ComponentHandle, request: Request) -> None:
+        """``wait_call(call_id, block)``: what the method returned, packed; parked until then."""
+        call_id, block = request.arguments
+        call = self.calls.get(call_id)
+        if call is None:
+            failure = Failure(f"there is no call {call_id} to wait for")
+            sender.send(Reply(request.request_id, failure=failure))
+        elif call.outcome is None and not block:
+            sender.send(Reply(request.request_id))
+        elif call.outcome is None and call.target == sender.component_id:
+            failure = Failure(f"{sender.name} waits for its own {call.method}, which cannot begin")
+            sender.send(Reply(request.request_id, failure=failure))
+        else:
+            self._reply_when_ended(sender, request, call)
+
+    def _reply_when_ended(self, sender: ComponentHandle, request: Request, call: Call) -> None:
+        def answer(outcome: Returned) -> None:
+            failure = outcome.failure
+            if failure is not None:
+                failure = Failure(str(self._error(call, failure)))
+            sender.send(Reply(request.request_id, outcome.value, failure))
+
+        self.calls.when_ended(call, answer)

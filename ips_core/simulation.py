@@ -1,0 +1,137 @@
+"""One simulation of a run, as the framework knows it: its files, its ports, its events."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ips_core.config import PlatformConfig, SimulationConfig
+from ips_core.events import framework_event, simulation_fields, span_id, trace
+from ips_core.messages import ComponentID
+from ips_core.resources import Resources
+from ips_core.simulation_log import SimulationLog
+from ips_core.version import ips_core_version
+
+__all__ = ["Simulation", "run_id_of"]
+
+
+def run_id_of(config: SimulationConfig, platform: PlatformConfig, started: float) -> str:
+    """Return the portal run id of a simulation: its name, host, user and start."""
+    stamp = datetime.fromtimestamp(started).isoformat(timespec="milliseconds")
+    return f"{config.name}_{_host(config, platform)}_{_user(config)}_{stamp}"
+
+
+def _user(config: SimulationConfig) -> str:
+    return config.values.get("USER") or config.environment.get("USER") or "user"
+
+
+def _host(config: SimulationConfig, platform: PlatformConfig) -> str:
+    return config.values.get("HOST") or platform.values.get("HOST") or os.uname().nodename
+
+
+@dataclass(eq=False)
+class Simulation:
+    """What the framework knows of a simulation.
+
+    Parameters
+    ----------
+    config : SimulationConfig
+        Its file.
+    run_id : str
+        Its portal run id; a sub-workflow has its parent's.
+    log : SimulationLog
+        Where its events go; likewise.
+    started : float
+        When the framework started, in seconds since the epoch.
+    ports : dict of str to ComponentID
+        Its components by port.
+    members : list of ComponentID
+        All of its components, and those of its sub-workflows.
+    settings : dict of str to bytes
+        What components have set for others (``set_config_param``), packed.
+    failure : str
+        Why it failed, in a sentence; empty if it did not.
+    """
+
+    config: SimulationConfig
+    run_id: str
+    log: SimulationLog
+    started: float
+    ports: dict[str, ComponentID] = field(default_factory=dict)
+    members: list[ComponentID] = field(default_factory=list)
+    settings: dict[str, bytes] = field(default_factory=dict)
+    failure: str = ""
+
+    @property
+    def name(self) -> str:
+        """SIM_NAME."""
+        return self.config.name
+
+    @property
+    def root_span(self) -> str:
+        """What its trace begins with."""
+        return f"{self.name}@FRAMEWORK@Framework@0"
+
+    def write(self, events: Iterable[dict[str, Any]]) -> None:
+        """Write events of its components into the log."""
+        self.log.write_all(events, self.name)
+
+    def tell(self, eventtype: str, comment: str, at: float | None = None, **fields: Any) -> None:
+        """Write an event of the framework into the log."""
+        moment = time.time() if at is None else at
+        self.write([framework_event(eventtype, comment, at=moment, started=self.started, **fields)])
+
+    def begin(self, platform: PlatformConfig, resources: Resources, parent: str | None) -> None:
+        """Write that it begins.
+
+        Parameters
+        ----------
+        platform : PlatformConfig
+            Where it runs.
+        resources : Resources
+            What it may use.
+        parent : str or None
+            The portal run id of the simulation that it belongs to.
+        """
+        self.tell(
+            "IPS_START",
+            "Starting IPS Simulation",
+            at=self.started,
+            state="Running",
+            host=_host(self.config, platform),
+            simname=self.name,
+            user=_user(self.config),
+            startat=datetime.fromtimestamp(self.started).isoformat(timespec="milliseconds"),
+            ips_version=ips_core_version(),
+            parent_portal_runid=parent,
+            **simulation_fields(self.config.values),
+        )
+        comment = f"Nodes = {resources.nodes}   PPN = {resources.cores_per_node}"
+        self.tell("IPS_RESOURCE_ALLOC", comment)
+
+    def end(self, resources: Resources) -> None:
+        """Write that it is over and how it went; close the log."""
+        now = time.time()
+        ended = trace(
+            self.root_span,
+            "run",
+            span=span_id(self.root_span),
+            begin=self.started,
+            end=now,
+            total_cores=resources.nodes * resources.cores_per_node,
+        )
+        self.tell(
+            "IPS_END",
+            "Simulation Execution Error" if self.failure else "Simulation Ended",
+            at=now,
+            ok=not self.failure,
+            state="Completed",
+            stopat=datetime.fromtimestamp(now).isoformat(timespec="milliseconds"),
+            trace=ended,
+            **({"error": self.failure} if self.failure else {}),
+        )
+        self.log.close()
