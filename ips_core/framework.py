@@ -25,7 +25,6 @@ from ips_core.errors import ComponentError, describe
 from ips_core.interruption import Interruptions
 from ips_core.life import Life
 from ips_core.messages import Broadcast, ComponentID, Start, Terminate, pack
-from ips_core.processes import ComponentHandle
 from ips_core.resource_service import Keepers, ResourceService, idle_seconds
 from ips_core.resources import Resources, detect
 from ips_core.router import Router
@@ -225,7 +224,8 @@ class Framework:
             directory = staging.work_directory(config, component, number)
             try:
                 directory.mkdir(parents=True, exist_ok=True)
-                staging.stage_inputs(component, directory)
+                # a sub-workflow's inputs may come later, from the component that it belongs to
+                staging.stage_inputs(component, directory, missing_ok=simulation.is_part)
             except OSError as error:
                 raise ComponentError(component.full_id(number), "staging", str(error)) from None
             calls.append(self._start_process(simulation, section, ids[section], directory))

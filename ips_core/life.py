@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 from ips_core.calls import Call
@@ -99,7 +99,7 @@ class Life:
         if not self._leaving:
             self._wait = self._steps.throw(_Interrupted(reason))
 
-    def _live(self) -> Iterator[Until]:
+    def _live(self) -> Generator[Until]:
         failure = ""
         try:
             yield Until(lambda: True)  # now it can be interrupted

@@ -72,6 +72,11 @@ class Simulation:
         return self.config.name
 
     @property
+    def is_part(self) -> bool:
+        """Whether it is a sub-workflow."""
+        return "::" in self.name
+
+    @property
     def root_span(self) -> str:
         """What its trace begins with."""
         return f"{self.name}@FRAMEWORK@Framework@0"

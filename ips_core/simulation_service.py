@@ -1,4 +1,4 @@
-"""Answers what components ask about simulations: new ones, sub-workflows, values for one another."""
+"""Answers what components ask about simulations: new ones, sub-workflows, values for others."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class SimulationService:
         _Construction(self._router, self._start(simulation), sender, request, simulation.ports)
 
     def _create_simulation(self, sender: Any, request: Request) -> None:
-        """``create_simulation(file)``: its name; it lives beside the others, and logs for itself."""
+        """``create_simulation(file)``: its name; it lives beside the others."""
         (file,) = request.arguments
         config = self._read(file)
         staging.make_tree(config, [file])
@@ -94,7 +94,7 @@ class SimulationService:
     # -- values ------------------------------------------------------------------------------
 
     def _set_config_param(self, sender: Any, request: Request) -> None:
-        """``set_config_param(name, value, simulation)``; the value packed, the simulation or None."""
+        """``set_config_param(name, value, simulation)``; the value is packed."""
         name, value, target = request.arguments
         if target is not None and target not in self._simulations:
             known = ", ".join(self._simulations)

@@ -67,7 +67,7 @@ def _copy(file: str, directory: Path) -> None:
         shutil.copy(file, directory)
 
 
-def stage_inputs(config: ComponentConfig, target: Path) -> None:
+def stage_inputs(config: ComponentConfig, target: Path, missing_ok: bool = False) -> None:
     """Copy a component's INPUT_FILES from its INPUT_DIR to a directory; wildcards are expanded.
 
     Raises
@@ -78,7 +78,7 @@ def stage_inputs(config: ComponentConfig, target: Path) -> None:
     directory = str(config.values.get("INPUT_DIR") or ".")
     for name in file_names(config.values.get("INPUT_FILES")):
         found = glob.glob(os.path.join(directory, name))
-        if not found:
+        if not found and not missing_ok:
             raise FileNotFoundError(
                 f"[{config.section}] INPUT_FILES: no such file: {os.path.join(directory, name)}"
             )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from ips_core.errors import IPSError
+from ips_core.messages import pack, unpack
 from ips_core.services.base import ServicesBase
 
 __all__ = ["ConfigurationServices"]
@@ -11,6 +14,12 @@ __all__ = ["ConfigurationServices"]
 
 class ConfigurationServices(ServicesBase):
     """Configuration values and directories."""
+
+    def _sources(self) -> list[Mapping[str, Any]]:
+        """Return what sets values, the first that has one wins."""
+        simulation = self._start.simulation
+        own = {"PORTAL_RUNID": self._start.run_id, "SIMULATION_CONFIG_FILE": simulation.file}
+        return [self.sim_conf, own, simulation.environment, self._start.platform]
 
     def get_config_param(self, param: str, silent: bool = False) -> Any:
         """Return a value of the simulation file, the environment or the platform file.
@@ -25,23 +34,45 @@ class ConfigurationServices(ServicesBase):
         Raises
         ------
         KeyError
-            No file sets it.
+            Neither a file nor :meth:`set_config_param` sets it.
         """
-        own = {
-            "PORTAL_RUNID": self._start.run_id,
-            "SIMULATION_CONFIG_FILE": self._start.simulation.file,
-        }
-        for source in (
-            self.sim_conf,
-            own,
-            self._start.simulation.environment,
-            self._start.platform,
-        ):
+        for source in self._sources():
             if param in source:
                 return source[param]
+        found = self.link.ask("get_config_param", param)
+        if found is not None:
+            return unpack(found)
         if not silent:
             self.logger.error("no configuration parameter %s", param)
         raise KeyError(f"no configuration parameter {param}")
+
+    def set_config_param(self, param: str, value: Any, target_sim_name: str | None = None) -> Any:
+        """Set a value that :meth:`get_config_param` gives to every component from now on.
+
+        Parameters
+        ----------
+        param : str
+            Its name, which this simulation's file does not set.
+        value : object
+            Its value.
+        target_sim_name : str, optional
+            For which simulation. Default: this one.
+
+        Returns
+        -------
+        object
+            The value.
+
+        Raises
+        ------
+        IPSError
+            A file or the environment sets it: components may have read it already. Or there is no
+            such simulation.
+        """
+        if any(param in source for source in self._sources()):
+            raise IPSError(f"cannot set {param}: a file, the environment or IPS itself sets it")
+        self.link.ask("set_config_param", param, pack(value), target_sim_name)
+        return value
 
     def get_working_dir(self) -> str:
         """Return the component's work directory, an absolute path."""

@@ -2,10 +2,181 @@
 
 from __future__ import annotations
 
-from ips_core.services.base import ServicesBase
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-__all__ = ["WorkflowServices"]
+from ips_core import workflow_config
+from ips_core.config import PlatformConfig, SimulationConfig, read_simulation
+from ips_core.errors import IPSError
+from ips_core.messages import ComponentID
+from ips_core.services.base import ServicesBase
+from ips_core.staging import file_names, stage_inputs, work_directory
+
+__all__ = ["SubWorkflow", "WorkflowServices"]
+
+
+@dataclass(frozen=True)
+class SubWorkflow:
+    """A simulation inside of another one.
+
+    Parameters
+    ----------
+    source : SimulationConfig
+        Its file as it was found: there its inputs come from.
+    config : SimulationConfig
+        Its file as it runs.
+    init, driver : ComponentID or None
+        The components of these ports.
+    """
+
+    source: SimulationConfig
+    config: SimulationConfig
+    init: ComponentID | None
+    driver: ComponentID
 
 
 class WorkflowServices(ServicesBase):
     """Sub-workflows and dynamic simulations."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.sub_flows: dict[str, SubWorkflow] = {}
+
+    def create_sub_workflow(
+        self,
+        sub_name: str,
+        config_file: str,
+        override: Mapping[str, Any] | None = None,
+        input_dir: str | None = None,
+    ) -> tuple[str, ComponentID | None, ComponentID]:
+        """Start the components of another simulation file, as a part of this simulation.
+
+        What its top level does not set is taken from this simulation. It works below
+        ``<work directory>/<sub_name>``, and writes its events and messages where this simulation
+        does. The caller calls ``init``, ``step`` and ``finalize`` of its driver.
+
+        Parameters
+        ----------
+        sub_name : str
+            Its name, new in this component; its SIM_NAME becomes ``<this simulation>::<sub_name>``.
+        config_file : str
+            Its simulation file; as it runs, it is written into the work directory.
+        override : mapping, optional
+            Values that replace those of the file: of a section, as a mapping, or of the top level.
+        input_dir : str, optional
+            Where its components find their input files, below the work directory. Default: each in
+            a directory named after its section, with its INPUT_FILES copied there.
+
+        Returns
+        -------
+        tuple
+            Its SIM_NAME, the component of its INIT port (or None), the one of its DRIVER port.
+
+        Raises
+        ------
+        ConfigError
+            The file is missing or wrong.
+        IPSError
+            There is a sub-workflow of that name already, or a component could not be constructed.
+        """
+        if sub_name in self.sub_flows:
+            raise IPSError(f"there is a sub-workflow {sub_name} already")
+        if not sub_name or set(sub_name) & set("/:"):
+            raise IPSError(f"{sub_name!r} cannot name a sub-workflow: its directory is named so")
+        raw = workflow_config.read_raw(config_file)
+        workflow_config.absolute_scripts(raw)
+        workflow_config.complete(raw, self.sim_conf, self.sim_name, sub_name, os.getcwd())
+        workflow_config.change(raw, override or {})
+        platform = PlatformConfig(values=self._start.platform)
+        source = read_simulation(workflow_config.write(raw, os.getcwd()), platform)
+        directories = {
+            section: os.path.abspath(input_dir or section) for section in source.components
+        }
+        workflow_config.direct_inputs(raw, directories)
+        file = workflow_config.write(raw, os.getcwd())
+        config = read_simulation(file, platform)
+        if input_dir is None:
+            _copy_inputs(source, missing_ok=True)
+        ports = self.link.ask("create_sub_workflow", file)
+        flow = SubWorkflow(source, config, ports.get("INIT"), ports["DRIVER"])
+        self.sub_flows[sub_name] = flow
+        self.link.emit("IPS_CREATE_SUB_WORKFLOW", f"workflow_name = {sub_name}")
+        return config.name, flow.init, flow.driver
+
+    def stage_subflow_output_files(self, subflow_name: str = "ALL") -> dict[str, list[str]]:
+        """Copy the OUTPUT_FILES of sub-workflows' drivers into the work directory.
+
+        Parameters
+        ----------
+        subflow_name : str
+            Which one. Default: all of them.
+
+        Returns
+        -------
+        dict
+            The files that were copied, by sub-workflow.
+
+        Raises
+        ------
+        KeyError
+            There is no such sub-workflow.
+        """
+        if subflow_name != "ALL" and subflow_name not in self.sub_flows:
+            known = ", ".join(self.sub_flows) or "none"
+            raise KeyError(f"no sub-workflow {subflow_name}; there are: {known}")
+        names = list(self.sub_flows) if subflow_name == "ALL" else [subflow_name]
+        return {name: _copy_outputs(self.sub_flows[name]) for name in names}
+
+    def create_simulation(self, config_file: str, override: Mapping[str, Any] | None = None) -> str:
+        """Start another simulation beside this one; nobody has to call it.
+
+        Parameters
+        ----------
+        config_file : str
+            Its simulation file; as it runs, it is written into the work directory.
+        override : mapping, optional
+            As for :meth:`create_sub_workflow`.
+
+        Returns
+        -------
+        str
+            Its SIM_NAME.
+
+        Raises
+        ------
+        ConfigError
+            The file is missing or wrong.
+        IPSError
+            A simulation of that name runs already.
+        """
+        raw = workflow_config.read_raw(config_file)
+        workflow_config.change(raw, override or {})
+        workflow_config.absolute_scripts(raw)
+        return self.link.ask("create_simulation", workflow_config.write(raw, os.getcwd()))
+
+    def _stage_sub_workflow_inputs(self) -> None:
+        """Copy input files of sub-workflows again: they may have changed meanwhile."""
+        for flow in self.sub_flows.values():
+            _copy_inputs(flow.source)
+
+
+def _copy_inputs(config: SimulationConfig, missing_ok: bool = False) -> None:
+    for section, component in config.components.items():
+        target = Path(section)
+        target.mkdir(exist_ok=True)
+        stage_inputs(component, target, missing_ok)
+
+
+def _copy_outputs(flow: SubWorkflow) -> list[str]:
+    driver = flow.config.components[flow.config.ports["DRIVER"]]
+    folder = work_directory(flow.config, driver, flow.driver.number)
+    found = []
+    for pattern in file_names(driver.values.get("OUTPUT_FILES")):
+        for file in sorted(folder.glob(pattern)):
+            shutil.copy(file, file.name)
+            found.append(file.name)
+    return found

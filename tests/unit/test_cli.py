@@ -26,7 +26,8 @@ class FakeFramework:
 
     def __init__(self, *arguments: Any) -> None:
         type(self).made = arguments
-        self.config = SimpleNamespace(log_file="sim.log")
+        config = SimpleNamespace(log_file="sim.log")
+        self.simulations = [SimpleNamespace(name="sim", config=config, failure=self.failure)]
         if self.refusal is not None:
             raise self.refusal
 
@@ -121,7 +122,6 @@ def test_every_problem_of_a_file_is_a_line(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("a.config,b.config", "one simulation file a run is what this release takes"),
         ("no.config", "no.config: there is no such file"),
     ],
 )
