@@ -19,7 +19,7 @@ from typing import Any
 
 from ips_core import staging
 from ips_core.calls import Call
-from ips_core.config import PlatformConfig, SimulationConfig, read_platform, read_simulation
+from ips_core.config import PlatformConfig, SimulationConfig, read_platform, read_simulations
 from ips_core.dask_cluster import read_allocation
 from ips_core.errors import ComponentError, describe
 from ips_core.interruption import Interruptions
@@ -81,7 +81,7 @@ class Framework:
     ) -> None:
         self.started = time.time()
         self.platform: PlatformConfig = read_platform(platform_file_name)
-        self.configs = [read_simulation(file, self.platform) for file in config_file_list]
+        self.configs = read_simulations(config_file_list, self.platform)
         needs_slurm = self.platform.mpirun in (None, "srun") and "SLURM_JOB_ID" in os.environ
         allocation, ends_at = read_allocation() if needs_slurm else (None, None)
         found = detect(self.platform, allocation, cmd_nodes, cmd_ppn)

@@ -70,6 +70,22 @@ class ComponentID:
         """Return the text form (IPS-framework's name for it)."""
         return str(self)
 
+    def get_instance_name(self) -> str:
+        """Return the text form (IPS-framework's other name for it)."""
+        return str(self)
+
+    def get_sim_name(self) -> str:
+        """Return the name of the simulation."""
+        return self.simulation
+
+    def get_class_name(self) -> str:
+        """Return the name of the Python class."""
+        return self.class_name
+
+    def get_seq_num(self) -> int:
+        """Return the number."""
+        return self.number
+
 
 @dataclass(frozen=True)
 class Failure:

@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 import time
+from typing import IO
 
+from ips_core.errors import ComponentError
 from ips_core.messages import Channel, ComponentID, Start
 
 __all__ = ["ComponentHandle"]
@@ -22,6 +24,18 @@ sys.path.append(sys.path.pop(0))
 from ips_core.component_process import main
 main()
 """
+
+
+def _output_of(start: Start) -> IO[bytes] | None:
+    """Open where the simulation's components write to (OUT_REDIRECT); None: where we do."""
+    file = start.simulation.out_redirect
+    if not file:
+        return None
+    try:
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        return open(file, "ab")
+    except OSError as error:
+        raise ComponentError(start.name, "OUT_REDIRECT", str(error)) from None
 
 
 class ComponentHandle:
@@ -38,6 +52,7 @@ class ComponentHandle:
         self.name = start.name
         self.alive = True
         ours, theirs = socket.socketpair()
+        output = _output_of(start)
         try:
             # Not a fork: a script or a notebook without a main guard can run a simulation. Its own
             # session: Ctrl-C in the terminal is for the framework, which ends all in order.
@@ -46,9 +61,13 @@ class ComponentHandle:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 cwd=start.launch_directory,
+                stdout=output,
+                stderr=output,
             )
         finally:
             theirs.close()
+            if output is not None:
+                output.close()
         self.channel = Channel(ours.detach())
         with contextlib.suppress(OSError):  # died at once: noticed by its end-of-file
             self.channel.send(start)

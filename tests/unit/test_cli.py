@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,7 +61,16 @@ EVERYTHING = (["a.config"], "out.log", "p.conf", True, True, 3, 8, True)
         (["--simulation", "a.config"], DEFAULTS),
         (["-i", "a.config"], DEFAULTS),
         (["-j", "a.config"], DEFAULTS),
-        (["-i", "a.config,b.config"], (["a.config", "b.config"], *DEFAULTS[1:])),
+        *(
+            (argv, (["a.config", "b.config"], *DEFAULTS[1:]))
+            for argv in (
+                ["-i", "a.config,b.config"],
+                ["--config=a.config, b.config"],
+                ["--config=a.config", "--simulation=b.config,"],
+            )
+        ),
+        (["--conf=a.config", "--log=sys.stdout"], DEFAULTS),
+        (["-i", "a.config", "--no-debug", "--no-verbose", "--resume", "--no-resume"], DEFAULTS),
         (
             ["-i", "a.config", "-p", "p.conf", "-l", "out.log", "-d", "-v", "-n", "3", "-o", "8"],
             (*EVERYTHING[:-1], False),
@@ -142,6 +154,12 @@ def test_simulation_that_cannot_be_run_exits_with_1(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (["-i", ","], "argument --config/--simulation/-i/-j: expected the name of a file"),
+        (["--clone", "x"], f"--clone is no option any more: {cli._RETIRED['--clone']}"),
+        (
+            ["-i", "a", "--sim_name=x"],
+            "--sim_name is no option any more: set SIM_NAME in the simulation file",
+        ),
         ([], "the following arguments are required: --config/--simulation/-i/-j"),
         (["-i"], "argument --config/--simulation/-i/-j: expected one argument"),
         (["-i", "a", "--nope"], "unrecognized arguments: --nope"),
@@ -161,6 +179,38 @@ def test_wrong_usage_exits_with_2(
     assert caught.value.code == 2
     assert capsys.readouterr().err.endswith(f"ips.py: error: {message}\n")
     assert framework.made == ()
+
+
+def test_help_has_examples_that_can_be_parsed(
+    framework: type[FakeFramework], capsys: Captured
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    examples = re.findall(r"(?m)^  ips\.py (--.*?)(?:  .*)?$", text)
+    assert len(examples) == 3
+    for example in examples:
+        assert cli.main(example.split()) == 0
+    assert {"files:", "resources:", "run:"} <= set(text.splitlines())
+
+
+@pytest.mark.parametrize("command", ["check", "init"])
+def test_command_has_its_own_help(capsys: Captured, command: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: ips.py {command} ")
+
+
+def test_commands_are_not_imported_for_a_run(framework: type[FakeFramework]) -> None:
+    code = (
+        "import sys, ips_core.cli; print({'ips_core.check', 'ips_core.starter'} & {*sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "set()\n"
 
 
 def test_version_is_the_installed_one(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

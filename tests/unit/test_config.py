@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The launch directory, with a driver in it; the shell's PWD is stale."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PWD", "/elsewhere")
+    monkeypatch.setenv("USER", "someone")
     Path("driver.py").touch()
     return tmp_path
 
@@ -143,6 +145,7 @@ def test_whole_simulation_file(here: Path) -> None:
             "SIM_ROOT": f"{here}/sim",
             "LOG_FILE": f"{here}/sim/sim.log",
             "LOG_LEVEL": "INFO",
+            "SIMULATION_MODE": "NORMAL",
             "PORTS": {
                 "NAMES": "DRIVER WORKER",
                 **{port: {"IMPLEMENTATION": section} for port, section in ports.items()},
@@ -420,6 +423,19 @@ NODE_ALLOCATION_MODE = exclusive
 EXTRA = $HOST, b
 """
 
+DEFAULTS = {
+    "CORES_PER_NODE": 0,
+    "SOCKETS_PER_NODE": 0,
+    "PROCS_PER_NODE": 0,
+    "NODES": 0,
+    "TOTAL_PROCS": 0,
+    "GPUS_PER_NODE": 0,
+    "MPIRUN_VERSION": "OpenMPI-generic",
+    "USER": "someone",
+    "HOST": os.uname().nodename,
+    "USE_ACCURATE_NODES": True,
+}
+
 
 def platform(text: str) -> PlatformConfig:
     Path("platform.conf").write_text(text)
@@ -432,20 +448,21 @@ def test_whole_platform_file() -> None:
         "platform.conf",
         "srun",
         {
+            **DEFAULTS,
             "HOST": "perlmutter",
             "MPIRUN": "srun",
             "NODES": 4,
             "CORES_PER_NODE": 64,
-            "PROCS_PER_NODE": 0,
             "NODE_ALLOCATION_MODE": "exclusive",
             "EXTRA": ["perlmutter", "b"],
         },
+        allocation_mode="EXCLUSIVE",
     )
     assert [found.number(key) for key in ("NODES", "PROCS_PER_NODE", "GPUS_PER_NODE")] == [4, 0, 0]
 
 
-def test_no_platform_file_is_an_empty_one() -> None:
-    assert read_platform(None) == PlatformConfig("", None, {})
+def test_no_platform_file_is_one_of_defaults() -> None:
+    assert read_platform(None) == PlatformConfig("", None, DEFAULTS)
 
 
 def test_empty_launcher_is_none() -> None:
@@ -455,15 +472,15 @@ def test_empty_launcher_is_none() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("NODES = many\n", ["NODES = many: expected a whole number"]),
-        ("NODES = 1.5\n", ["NODES = 1.5: expected a whole number"]),
+        ("NODES = many\n", ["NODES = many: expected a whole number, 0 or more"]),
+        ("NODES = 1.5\n", ["NODES = 1.5: expected a whole number, 0 or more"]),
         ("MPIRUN = ssh\n", ["MPIRUN = ssh: expected one of eval, srun, mpirun, mpiexec"]),
-        ("HOST = $NOPE\n", ['HOST: missing option "NOPE" in interpolation.']),
+        ("HOST = $NOPE\n", ["HOST: $NOPE is set neither in the file nor in the environment"]),
         (
             "NODES = x\nMPIRUN = ssh\nSOCKETS_PER_NODE = y\n",
             [
-                "NODES = x: expected a whole number",
-                "SOCKETS_PER_NODE = y: expected a whole number",
+                "SOCKETS_PER_NODE = y: expected a whole number, 0 or more",
+                "NODES = x: expected a whole number, 0 or more",
                 "MPIRUN = ssh: expected one of eval, srun, mpirun, mpiexec",
             ],
         ),
@@ -478,4 +495,4 @@ def test_problem_of_a_platform_file_is_named(text: str, expected: list[str]) -> 
 def test_number_that_is_a_list_or_a_section_is_a_problem(text: str) -> None:
     (problem,) = problems(lambda: platform(text), "platform.conf")
     assert problem.startswith("NODES")
-    assert problem.endswith("expected a whole number")
+    assert problem.endswith("expected a whole number, 0 or more")

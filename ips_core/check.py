@@ -1,0 +1,169 @@
+"""``ips.py check CONFIG``: what would run where, without running or creating anything."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ips_core.cli import count
+from ips_core.config import (
+    ComponentConfig,
+    PlatformConfig,
+    SimulationConfig,
+    overridden,
+    read_platform,
+    read_simulations,
+)
+from ips_core.dask_cluster import read_allocation
+from ips_core.resources import Resources, detect
+from ips_core.scripts import class_problem
+from ips_core.staging import file_names, work_directory
+
+__all__ = ["main", "report"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Check simulation files, print what would run, and return the exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The arguments after ``check``.
+    """
+    arguments = _parser().parse_args(argv)
+    files = [file for text in arguments.config for file in text.split(",") if file]
+    platform = read_platform(arguments.platform or os.environ.get("IPS_PLATFORM_FILE"))
+    simulations = read_simulations(files, platform)
+    platform = overridden(platform, simulations)
+    print(report(platform, _resources(platform, arguments), simulations))
+    problems = [
+        f"{os.path.relpath(simulation.file)}: {problem}"
+        for simulation in simulations
+        for problem in _problems(simulation)
+    ]
+    for problem in problems:
+        print(f"ips.py: {problem}", file=sys.stderr)
+    print("This would not run." if problems else "Nothing speaks against running it.")
+    return 1 if problems else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ips.py check",
+        description="Check simulation files and print what would run on which nodes. Nothing is "
+        "run or created; scripts are read, not executed.",
+    )
+    parser.add_argument(
+        "config", nargs="+", metavar="CONFIG", help="simulation file; several run side by side"
+    )
+    parser.add_argument(
+        *("--platform", "-p"), metavar="FILE", help="platform file (default: $IPS_PLATFORM_FILE)"
+    )
+    for name, short, of in (("--nodes", "-n", "nodes"), ("--ppn", "-o", "cores of each node")):
+        parser.add_argument(name, short, type=count, default=0, metavar="N", help=f"use N {of}")
+    return parser
+
+
+def _resources(platform: PlatformConfig, arguments: argparse.Namespace) -> Resources | None:
+    """Return what a run would find here; None where only a Slurm job could tell."""
+    in_job = "SLURM_JOB_ID" in os.environ
+    if platform.mpirun == "srun" and not in_job:
+        return None
+    asks_slurm = in_job and platform.mpirun in (None, "srun")
+    allocation = read_allocation()[0] if asks_slurm else None
+    return detect(platform, allocation, arguments.nodes, arguments.ppn)
+
+
+def report(
+    platform: PlatformConfig,
+    resources: Resources | None,
+    simulations: Sequence[SimulationConfig],
+) -> str:
+    """Return what would run on which nodes, as text.
+
+    Parameters
+    ----------
+    platform : PlatformConfig
+        What simulation files say of it included.
+    resources : Resources or None
+        What was found; None: only a Slurm job can tell.
+    simulations : sequence of SimulationConfig
+        In the order of the command line.
+    """
+    lines = [*_machine(platform, resources)]
+    number = 0
+    for simulation in simulations:
+        lines += ["", f"simulation {simulation.name}", *_settings(simulation)]
+        for component in simulation.components.values():
+            number += 1
+            lines += _component(simulation, component, number)
+    return "\n".join([*lines, ""])
+
+
+def _machine(platform: PlatformConfig, resources: Resources | None) -> Iterator[str]:
+    launcher = platform.mpirun or (resources and resources.launcher)
+    direct = launcher in ("eval", "local")
+    yield f"platform file    {platform.file or 'none'}"
+    yield f"tasks start by   {'themselves (MPIRUN = eval)' if direct else launcher}"
+    yield f"allocation mode  {platform.allocation_mode or 'not said'}"
+    if resources is None:
+        yield "nodes            those of a Slurm job: run this inside salloc or sbatch to see them"
+        return
+    yield f"nodes            {resources.nodes}, for {resources.cores_per_node} process(es) each"
+    for node in resources.held:
+        yield f"   {node.name}: {node.cores} core(s), {node.gpus} GPU(s)"
+
+
+def _settings(simulation: SimulationConfig) -> Iterator[str]:
+    values = simulation.values
+    restart = f" at {values['RESTART_TIME']}" if values.get("RESTART_TIME") else ""
+    mode = values["SIMULATION_MODE"]
+    yield f"   file          {simulation.file}"
+    yield f"   SIM_ROOT      {simulation.root}"
+    yield f"   LOG_FILE      {simulation.log_file}, from {simulation.log_level} up"
+    yield f"   mode          {mode}{restart if mode == 'RESTART' else ''}"
+    if simulation.out_redirect:
+        yield f"   OUT_REDIRECT  {simulation.out_redirect}"
+    if simulation.use_portal and simulation.portal_url:
+        yield f"   portal        {simulation.portal_url}"
+
+
+def _component(
+    simulation: SimulationConfig, component: ComponentConfig, number: int
+) -> Iterator[str]:
+    ports = [port for port, section in simulation.ports.items() if section == component.section]
+    source = component.script or f"module {component.module}"
+    yield f"   port {', '.join(ports)}: [{component.section}]"
+    yield f"      class           {component.name} of {source}"
+    yield f"      work directory  {work_directory(simulation, component, number)}"
+    yield f"      INPUT_DIR       {component.values['INPUT_DIR']}"
+
+
+def _problems(simulation: SimulationConfig) -> Iterator[str]:
+    for key, folder in (
+        ("SIM_ROOT", simulation.root),
+        ("LOG_FILE", os.path.dirname(simulation.log_file)),
+    ):
+        if blocked := _blocked(Path(folder)):
+            yield f"{key}: {blocked}"
+    for component in simulation.components.values():
+        if problem := class_problem(component):
+            yield problem
+        directory = str(component.values["INPUT_DIR"] or ".")
+        for name in file_names(component.values.get("INPUT_FILES")):
+            file = os.path.join(directory, name)
+            if not glob.glob(file):
+                yield f"[{component.section}] INPUT_FILES: no such file: {file}"
+
+
+def _blocked(folder: Path) -> str:
+    """Return why a folder could not be created and written to; empty if it could."""
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        return f"{folder} is no directory"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"

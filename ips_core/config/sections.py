@@ -1,0 +1,115 @@
+"""What can be told of [TIME_LOOP] and [CHECKPOINT] before anything runs.
+
+They are evaluated where the services use them; a component need not use them at all, so only what
+could never work is a problem.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ips_core.config.reading import word, word_of
+
+__all__ = ["check_checkpoint", "check_time_loop"]
+
+_CHECKPOINT_VALUES = {
+    "ALL": "",
+    "WALLTIME_REGULAR": "WALLTIME_INTERVAL",
+    "WALLTIME_EXPLICIT": "WALLTIME_VALUES",
+    "PHYSTIME_REGULAR": "PHYSTIME_INTERVAL",
+    "PHYSTIME_EXPLICIT": "PHYSTIME_VALUES",
+}
+_ARITHMETIC = (
+    ast.Expression,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.Constant,
+    ast.operator,
+    ast.unaryop,
+)
+
+
+def check_time_loop(values: Mapping[str, Any]) -> list[str]:
+    """Return the problems of [TIME_LOOP]; none if there is no such section.
+
+    Parameters
+    ----------
+    values : mapping
+        The simulation file.
+    """
+    section = values.get("TIME_LOOP")
+    if not isinstance(section, Mapping):
+        return []
+    where, problems = "[TIME_LOOP] ", list[str]()
+    mode = word_of(section, "MODE", ("REGULAR", "EXPLICIT"), problems, where)
+    if mode == "REGULAR":
+        for key in ("START", "FINISH", "NSTEP"):
+            text = word(section, key, problems, where)
+            if text and not _is_arithmetic(text):
+                problems.append(f"{where}{key} = {text}: expected a number, or arithmetic of some")
+    elif mode == "EXPLICIT":
+        problems += _check_all(section, "VALUES", where, _is_arithmetic)
+    return problems
+
+
+def check_checkpoint(values: Mapping[str, Any]) -> list[str]:
+    """Return the problems of [CHECKPOINT]; none if there is no such section.
+
+    Parameters
+    ----------
+    values : mapping
+        The simulation file.
+    """
+    section = values.get("CHECKPOINT")
+    if not isinstance(section, Mapping):
+        return []
+    where, problems = "[CHECKPOINT] ", list[str]()
+    mode = word_of(section, "MODE", _CHECKPOINT_VALUES, problems, where)
+    if needed := _CHECKPOINT_VALUES.get(mode):
+        problems += _check_all(section, needed, where, _is_number)
+    for key in ("NUM_CHECKPOINT", "PROTECT_FREQUENCY"):
+        text = word(section, key, problems, where, required=False)
+        if text and not _is_whole(text):
+            problems.append(f"{where}{key} = {text}: expected a whole number")
+    return problems
+
+
+def _check_all(
+    section: Mapping[str, Any], key: str, where: str, fits: Callable[[str], bool]
+) -> list[str]:
+    """Return the problems of a value that is one or more numbers, after blanks or commas."""
+    value = section.get(key)
+    if not value or isinstance(value, Mapping):
+        return [f"{where}{key} is missing, which MODE = {section['MODE']} needs"]
+    parts = value if isinstance(value, list) else value.split()
+    return [f"{where}{key} has {part}: expected numbers" for part in parts if not fits(part)]
+
+
+def _is_arithmetic(text: str) -> bool:
+    try:
+        nodes = list(ast.walk(ast.parse(text.strip(), mode="eval")))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return all(
+        isinstance(node, _ARITHMETIC)
+        and (not isinstance(node, ast.Constant) or type(node.value) in (int, float))
+        for node in nodes
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,81 @@
+"""Several simulation files of one run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+from ips_core.config.simulation import read_simulation
+from ips_core.config.values import PlatformConfig, SimulationConfig
+from ips_core.errors import ConfigError
+
+__all__ = ["read_simulations"]
+
+_log = logging.getLogger(__name__)
+
+
+def read_simulations(files: Sequence[str], platform: PlatformConfig) -> list[SimulationConfig]:
+    """Return simulation files that are to run side by side.
+
+    One that is named twice is read once, with a warning.
+
+    Parameters
+    ----------
+    files : sequence of str
+        Their paths.
+    platform : PlatformConfig
+        As :func:`~ips_core.config.platform.read_platform` returned it.
+
+    Raises
+    ------
+    ConfigError
+        With every problem of every file. Each needs a SIM_NAME, a SIM_ROOT and a LOG_FILE of its
+        own.
+    """
+    if not files:
+        raise ConfigError("", ["no simulation file is named"])
+    simulations: list[SimulationConfig] = []
+    errors: list[ConfigError] = []
+    for file in _once(files):
+        try:
+            simulations.append(read_simulation(file, platform))
+        except ConfigError as error:
+            errors.append(error)
+    if shared := _shared(simulations):
+        errors.append(ConfigError("", shared))
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ConfigError("", [line for error in errors for line in str(error).splitlines()])
+    return simulations
+
+
+def _once(files: Sequence[str]) -> list[str]:
+    first: dict[str, str] = {}
+    for file in files:
+        path = os.path.realpath(file)
+        if path in first:
+            _log.warning("%s is named twice: it runs once", file)
+        first.setdefault(path, file)
+    return list(first.values())
+
+
+def _shared(simulations: Sequence[SimulationConfig]) -> list[str]:
+    """Return a problem for each value that two simulations have in common but may not."""
+    problems = []
+    first: dict[tuple[str, str], str] = {}
+    for simulation in simulations:
+        own = {
+            "SIM_NAME": simulation.name,
+            "SIM_ROOT": os.path.realpath(simulation.root),
+            "LOG_FILE": os.path.realpath(simulation.log_file),
+        }
+        for key, value in own.items():
+            other = first.setdefault((key, value), simulation.file)
+            if other != simulation.file:
+                problems.append(
+                    f"{simulation.file}: {key} = {value} is that of {other} too: "
+                    "simulations that run side by side need their own"
+                )
+    return problems
