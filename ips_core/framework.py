@@ -42,6 +42,7 @@ from ips_core.processes import ComponentHandle
 from ips_core.resource_service import Keepers, ResourceService, idle_seconds
 from ips_core.resources import Resources, detect
 from ips_core.simulation_log import SimulationLog
+from ips_core.sinks.selection import log_sinks
 from ips_core.version import ips_core_version
 
 __all__ = ["Framework"]
@@ -184,7 +185,9 @@ class Framework:
         host = values.get("HOST") or self.platform.values.get("HOST") or os.uname().nodename
         stamp = now.isoformat(timespec="milliseconds")
         run_id = f"{config.name}_{host}_{user}_{stamp}"
-        log = SimulationLog(Path(config.root) / "simulation_log", run_id, config.name)
+        folder = Path(config.root) / "simulation_log"
+        sinks = log_sinks(config, folder, run_id, self._say, self.platform.values)
+        log = SimulationLog(folder, run_id, config.name, sinks)
         self.simulation = _Simulation(config, run_id, log)
         self._log(
             "IPS_START",
@@ -429,6 +432,7 @@ class Framework:
             trace=ended,
             **({} if ok else {"error": simulation.failure}),
         )
+        simulation.log.end()
         simulation.log.close()
 
     def _leave(self, handles: list[ComponentHandle], ok: bool) -> None:
