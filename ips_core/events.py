@@ -5,14 +5,18 @@ Names, comments and fields are IPS's; ``docs/simulation_log.md`` has the schema.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = [
+    "as_json",
     "call_target",
+    "clock",
     "component_event",
     "framework_event",
     "simulation_fields",
@@ -21,7 +25,25 @@ __all__ = [
 ]
 
 
-def _clock(at: float) -> str:
+_as_json = json.JSONEncoder(default=str, allow_nan=False).encode  # made once, not for each event
+
+
+def as_json(event: Mapping[str, Any]) -> str:
+    """Return an event as JSON; a value that JSON does not know becomes text, and costs no line."""
+    with contextlib.suppress(Exception):
+        return _as_json(event)
+    return json.dumps({str(name): _as_text(value) for name, value in event.items()})
+
+
+def _as_text(value: Any) -> Any:
+    for known in (lambda: json.loads(json.dumps(value, allow_nan=False)), lambda: str(value)):
+        with contextlib.suppress(Exception):
+            return known()
+    return f"<{type(value).__name__}>"
+
+
+def clock(at: float) -> str:
+    """Return a moment, in seconds since the epoch, as events write it: local time and zone."""
     return _clock_of(int(at))
 
 
@@ -52,7 +74,7 @@ def framework_event(
         "ok": ok,
         "comment": comment,
         "walltime": f"{at - started:.2f}",
-        "time": _clock(at),
+        "time": clock(at),
     }
     return event | fields
 
@@ -84,7 +106,7 @@ def component_event(
         "eventtype": eventtype,
         "ok": ok,
         "walltime": f"{at - started:.2f}",
-        "time": _clock(at),
+        "time": clock(at),
     }
     if trace is not None:
         event["trace"] = trace

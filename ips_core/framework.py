@@ -31,6 +31,7 @@ from ips_core.router import Router
 from ips_core.simulation import Simulation, run_id_of
 from ips_core.simulation_log import SimulationLog
 from ips_core.simulation_service import SimulationService
+from ips_core.sinks.selection import log_sinks
 from ips_core.version import ips_core_version
 
 __all__ = ["Framework"]
@@ -193,7 +194,9 @@ class Framework:
     def _begin(self, config: SimulationConfig) -> None:
         """Let a simulation begin beside those that run."""
         run_id = run_id_of(config, self.platform, self.started)
-        log = SimulationLog(Path(config.root) / "simulation_log", run_id, config.name)
+        folder = Path(config.root) / "simulation_log"
+        sinks = log_sinks(config, folder, run_id, self._say, self.platform.values)
+        log = SimulationLog(folder, run_id, config.name, sinks)
         simulation = Simulation(config, run_id, log, self.started)
         parent = config.values.get("PARENT_PORTAL_RUNID") or None
         if self.simulations:

@@ -6,27 +6,29 @@ goes on and is whole after any kind of death.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Sink", "SimulationLog", "read_log"]
+from ips_core.appender import Appender
+from ips_core.events import as_json
 
-_as_json = json.JSONEncoder(default=str, allow_nan=False).encode  # made once, not for each event
+__all__ = ["Sink", "SimulationLog", "read_log"]
 
 
 class Sink(Protocol):
-    """Where events go besides the log itself; it never blocks and never raises."""
+    """Where events go besides the log itself; it never raises, and only :meth:`close` waits."""
 
     def write(self, events: Sequence[dict[str, Any]]) -> None:
         """Take events, as they stand in the log, in its order."""
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Take note that no more follow."""
+
+    def close(self) -> None:
+        """Let go of everything; wait a few seconds at most for what is under way."""
 
 
 class SimulationLog:
@@ -54,12 +56,15 @@ class SimulationLog:
         self._simulation = simulation
         self._sinks = tuple(sinks)
         self._count = 0
-        self._unwritten = b""
-        self._complained = False
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  # closed by close()
+        self._phystimestamp: Any = -1
+        self._vizurl = ""
+        self._file = Appender(self.path)
 
     def write(self, event: dict[str, Any]) -> None:
-        """Append an event, completed by what only the writer knows."""
+        """Append an event, completed by what only the writer knows.
+
+        A ``phystimestamp`` or a ``vizurl`` that an event brings holds for those after it, too.
+        """
         self.write_all([event])
 
     def write_all(self, events: Iterable[dict[str, Any]], simulation: str | None = None) -> None:
@@ -74,52 +79,39 @@ class SimulationLog:
         """
         name = simulation or self._simulation
         completed = [self._completed(event, name) for event in events]
-        self._unwritten += "".join(f"{_line(event)}\n" for event in completed).encode()
-        self._flush()
+        self._file.write("".join(f"{as_json(event)}\n" for event in completed).encode())
         for sink in self._sinks:
             sink.write(completed)
 
     def _completed(self, event: dict[str, Any], simulation: str) -> dict[str, Any]:
         if "trace" in event:
             event = event | {"trace": event["trace"] | {"traceId": self._trace_id}}
+        if "phystimestamp" in event:
+            self._phystimestamp = event["phystimestamp"]
+            event = {name: value for name, value in event.items() if name != "phystimestamp"}
+        if "vizurl" in event:
+            self._vizurl = event["vizurl"]
+        elif self._vizurl:
+            event = event | {"vizurl": self._vizurl}
         number = self._count
         self._count += 1
         return event | {
             "sim_name": simulation,
-            "phystimestamp": -1,
+            "phystimestamp": self._phystimestamp,
             "portal_runid": self._run_id,
             "seqnum": number,
         }
 
-    def _flush(self) -> None:
-        """Write what is there; on a full disk keep it for the next time."""
-        try:
-            while self._unwritten:
-                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
-        except OSError as error:
-            if not self._complained:
-                self._complained = True
-                print(f"{self.path}: {error.strerror}; trying again later", file=sys.stderr)
-
-    def close(self) -> None:
-        """Close the file and the sinks."""
+    def end(self) -> None:
+        """Write no more; what sinks have under way goes on until :meth:`close`."""
         self._file.close()
         for sink in self._sinks:
+            sink.end()
+
+    def close(self) -> None:
+        """Close the sinks, which takes a few seconds at most; :meth:`end` comes first."""
+        for sink in self._sinks:
             sink.close()
-
-
-def _line(event: dict[str, Any]) -> str:
-    """Return an event as JSON; a value that JSON does not know becomes text, and costs no line."""
-    with contextlib.suppress(Exception):
-        return _as_json(event)
-    return json.dumps({str(name): _as_text(value) for name, value in event.items()})
-
-
-def _as_text(value: Any) -> Any:
-    for known in (lambda: json.loads(json.dumps(value, allow_nan=False)), lambda: str(value)):
-        with contextlib.suppress(Exception):
-            return known()
-    return f"<{type(value).__name__}>"
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -10,9 +11,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -279,3 +282,70 @@ def _temporary_files() -> set[str]:
     scratch = {path for path in ours if path.name.startswith("dask-scratch-space")}
     inside = {path for top in scratch for path in top.glob("*") if path.suffix != ".lock"}
     return {str(path) for path in (ours - scratch) | inside}
+
+
+class WebPortal:
+    """A portal on the loopback.
+
+    ``behaviour`` is what it does with a request: ``"good"``, ``"moved"``, ``"hangs"`` until it is
+    closed, ``"drops"`` the connection, or the number of an HTTP error.
+    """
+
+    def __init__(self) -> None:
+        self.behaviour: str | int = "good"
+        self.requests: list[list[dict[str, Any]]] = []
+        self._closing = threading.Event()
+        portal = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                portal.answer(self)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._server.handle_error = lambda *args: None  # whoever asked has gone
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        """Take a request, and do what the portal does with it."""
+        body = request.rfile.read(int(request.headers["Content-Length"]))
+        behaviour = self.behaviour
+        self.requests.append(json.loads(body))
+        if behaviour == "hangs":
+            self._closing.wait(60)
+        elif behaviour == "good":
+            self._reply(request, 200, {"runid": 42, "events": len(self.requests[-1])})
+        elif behaviour == "moved":
+            request.send_response(302)
+            request.send_header("Location", f"{self.url}/elsewhere")
+            request.end_headers()
+        elif isinstance(behaviour, int):
+            self._reply(request, behaviour, {"message": "no"})
+
+    def _reply(self, request: BaseHTTPRequestHandler, status: int, answer: object) -> None:
+        request.send_response(status)
+        request.end_headers()
+        request.wfile.write(json.dumps(answer).encode())
+
+    def received(self) -> list[dict[str, Any]]:
+        """Every event, in the order of arrival."""
+        return [event for request in self.requests for event in request]
+
+    def close(self) -> None:
+        self._closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def web_portal(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebPortal]:
+    """A portal that takes events over HTTP."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with contextlib.closing(WebPortal()) as portal:
+        yield portal

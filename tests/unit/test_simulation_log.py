@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import md5
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ RUN_ID = "sim_host_me_2026-03-01T10:00:00.000"
 def log(tmp_path: Path) -> Iterator[SimulationLog]:
     log = SimulationLog(tmp_path / "sim" / "simulation_log", RUN_ID, "sim")
     yield log
+    log.end()
     log.close()
 
 
@@ -62,7 +63,7 @@ def test_log_is_appended_to(log: SimulationLog) -> None:
     log.write({"number": 0})
     again = SimulationLog(log.path.parent, RUN_ID, "sim")
     again.write({"number": 1})
-    again.close()
+    again.end()
     assert [event["number"] for event in lines(log)] == [0, 1]
 
 
@@ -70,7 +71,7 @@ def test_several_events_are_one_write_in_their_order(
     log: SimulationLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = []
-    monkeypatch.setattr(log, "_file", closing := Writer(log._file, written))
+    monkeypatch.setattr(log._file, "_file", closing := Writer(log._file._file, written))
     log.write_all({"number": number} for number in range(3))
     log.write_all([])
     log.write({"number": 3})
@@ -81,6 +82,37 @@ def test_several_events_are_one_write_in_their_order(
     closing.close()
 
 
+def test_time_stamp_and_address_hold_until_there_is_another(log: SimulationLog) -> None:
+    brought: list[dict[str, Any]] = [{}, {"phystimestamp": 2.5}, {}, {"vizurl": "host/a"}, {}]
+    log.write_all([*brought, {"phystimestamp": 3.5, "vizurl": ""}, {}])
+    found = lines(log)
+    assert [event["phystimestamp"] for event in found] == [-1, 2.5, 2.5, 2.5, 2.5, 3.5, 3.5]
+    assert [event.get("vizurl") for event in found] == [None] * 3 + ["host/a"] * 2 + ["", None]
+    assert list(found[1]) == ["sim_name", "phystimestamp", "portal_runid", "seqnum"]
+
+
+def test_sinks_get_what_the_log_has(tmp_path: Path) -> None:
+    heard: list[Any] = []
+
+    class Listener:
+        def write(self, events: Sequence[dict[str, Any]]) -> None:
+            heard.append(list(events))
+
+        def end(self) -> None:
+            heard.append("end")
+
+        def close(self) -> None:
+            heard.append("close")
+
+    log = SimulationLog(tmp_path, RUN_ID, "sim", [Listener()])
+    log.write_all([{"a": 1}, {"b": 2}], "sim::sub")
+    written = lines(log)
+    assert [event["sim_name"] for event in written] == ["sim::sub"] * 2
+    log.end()
+    log.close()
+    assert heard == [written, "end", "close"]
+
+
 class Writer:
     """A file that notes each write."""
 
@@ -89,7 +121,7 @@ class Writer:
         self.written = written
 
     def write(self, data: bytes) -> int:
-        self.written.append(data)
+        self.written.append(bytes(data))
         return self.file.write(data)
 
     def close(self) -> None:
@@ -118,8 +150,8 @@ def test_full_disk_costs_a_line_nothing_but_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = SimulationLog(tmp_path, RUN_ID, "sim")
-    log.close()
-    disk = log._file = FullDisk(log.path)
+    log.end()
+    disk = log._file._file = FullDisk(log.path)
     for number, room in enumerate((0, 10, 0, 100, 2000)):
         disk.room = room
         log.write({"number": number})

@@ -1,0 +1,77 @@
+"""The ``.eventlog`` file: a line of ``key=value`` for each event, as IPS-framework writes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ips_core.appender import Appender
+from ips_core.events import clock
+
+__all__ = ["EventLog", "eventlog_line"]
+
+
+def eventlog_line(event: Mapping[str, Any], written: float) -> str:
+    """Return an event as a line, with its end.
+
+    A value with blanks stands in single quotes, an empty one is left out, and the ends of lines
+    within one are written as ``\\n``.
+
+    Parameters
+    ----------
+    event : mapping
+        As it stands in the log.
+    written : float
+        Now, in seconds since the epoch.
+    """
+    line = f"{event['seqnum']:8d} {clock(written)} "
+    for name, value in event.items():
+        text = value if value.__class__ is str else _text(value)
+        if "\n" in text or "\r" in text:
+            text = text.strip().replace("\r", "\\r").replace("\n", "\\n")
+        if " " in text:
+            if not text.isspace():
+                line += f"{name}='{text}' "
+        elif text:
+            line += f"{name}={text} "
+    return line + "\n"
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+class EventLog:
+    """A sink: the file, to which each event is appended at once.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = Appender(path)
+
+    def write(self, events: Sequence[dict[str, Any]]) -> None:
+        """Append events with one write."""
+        now = time.time()
+        lines = "".join(eventlog_line(event, now) for event in events)
+        self._file.write(lines.encode(errors="backslashreplace"))
+
+    def end(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def close(self) -> None:
+        """Nothing is under way."""
