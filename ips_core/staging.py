@@ -1,4 +1,4 @@
-"""Files and directories of a simulation below SIM_ROOT."""
+"""What the framework sets up below SIM_ROOT, and the input files of components."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import glob
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from ips_core.config import ComponentConfig, SimulationConfig
 from ips_core.errors import ConfigError
+from ips_core.file_copies import copy_files, file_names
 
-__all__ = ["file_names", "make_log_file", "make_tree", "stage_inputs", "work_directory"]
-
-
-def file_names(value: Any) -> list[str]:
-    """Return a configuration value that lists files as a list: blanks or commas separate them."""
-    return list(value) if isinstance(value, (list, tuple)) else str(value or "").split()
+__all__ = [
+    "make_log_file",
+    "make_tree",
+    "stage_inputs",
+    "stage_sub_flow_inputs",
+    "work_directory",
+]
 
 
 def work_directory(simulation: SimulationConfig, config: ComponentConfig, number: int) -> Path:
@@ -70,17 +71,52 @@ def _copy(file: str, directory: Path) -> None:
 def stage_inputs(config: ComponentConfig, target: Path, missing_ok: bool = False) -> None:
     """Copy a component's INPUT_FILES from its INPUT_DIR to a directory; wildcards are expanded.
 
+    Parameters
+    ----------
+    config : ComponentConfig
+        The component.
+    target : pathlib.Path
+        The directory.
+    missing_ok : bool
+        True: copy what is there. Default: False.
+
     Raises
     ------
     FileNotFoundError
         A name matches nothing.
+    OSError
+        A file cannot be copied.
     """
     directory = str(config.values.get("INPUT_DIR") or ".")
-    for name in file_names(config.values.get("INPUT_FILES")):
-        found = glob.glob(os.path.join(directory, name))
-        if not found and not missing_ok:
-            raise FileNotFoundError(
-                f"[{config.section}] INPUT_FILES: no such file: {os.path.join(directory, name)}"
-            )
-        for file in found:
-            shutil.copy(file, target)
+    names = file_names(config.values.get("INPUT_FILES"))
+    if missing_ok:
+        names = [name for name in names if glob.glob(os.path.join(directory, name))]
+    try:
+        copy_files(directory, names, str(target))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"[{config.section}] INPUT_FILES: {error}") from None
+
+
+def stage_sub_flow_inputs(
+    simulation: SimulationConfig, directory: str, missing_ok: bool = False
+) -> None:
+    """Copy the INPUT_FILES of each component of a sub-workflow to a folder named as its section.
+
+    Parameters
+    ----------
+    simulation : SimulationConfig
+        The sub-workflow, with INPUT_DIR as its file has it.
+    directory : str
+        The work directory of the component that it belongs to.
+    missing_ok : bool
+        As for :func:`stage_inputs`.
+
+    Raises
+    ------
+    OSError
+        As :func:`stage_inputs`.
+    """
+    for component in simulation.components.values():
+        target = Path(directory, component.section)
+        target.mkdir(exist_ok=True)
+        stage_inputs(component, target, missing_ok)

@@ -18,16 +18,17 @@ __all__ = ["ServicesProxy"]
 
 
 class ServicesProxy(
-    CallServices,
-    ConfigurationServices,
     LoggingServices,
     PoolServices,
     PortalServices,
     RestartServices,
-    StagingServices,
     TaskServices,
-    TimeLoopServices,
     TopicServices,
     WorkflowServices,
+    # what others of them stand on
+    CallServices,
+    StagingServices,
+    ConfigurationServices,
+    TimeLoopServices,
 ):
     """What a component may ask of the framework, as ``self.services``."""

@@ -2,10 +2,252 @@
 
 from __future__ import annotations
 
-from ips_core.services.base import ServicesBase
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ips_core.config import SimulationConfig
+from ips_core.events import span_id, trace
+from ips_core.file_copies import copy_files, file_names
+from ips_core.results_tree import ResultsTree
+from ips_core.services.configuration import ConfigurationServices
+from ips_core.services.failure import failure_reported
+from ips_core.staging import stage_sub_flow_inputs
+from ips_core.state_files import merge_state, state_lock
 
 __all__ = ["StagingServices"]
 
 
-class StagingServices(ServicesBase):
-    """Input, output and state files."""
+class StagingServices(ConfigurationServices):
+    """Input, output and state files.
+
+    Attributes
+    ----------
+    sub_flows : dict of str to SimulationConfig
+        Sub-workflows of this component by name, each as its file has it.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.sub_flows: dict[str, SimulationConfig] = {}
+
+    def stage_input_files(self, input_file_list: str | Iterable[str]) -> None:
+        """Copy input files from INPUT_DIR to the work directory.
+
+        Copies, with OUTPUT_PREFIX before their names, go to SIM_ROOT/simulation_setup, too. Input
+        files of the components of sub-workflows are copied to folders of the work directory that
+        are named after their sections.
+
+        Parameters
+        ----------
+        input_file_list : str or iterable of str
+            Names, with wildcards, relative to the component's INPUT_DIR as it is set now. A text
+            is split at blanks.
+
+        Raises
+        ------
+        FileNotFoundError
+            A name matches nothing.
+        OSError
+            A file cannot be copied; the message has both paths and the reason.
+        """
+        begin = time.time()
+        files = input_file_list if isinstance(input_file_list, str) else list(input_file_list)
+        names = file_names(files)
+        source = self._directory(self._own_values()["INPUT_DIR"])
+        setup = os.path.join(self._root(), "simulation_setup", self.full_comp_id)
+        comment = f"Files = {files}"
+        with failure_reported(self, "stage_input_files", "IPS_STAGE_INPUTS", comment):
+            copy_files(source, names, self.workdir)
+            copy_files(source, names, setup, self._prefix())
+            for flow in self.sub_flows.values():
+                stage_sub_flow_inputs(flow, self.workdir)
+        comment = f"Path = {os.path.abspath(source)} {comment}"
+        self._log_copying("IPS_STAGE_INPUTS", "stage_input_files", comment, begin, files)
+
+    def stage_output_files(
+        self,
+        timeStamp: float,
+        file_list: str | Iterable[str],
+        keep_old_files: bool = True,
+        save_plasma_state: bool = True,
+    ) -> None:
+        """Copy output files, and the state files, from the work directory to the results.
+
+        Parameters
+        ----------
+        timeStamp : float
+            The copies go to SIM_ROOT/simulation_results/<timeStamp>/components/<component>, with
+            OUTPUT_PREFIX before their names; SIM_ROOT/simulation_results/<component> has links to
+            them, with the time stamp in their names.
+        file_list : str or iterable of str
+            Names, with wildcards; a text is split at blanks. What matches nothing is left out.
+        keep_old_files : bool
+            Whether copies that are there already stay, and the new ones get ``.0``, ``.1`` behind
+            their names. Default: True.
+        save_plasma_state : bool
+            Whether STATE_FILES are copied, too, to SIM_ROOT/simulation_results/plasma_state.
+            Default: True.
+
+        Raises
+        ------
+        KeyError
+            Neither the component nor the simulation has STATE_FILES; outputs were copied.
+        OSError
+            A file cannot be copied; the message has both paths and the reason.
+        """
+        begin = time.time()
+        files = file_list if isinstance(file_list, str) else list(file_list)
+        names = file_names(files)
+        tree = ResultsTree(self._root(), self.full_comp_id, str(timeStamp), self._prefix())
+        comment = f"Files = {files}"
+        with failure_reported(self, "stage_output_files", "IPS_STAGE_OUTPUTS", comment):
+            tree.keep_outputs(self.workdir, names, bool(keep_old_files))
+            if save_plasma_state:
+                tree.keep_state(self.workdir, self._state_files(None))
+        comment = f"Path = {tree.outputs} {comment}"
+        self._log_copying("IPS_STAGE_OUTPUTS", "stage_output_files", comment, begin, files)
+
+    def stage_state(self, state_files: str | Iterable[str] | None = None) -> None:
+        """Copy state files from STATE_WORK_DIR to the work directory.
+
+        Parameters
+        ----------
+        state_files : str or iterable of str, optional
+            Names, with wildcards; a text is split at blanks. Default: STATE_FILES of the
+            component, else of the simulation.
+
+        Raises
+        ------
+        KeyError
+            STATE_WORK_DIR, or STATE_FILES, is missing.
+        FileNotFoundError
+            A name matches nothing.
+        OSError
+            A file cannot be copied; the message has both paths and the reason.
+        """
+        begin = time.time()
+        names = self._state_files(state_files)
+        shared = self._state_directory()
+        with (
+            failure_reported(self, "stage_state", "IPS_STAGE_STATE"),
+            state_lock(shared, exclusive=False),
+        ):
+            copy_files(shared, names, self.workdir)
+        comment = f" files = {' '.join(names)} Success"
+        self._log_copying("IPS_STAGE_STATE", "stage_state", comment, begin, names)
+
+    def update_state(self, state_files: str | Iterable[str] | None = None) -> None:
+        """Copy state files from the work directory to STATE_WORK_DIR.
+
+        Other components stage all of them as they were before, or all as they are now.
+
+        Parameters
+        ----------
+        state_files : str or iterable of str, optional
+            As for :meth:`stage_state`.
+
+        Raises
+        ------
+        KeyError, FileNotFoundError, OSError
+            As for :meth:`stage_state`.
+        """
+        begin = time.time()
+        names = self._state_files(state_files)
+        shared = self._state_directory()
+        with (
+            failure_reported(self, "update_state", "IPS_UPDATE_STATE"),
+            state_lock(shared, exclusive=True),
+        ):
+            copy_files(self.workdir, names, shared)
+        comment = f"  files = {' '.join(names)} Success"
+        self._log_copying("IPS_UPDATE_STATE", "update_state", comment, begin, names)
+
+    def merge_current_state(
+        self,
+        partial_state_file: str,
+        logfile: str | None = None,
+        merge_binary: str | None = None,
+    ) -> None:
+        """Merge a partial state file into CURRENT_STATE in STATE_WORK_DIR, and copy it here.
+
+        Parameters
+        ----------
+        partial_state_file : str
+            Its path, relative to the work directory.
+        logfile : str, optional
+            What the program writes; relative to the work directory. Default: standard output.
+        merge_binary : str, optional
+            The program, which is run as ``merge_binary -input STATE -updates PARTIAL`` and changes
+            STATE. Default: ``update_state``, from PATH.
+
+        Raises
+        ------
+        KeyError
+            STATE_WORK_DIR or CURRENT_STATE is missing.
+        FileNotFoundError
+            There is no such program, or no such state file.
+        IPSError
+            The program failed, or took more than an hour; the state is as before.
+        """
+        current = os.path.join(self._state_directory(), self.get_config_param("CURRENT_STATE"))
+        partial = os.path.join(self.workdir, partial_state_file)
+        name = merge_binary or "update_state"
+        with failure_reported(self, "merge_current_state", "IPS_MERGE_PLASMA_STATE"):
+            binary = shutil.which(name)
+            if binary is None:
+                raise FileNotFoundError(f"Missing executable file {name} in PATH")
+            merge_state(os.path.abspath(binary), current, partial, self.workdir, logfile)
+        self.link.emit("IPS_MERGE_PLASMA_STATE", "Success")
+
+    # Not named as services: they are nobody else's business
+
+    def _own_values(self) -> Mapping[str, Any]:
+        """Return the component's section, as the component may have changed it."""
+        if self.component_ref is None:  # it is being constructed
+            return self._start.simulation.components[self._start.section].values
+        values: Mapping[str, Any] = self.component_ref.config
+        return values
+
+    def _root(self) -> str:
+        return self._start.simulation.root
+
+    def _prefix(self) -> str:
+        return str(self.sim_conf.get("OUTPUT_PREFIX", ""))
+
+    def _state_files(self, names: str | Iterable[str] | None) -> list[str]:
+        own = self._own_values()
+        if names:
+            return file_names(names)
+        key = "STATE_FILES"
+        return file_names(own[key] if key in own else self.get_config_param(key))
+
+    def _state_directory(self) -> str:
+        return self._directory(self.get_config_param("STATE_WORK_DIR"))
+
+    def _directory(self, name: str) -> str:
+        """Return a directory of the simulation file; relative: to here, else to the launch."""
+        here = os.path.join(self.workdir, name)
+        return here if os.path.isdir(here) else os.path.join(self._start.launch_directory, name)
+
+    def _log_copying(
+        self, eventtype: str, method: str, comment: str, begin: float, files: str | list[str]
+    ) -> None:
+        end = time.time()
+        operation = str(files)
+        self.link.emit(
+            eventtype,
+            f"Elapsed time = {end - begin:.3f} {comment}",
+            at=end,
+            trace=trace(
+                method,
+                operation,
+                # other than the reference's, which are the same for the same files
+                span=span_id(f"{self.component_id}:{method}", operation, begin),
+                begin=begin,
+                end=end,
+                parent=self.span,
+            ),
+        )

@@ -3,48 +3,28 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ips_core import workflow_config
-from ips_core.config import PlatformConfig, SimulationConfig, read_simulation
+from ips_core.config import PlatformConfig, read_simulation
 from ips_core.errors import IPSError
+from ips_core.file_copies import copy_files, file_names
 from ips_core.messages import ComponentID
-from ips_core.services.base import ServicesBase
-from ips_core.staging import file_names, stage_inputs, work_directory
+from ips_core.services.staging import StagingServices
+from ips_core.staging import stage_sub_flow_inputs, work_directory
 
-__all__ = ["SubWorkflow", "WorkflowServices"]
-
-
-@dataclass(frozen=True)
-class SubWorkflow:
-    """A simulation inside of another one.
-
-    Parameters
-    ----------
-    source : SimulationConfig
-        Its file as it was found: there its inputs come from.
-    config : SimulationConfig
-        Its file as it runs.
-    init, driver : ComponentID or None
-        The components of these ports.
-    """
-
-    source: SimulationConfig
-    config: SimulationConfig
-    init: ComponentID | None
-    driver: ComponentID
+__all__ = ["WorkflowServices"]
 
 
-class WorkflowServices(ServicesBase):
+class WorkflowServices(StagingServices):
     """Sub-workflows and dynamic simulations."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.sub_flows: dict[str, SubWorkflow] = {}
+        self._drivers: dict[str, _Driver] = {}
 
     def create_sub_workflow(
         self,
@@ -100,12 +80,15 @@ class WorkflowServices(ServicesBase):
         file = workflow_config.write(raw, os.getcwd())
         config = read_simulation(file, platform)
         if input_dir is None:
-            _copy_inputs(source, missing_ok=True)
+            stage_sub_flow_inputs(source, os.getcwd(), missing_ok=True)
         ports = self.link.ask("create_sub_workflow", file)
-        flow = SubWorkflow(source, config, ports.get("INIT"), ports["DRIVER"])
-        self.sub_flows[sub_name] = flow
         self.link.emit("IPS_CREATE_SUB_WORKFLOW", f"workflow_name = {sub_name}")
-        return config.name, flow.init, flow.driver
+        driver = config.components[config.ports["DRIVER"]]
+        directory = work_directory(config, driver, ports["DRIVER"].number)
+        outputs = file_names(driver.values.get("OUTPUT_FILES"))
+        self._drivers[sub_name] = _Driver(directory, outputs)
+        self.sub_flows[sub_name] = source
+        return config.name, ports.get("INIT"), ports["DRIVER"]
 
     def stage_subflow_output_files(self, subflow_name: str = "ALL") -> dict[str, list[str]]:
         """Copy the OUTPUT_FILES of sub-workflows' drivers into the work directory.
@@ -129,7 +112,7 @@ class WorkflowServices(ServicesBase):
             known = ", ".join(self.sub_flows) or "none"
             raise KeyError(f"no sub-workflow {subflow_name}; there are: {known}")
         names = list(self.sub_flows) if subflow_name == "ALL" else [subflow_name]
-        return {name: _copy_outputs(self.sub_flows[name]) for name in names}
+        return {name: self._drivers[name].copy_outputs() for name in names}
 
     def create_simulation(self, config_file: str, override: Mapping[str, Any] | None = None) -> str:
         """Start another simulation beside this one; nobody has to call it.
@@ -158,25 +141,16 @@ class WorkflowServices(ServicesBase):
         workflow_config.absolute_scripts(raw)
         return self.link.ask("create_simulation", workflow_config.write(raw, os.getcwd()))
 
-    def _stage_sub_workflow_inputs(self) -> None:
-        """Copy input files of sub-workflows again: they may have changed meanwhile."""
-        for flow in self.sub_flows.values():
-            _copy_inputs(flow.source)
 
+@dataclass(frozen=True)
+class _Driver:
+    """The driver of a sub-workflow: where its outputs are, and which."""
 
-def _copy_inputs(config: SimulationConfig, missing_ok: bool = False) -> None:
-    for section, component in config.components.items():
-        target = Path(section)
-        target.mkdir(exist_ok=True)
-        stage_inputs(component, target, missing_ok)
+    directory: Path
+    outputs: list[str]
 
-
-def _copy_outputs(flow: SubWorkflow) -> list[str]:
-    driver = flow.config.components[flow.config.ports["DRIVER"]]
-    folder = work_directory(flow.config, driver, flow.driver.number)
-    found = []
-    for pattern in file_names(driver.values.get("OUTPUT_FILES")):
-        for file in sorted(folder.glob(pattern)):
-            shutil.copy(file, file.name)
-            found.append(file.name)
-    return found
+    def copy_outputs(self) -> list[str]:
+        """Copy its OUTPUT_FILES here, and return which there were."""
+        found = sorted({path for name in self.outputs for path in self.directory.glob(name)})
+        copy_files(str(self.directory), [path.name for path in found], os.getcwd())
+        return [path.name for path in found]

@@ -1,0 +1,102 @@
+"""Where the outputs of components are kept: SIM_ROOT/simulation_results.
+
+::
+
+    <time stamp>/components/<component>/<prefix>out.nc     copies of output files
+    <component>/out_<time stamp>.nc                        links to them
+    plasma_state/<prefix>state_<component>_<time stamp>.nc copies of state files
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ips_core.file_copies import copy_file, matching_files, unused_name
+
+__all__ = ["ResultsTree", "stamped"]
+
+
+def stamped(name: str, stamp: str) -> str:
+    """Return a file's name with a stamp before its extension: ``a.b.nc`` is ``a.b_STAMP.nc``."""
+    stem, dot, extension = name.rpartition(".")
+    return f"{stem}_{stamp}.{extension}" if dot else f"{name}_{stamp}"
+
+
+@dataclass(frozen=True)
+class ResultsTree:
+    """What one component stages at one time.
+
+    Parameters
+    ----------
+    root : str
+        SIM_ROOT.
+    component : str
+        Such as ``WORKERS__Worker_2``.
+    stamp : str
+        The time stamp.
+    prefix : str
+        OUTPUT_PREFIX.
+    """
+
+    root: str
+    component: str
+    stamp: str
+    prefix: str = ""
+
+    @property
+    def _results(self) -> str:
+        return os.path.join(self.root, "simulation_results")
+
+    @property
+    def outputs(self) -> str:
+        """The directory of the copies of output files."""
+        return os.path.join(self._results, self.stamp, "components", self.component)
+
+    def keep_outputs(self, directory: str, names: Iterable[str], keep_old: bool) -> None:
+        """Copy output files and link to the copies; names that match nothing are left out.
+
+        Parameters
+        ----------
+        directory : str
+            Where they are.
+        names : iterable of str
+            Wildcards are expanded.
+        keep_old : bool
+            Copies that are there stay; the new ones get ``.0``, ``.1`` behind their names.
+
+        Raises
+        ------
+        OSError
+            A file cannot be copied, or not be linked to.
+        """
+        for source in matching_files(directory, names, skip_missing=True):
+            name = os.path.basename(source)
+            target = os.path.join(self.outputs, self.prefix + name)
+            target = unused_name(target) if keep_old else target
+            copy_file(source, target)
+            self._link(stamped(name, self.stamp), target)
+
+    def _link(self, name: str, target: str) -> None:
+        """Make or change a link; it is relative, so that SIM_ROOT may be moved."""
+        folder = os.path.join(self._results, self.component)
+        link = os.path.join(folder, name)
+        os.makedirs(folder, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(link)
+        os.symlink(os.path.relpath(target, folder), link)
+
+    def keep_state(self, directory: str, names: Iterable[str]) -> None:
+        """Copy state files; names that match nothing are left out.
+
+        Raises
+        ------
+        OSError
+            A file cannot be copied.
+        """
+        for source in matching_files(directory, names, skip_missing=True):
+            name = stamped(os.path.basename(source), f"{self.component}_{self.stamp}")
+            target = os.path.join(self._results, "plasma_state", self.prefix + name)
+            copy_file(source, unused_name(target))
