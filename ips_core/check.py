@@ -19,9 +19,10 @@ from ips_core.config import (
     read_simulations,
 )
 from ips_core.dask_cluster import read_allocation
+from ips_core.file_copies import file_names
 from ips_core.resources import Resources, detect
 from ips_core.scripts import class_problem
-from ips_core.staging import file_names, work_directory
+from ips_core.staging import work_directory
 
 __all__ = ["main", "report"]
 

@@ -128,7 +128,7 @@ class Inner(Component):
 @pytest.fixture
 def nested(simulation: Any, once: Callable[..., Any]) -> Any:
     def run() -> Any:
-        simulation.write(PARENT).edit("LOG_LEVEL = INFO", "OF_PARENT = $$5, from above")
+        simulation.write(PARENT).edit("LOG_LEVEL = INFO", 'OF_PARENT = "$$5, from above"')
         for name, text in {
             "inner.py": INNER,
             "inner.config": INNER_CONFIG,
@@ -198,7 +198,7 @@ def test_what_cannot_be_created_is_told(nested: Any) -> None:
     assert again == "IPSError: there is a sub-workflow inner already"
     assert slash.startswith("IPSError: 'a/b' cannot name a sub-workflow")
     assert lost == "ConfigError: no.config: there is no such file"
-    assert broken.startswith("IPSError: component INNER__Inner_3 failed in constructor: ")
+    assert broken.startswith("IPSError: component INNER__Inner_4 failed in constructor: ")
     assert broken.endswith("broken.py, line 1: invalid syntax")
     assert twice.endswith("there is a simulation sim already")
     assert unknown == "KeyError: 'no sub-workflow other; there are: inner'"
