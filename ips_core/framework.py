@@ -127,6 +127,8 @@ class Framework:
                 raise
             finally:
                 self._loop()
+                for simulation in self.simulations:  # a portal may take some seconds, for all
+                    simulation.log.close()
         return not self.failure
 
     def terminate_all_sims(self, status: int = 0) -> None:

@@ -119,7 +119,7 @@ class Simulation:
         self.tell("IPS_RESOURCE_ALLOC", comment)
 
     def end(self, resources: Resources) -> None:
-        """Write that it is over and how it went; close the log."""
+        """Write that it is over and how it went; nothing follows in the log."""
         now = time.time()
         ended = trace(
             self.root_span,
@@ -139,4 +139,4 @@ class Simulation:
             trace=ended,
             **({"error": self.failure} if self.failure else {}),
         )
-        self.log.close()
+        self.log.end()
