@@ -161,7 +161,7 @@ def kept(
     history, existing = CheckpointHistory(), list(there)
     for name in names:
         existing = [*dict.fromkeys([*existing, name])]
-        history.add(name, Moment(0.0, float(name)), plan, name in protect)
+        history.add(name, Moment(0.0, float(name)), plan, name == protect)
         gone = history.obsolete(existing, plan.keep)
         existing = [each for each in existing if each not in gone]
     return existing
@@ -175,7 +175,7 @@ def test_newest_stay() -> None:
 
 
 def test_protected_ones_stay_and_do_not_count() -> None:
-    assert kept(CheckpointPlan(keep=2), NAMES, protect=("2.000",)) == ["2.000", *NAMES[-2:]]
+    assert kept(CheckpointPlan(keep=2), NAMES, protect="2.000") == ["2.000", *NAMES[-2:]]
     every = CheckpointPlan(keep=1, protect_every=3)
     assert kept(every, NAMES) == ["3.000", "6.000", "7.000"]
 
