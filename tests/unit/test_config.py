@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -9,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ips_core.config import (
     ComponentConfig,
     PlatformConfig,
     SimulationConfig,
+    overridden,
     read_platform,
     read_simulation,
+    read_simulations,
 )
 from ips_core.errors import ConfigError
 
@@ -91,7 +96,8 @@ def problems(call: Callable[[], object], file: str) -> list[str]:
         call()
     where, found = caught.value.args
     assert where == file
-    assert str(caught.value) == "\n".join(f"{file}: {problem}" for problem in found)
+    prefix = f"{file}: " if file else ""
+    assert str(caught.value) == "\n".join(f"{prefix}{problem}" for problem in found)
     return list(found)
 
 
@@ -258,6 +264,169 @@ def test_missing_level_is_warning() -> None:
     assert read(without("LOG_LEVEL")).log_level == "WARNING"
 
 
+def top(**lines: str) -> str:
+    """The simulation with more keys at its top level."""
+    return "".join(f"{key} = {value}\n" for key, value in lines.items()) + SIMULATION
+
+
+def section(name: str, **lines: str) -> str:
+    """The simulation with another section."""
+    return SIMULATION + f"[{name}]\n" + "".join(f"{key} = {lines[key]}\n" for key in lines)
+
+
+def test_names_are_looked_up_from_the_section_of_the_value_that_is_read() -> None:
+    text = "A = top\nB = ${A}_x\n" + changed(KEY="$B\n   A = local")
+    found = read(text)
+    assert (found.values["B"], found.values["Worker"]["KEY"]) == ("top_x", "local_x")
+
+
+@pytest.mark.parametrize("key", ["SIM_NAME", "SIM_ROOT", "LOG_FILE"])
+def test_required_values_may_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv(key, "there")
+    text = re.sub(rf"(?m)^{key} =.*\n", "", SIMULATION)
+    found = read(text.replace("$SIM_ROOT", "."))
+    assert "there" in f"{found.name} {found.root} {found.log_file}"
+    assert key not in found.values
+
+
+def test_level_of_the_shell_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "trace")
+    assert read(without("LOG_LEVEL")).log_level == "WARNING"
+    assert read(without("LOG_LEVEL"), PlatformConfig(values={"LOG_LEVEL": "DEBUG"})).log_level == (
+        "DEBUG"
+    )
+
+
+def test_directories_are_inherited_from_environment_and_platform_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BIN_PATH", "/environment")
+    platform = PlatformConfig(values={"BIN_PATH": "/platform", "IPS_ROOT": "/platform"})
+    values = read(SIMULATION, platform).components["Driver"].values
+    assert (values["BIN_PATH"], values["IPS_ROOT"]) == ("/environment", "/platform")
+
+
+def test_script_is_found_in_bin_dir_last(here: Path) -> None:
+    (here / "programs").mkdir()
+    (here / "driver.py").rename(here / "programs" / "driver.py")
+    found = read(top(BIN_DIR="$PWD/programs")).components["Driver"]
+    assert found.script == str(here / "programs" / "driver.py")
+
+
+@pytest.mark.parametrize(
+    ("value", "mode"),
+    [("NORMAL", "NORMAL"), ("RESTART", "RESTART"), ("restart", "RESTART"), ("", "NORMAL")],
+)
+def test_mode(value: str, mode: str) -> None:
+    assert read(top(SIMULATION_MODE=value)).values["SIMULATION_MODE"] == mode
+
+
+@pytest.mark.parametrize(
+    ("folders", "latest"),
+    [
+        (["9.500", "10.000", "2.000", "notes"], "10.000"),
+        (["-1.000"], "-1.000"),
+        (["0.000"], "0.000"),
+    ],
+)
+def test_latest_restart_is_the_greatest_number(here: Path, folders: list[str], latest: str) -> None:
+    for folder in folders:
+        (here / "before" / "restart" / folder).mkdir(parents=True)
+    text = top(SIMULATION_MODE="RESTART", RESTART_ROOT="$PWD/before", RESTART_TIME="LATEST")
+    assert read(text).values["RESTART_TIME"] == latest
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"SIMULATION_MODE": "NORMAL", "RESTART_TIME": "LATEST"},
+        {"SIMULATION_MODE": "RESTART", "RESTART_TIME": "3.000"},
+        {"SIMULATION_MODE": "RESTART"},
+    ],
+)
+def test_no_restart_files_are_looked_for_otherwise(keys: dict[str, str]) -> None:
+    assert read(top(**keys)).values.items() >= keys.items()
+
+
+@pytest.mark.parametrize(
+    ("keys", "file"),
+    [
+        ({}, ""),
+        ({"OUT_REDIRECT": ""}, ""),
+        *(({"OUT_REDIRECT": word}, "") for word in ("False", "no", "off", "0")),
+        *(({"OUT_REDIRECT": word}, "sim.out") for word in ("True", "1", "anything")),
+        ({"OUT_REDIRECT": "True", "OUT_REDIRECT_FNAME": "out/x"}, "out/x"),
+        ({"OUT_REDIRECT_FNAME": "out/x"}, ""),
+    ],
+)
+def test_output_of_components(here: Path, keys: dict[str, str], file: str) -> None:
+    assert read(top(**keys)).out_redirect == (str(here / file) if file else "")
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [*((w, False) for w in ("False", "no", "OFF", "0")), *((w, True) for w in ("true", "1", ""))],
+)
+def test_whether_a_portal_is_used(word: str, expected: bool) -> None:
+    assert read(top(USE_PORTAL=word)).use_portal is expected
+
+
+def test_portal_may_be_that_of_the_platform() -> None:
+    platform = PlatformConfig(values={"PORTAL_URL": "http://platform"})
+    assert read(SIMULATION, platform).portal_url == "http://platform"
+    assert read(top(PORTAL_URL="http://own"), platform).portal_url == "http://own"
+    assert (read(SIMULATION).portal_url, read(SIMULATION).use_portal) == ("", True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        section("TIME_LOOP", MODE="REGULAR", START="0", FINISH="10**2 + 1.5e1", NSTEP="(4-2)*5"),
+        section("TIME_LOOP", MODE="EXPLICIT", VALUES="75.000 76.5 -1e2"),
+        section("TIME_LOOP", MODE="EXPLICIT", VALUES="75.000, 76"),
+        section("TIME_LOOP"),
+        section("TIME_LOOP", MODE="", START="what"),
+        section("CHECKPOINT", MODE="ALL", NUM_CHECKPOINT="-1", PROTECT_FREQUENCY="5"),
+        section("CHECKPOINT", MODE="WALLTIME_REGULAR", WALLTIME_INTERVAL="1.5"),
+        section("CHECKPOINT", MODE="PHYSTIME_EXPLICIT", PHYSTIME_VALUES="1.0 2 3e1"),
+        section("CHECKPOINT"),
+    ],
+)
+def test_good_time_loop_and_checkpoint(text: str) -> None:
+    assert read(text).name == "sim"
+
+
+def test_keys_that_nobody_knows_pass_through() -> None:
+    found = read(top(MY_KEY="1, 2") + "   YOURS = x\n")
+    assert found.values["MY_KEY"] == ["1", "2"]
+    assert found.components["Worker"].values["YOURS"] == "x"
+
+
+#: The launch directory may be the same for all examples: each writes its file anew.
+_FAST = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_WORDS = st.text("abcXYZ019_./-+:* ", max_size=12).map(str.strip)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.dictionaries(st.from_regex(r"[A-Z]{3}_[A-Z0-9_]{1,8}", fullmatch=True), _WORDS))
+def test_whatever_text_is_quoted_comes_back(keys: dict[str, str]) -> None:
+    values = read(top(**{f"ZZ_{key}": f"'{value}'" for key, value in keys.items()})).values
+    assert {key: values[f"ZZ_{key}"] for key in keys} == keys
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.text("[]=$'\"\\#,{}\n ADEIMNPRSTV", max_size=60), st.integers(0, len(SIMULATION)))
+def test_no_text_makes_anything_but_a_simulation_or_complaints(text: str, place: int) -> None:
+    with contextlib.suppress(ConfigError):
+        read(SIMULATION[:place] + text + SIMULATION[place:])
+
+
 # Complaints about a simulation file.
 
 EMPTY_DRIVER = "[PORTS] [[DRIVER]] IMPLEMENTATION is empty: nothing would run"
@@ -308,6 +477,73 @@ NO_DRIVER = "[PORTS] NAMES has no DRIVER: nothing would run"
         (
             changed(SCRIPT="/no/driver.py"),
             ["[Driver] SCRIPT = /no/driver.py: there is no such file"],
+        ),
+        (
+            top(SIMULATION_MODE="AGAIN"),
+            ["SIMULATION_MODE = AGAIN: expected one of NORMAL, RESTART"],
+        ),
+        (
+            top(SIMULATION_MODE="RESTART", RESTART_TIME="LATEST"),
+            ["RESTART_ROOT is missing"],
+        ),
+        (
+            top(SIMULATION_MODE="RESTART", RESTART_TIME="LATEST", RESTART_ROOT="/no"),
+            [
+                "RESTART_TIME = LATEST: there are no restart files in /no/restart; "
+                "is RESTART_ROOT the SIM_ROOT of the run before?"
+            ],
+        ),
+        (
+            top(USE_PORTAL="perhaps"),
+            [
+                "USE_PORTAL = perhaps: expected one of true, yes, on, 1, false, no, off, 0",
+            ],
+        ),
+        (
+            top(NODE_ALLOCATION_MODE="mine"),
+            ["NODE_ALLOCATION_MODE = mine: expected one of EXCLUSIVE, SHARED"],
+        ),
+        (
+            changed(KEY="x\n   NODE_ALLOCATION_MODE = mine\n   CPUS_PER_PROC = -1"),
+            [
+                "[Worker] NODE_ALLOCATION_MODE = mine: expected one of EXCLUSIVE, SHARED",
+                "[Worker] CPUS_PER_PROC = -1: expected a whole number",
+            ],
+        ),
+        (
+            section("TIME_LOOP", MODE="OFTEN"),
+            ["[TIME_LOOP] MODE = OFTEN: expected one of REGULAR, EXPLICIT"],
+        ),
+        (
+            section("TIME_LOOP", MODE="REGULAR", START="0", FINISH="exit()"),
+            [
+                "[TIME_LOOP] FINISH = exit(): expected a number, or arithmetic of some",
+                "[TIME_LOOP] NSTEP is missing",
+            ],
+        ),
+        (
+            section("TIME_LOOP", MODE="EXPLICIT", VALUES="1 b 3"),
+            ["[TIME_LOOP] VALUES has b: expected numbers"],
+        ),
+        (
+            section("TIME_LOOP", MODE="EXPLICIT"),
+            ["[TIME_LOOP] VALUES is missing, which MODE = EXPLICIT needs"],
+        ),
+        (
+            section("CHECKPOINT", MODE="SOMETIMES", NUM_CHECKPOINT="many"),
+            [
+                "[CHECKPOINT] MODE = SOMETIMES: expected one of ALL, WALLTIME_REGULAR, "
+                "WALLTIME_EXPLICIT, PHYSTIME_REGULAR, PHYSTIME_EXPLICIT",
+                "[CHECKPOINT] NUM_CHECKPOINT = many: expected a whole number",
+            ],
+        ),
+        (
+            section("CHECKPOINT", MODE="WALLTIME_REGULAR"),
+            ["[CHECKPOINT] WALLTIME_INTERVAL is missing, which MODE = WALLTIME_REGULAR needs"],
+        ),
+        (
+            section("CHECKPOINT", MODE="PHYSTIME_EXPLICIT", PHYSTIME_VALUES="1, x"),
+            ["[CHECKPOINT] PHYSTIME_VALUES has x: expected numbers"],
         ),
         (SIMULATION + "   KEY = again\n", ["Duplicate keyword name at line 25."]),
         (
@@ -411,6 +647,95 @@ def test_file_that_cannot_be_read_is_named(
     assert words in problem
 
 
+# Several simulation files.
+
+
+def write(**files: str) -> list[str]:
+    for name, text in files.items():
+        Path(f"{name}.config").write_text(text)
+    return [f"{name}.config" for name in files]
+
+
+def named(name: str) -> str:
+    return changed(SIM_NAME=name, SIM_ROOT=f"$PWD/{name}")
+
+
+def test_several_simulations_in_their_order() -> None:
+    found = read_simulations(write(b=named("b"), a=named("a")), PlatformConfig())
+    assert [simulation.name for simulation in found] == ["b", "a"]
+
+
+def test_file_that_is_named_twice_is_read_once(caplog: pytest.LogCaptureFixture) -> None:
+    files = [*write(a=named("a"), b=named("b")), "./a.config"]
+    found = read_simulations(files, PlatformConfig())
+    assert [simulation.name for simulation in found] == ["a", "b"]
+    assert caplog.messages == ["./a.config is named twice: it runs once"]
+
+
+def test_no_file_is_a_problem() -> None:
+    assert problems(lambda: read_simulations([], PlatformConfig()), "") == [
+        "no simulation file is named"
+    ]
+
+
+def test_problems_of_all_files_are_reported_at_once() -> None:
+    files = [*write(a=without("CLASS"), b=named("b"), c=without("SIM_NAME", "LOG_FILE")), "d"]
+    assert problems(lambda: read_simulations(files, PlatformConfig()), "") == [
+        "a.config: [Driver] CLASS is missing",
+        "c.config: SIM_NAME is missing",
+        "c.config: LOG_FILE is missing",
+        "d: there is no such file",
+    ]
+
+
+def test_problem_of_one_file_is_that_of_the_file_alone() -> None:
+    files = write(a=without("CLASS"), b=named("b"))
+    assert problems(lambda: read_simulations(files, PlatformConfig()), "a.config") == [
+        "[Driver] CLASS is missing"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("SIM_NAME", changed(SIM_NAME="a", SIM_ROOT="$PWD/b")),
+        ("SIM_ROOT", changed(SIM_NAME="b", SIM_ROOT="$PWD/b/../a", LOG_FILE="b.log")),
+        ("LOG_FILE", changed(SIM_NAME="b", SIM_ROOT="$PWD/b", LOG_FILE="./a/sim.log")),
+    ],
+)
+def test_simulations_side_by_side_share_nothing(here: Path, key: str, text: str) -> None:
+    files = write(a=named("a"), b=text)
+    (problem,) = problems(lambda: read_simulations(files, PlatformConfig()), "")
+    assert problem.startswith(f"{here}/b.config: {key} = ")
+    assert problem.endswith(
+        f" is that of {here}/a.config too: simulations that run side by side need their own"
+    )
+
+
+# What simulation files say of the machine.
+
+
+def test_simulation_files_say_what_the_machine_is_like() -> None:
+    own = top(NODES="2", MPIRUN="eval", NODE_ALLOCATION_MODE="shared", OTHER="x")
+    found = overridden(platform(PLATFORM), [read(own), read(top(NODES="3"))])
+    assert (found.mpirun, found.allocation_mode) == ("eval", "SHARED")
+    assert [found.number(key) for key in ("NODES", "CORES_PER_NODE")] == [3, 64]
+    assert "OTHER" not in found.values
+
+
+def test_simulation_file_without_such_keys_changes_nothing() -> None:
+    before = platform(PLATFORM)
+    assert overridden(before, [read(SIMULATION)]) == before
+
+
+def test_what_makes_no_sense_of_the_machine_is_the_simulation_files_problem(here: Path) -> None:
+    config = read(top(NODES="two", CORES_PER_NODE="3", SOCKETS_PER_NODE="2"))
+    assert problems(lambda: overridden(PlatformConfig(), [config]), str(here / "a.config")) == [
+        "NODES = two: expected a whole number, 0 or more",
+        "SOCKETS_PER_NODE = 2: expected a divisor of CORES_PER_NODE = 3",
+    ]
+
+
 # The platform file.
 
 PLATFORM = """\
@@ -484,11 +809,52 @@ def test_empty_launcher_is_none() -> None:
                 "MPIRUN = ssh: expected one of eval, srun, mpirun, mpiexec",
             ],
         ),
+        ("NODES = -1\n", ["NODES = -1: expected a whole number, 0 or more"]),
+        (
+            "CORES_PER_NODE = 4\nSOCKETS_PER_NODE = 8\n",
+            ["SOCKETS_PER_NODE = 8: expected a divisor of CORES_PER_NODE = 4"],
+        ),
+        (
+            "NODE_ALLOCATION_MODE = mine\n",
+            ["NODE_ALLOCATION_MODE = mine: expected one of EXCLUSIVE, SHARED"],
+        ),
+        *(
+            (
+                f"NODE_DETECTION = {word}\n",
+                [
+                    f"NODE_DETECTION = {word}: the nodes of a job are asked of Slurm only; "
+                    "use slurm_env, or manual with NODES and PROCS_PER_NODE"
+                ],
+            )
+            for word in ("pbs_env", "qstat", "qstat2", "checkjob")
+        ),
+        ("NODE_DETECTION = x\n", ["NODE_DETECTION = x: expected one of manual, slurm_env"]),
+        ("HOST = a, b\n", ["HOST = a, b: expected one value; quote it if it has a comma"]),
         ("HOST = a\nHOST = b\n", ["Duplicate keyword name at line 2."]),
     ],
 )
 def test_problem_of_a_platform_file_is_named(text: str, expected: list[str]) -> None:
     assert problems(lambda: platform(text), "platform.conf") == expected
+
+
+def test_platform_file_sees_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOOLS", "/tools")
+    found = platform("PHYS_BIN = $TOOLS/bin\n[own]\nA = $PHYS_BIN/x\n").values
+    assert (found["PHYS_BIN"], found["own"]) == ("/tools/bin", {"A": "/tools/bin/x"})
+    assert type(found["own"]) is dict
+    assert "TOOLS" not in found
+
+
+@pytest.mark.parametrize(
+    ("word", "accurate"), [("", True), ("ON", True), ("off", False), ("False", False)]
+)
+def test_whether_names_of_nodes_are_accurate_is_a_truth_value(word: str, accurate: bool) -> None:
+    assert platform(f"USE_ACCURATE_NODES = {word}\n").values["USE_ACCURATE_NODES"] is accurate
+
+
+@pytest.mark.parametrize("word", ["manual", "slurm_env", ""])
+def test_how_nodes_are_found(word: str) -> None:
+    assert platform(f"NODE_DETECTION = {word}\n").node_detection == word
 
 
 @pytest.mark.parametrize("text", ["NODES = 1, 2\n", "[NODES]\nA = 1\n"], ids=["list", "section"])
