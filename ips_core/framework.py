@@ -40,7 +40,7 @@ from ips_core.messages import (
 )
 from ips_core.processes import ComponentHandle
 from ips_core.resource_service import Keepers, ResourceService, idle_seconds
-from ips_core.resources import Resources, detect
+from ips_core.resources import Resources, detect, uses_job
 from ips_core.simulation_log import SimulationLog
 from ips_core.version import ips_core_version
 
@@ -115,8 +115,8 @@ class Framework:
         self.started = time.time()
         self.platform: PlatformConfig = read_platform(platform_file_name)
         self.config = read_simulation(config_file_list[0], self.platform)
-        needs_slurm = self.platform.mpirun in (None, "srun") and "SLURM_JOB_ID" in os.environ
-        allocation, ends_at = read_allocation() if needs_slurm else (None, None)
+        in_job = uses_job(self.platform, os.environ)
+        allocation, ends_at = read_allocation() if in_job else (None, None)
         found = detect(self.platform, allocation, cmd_nodes, cmd_ppn)
         self.resources: Resources = replace(found, ends_at=ends_at)
         self._output = log_file_name
