@@ -8,12 +8,17 @@
     ├── IncompleteCallException     wait_call(block=False) and the call still runs
     ├── TaskPoolError               a task pool cannot do what is asked of it
     ├── DaskClusterError            the Dask cluster of a pool could not start, or is lost
+    ├── TaskLaunchError             launch_task cannot start a program
     ├── BadResourceRequest          more cores, GPUs or nodes than there are
+    ├── ResourceRequestMismatch     too few nodes for so few processes on each
+    ├── ResourceRequestUnequalPartitioning  whole nodes, and not the same number on each
+    ├── GPUResourceRequestMismatch  more GPUs than a node has
     ├── InsufficientResources       they are in use, and waiting was not wanted
     └── TaskError                   one task of a pool failed; a value in its results
 
 Each is built from its plain arguments and makes its text in ``__str__``, so that all of them
-survive pickling between processes.
+survive pickling between processes. Where IPS-framework's name ends with ``Exception``, that is
+another name of the same class, so that ``except`` clauses of old components hold.
 """
 
 from __future__ import annotations
@@ -22,13 +27,22 @@ from collections.abc import Sequence
 
 __all__ = [
     "BadResourceRequest",
+    "BadResourceRequestException",
     "ComponentError",
     "ConfigError",
     "DaskClusterError",
+    "GPUResourceRequestMismatch",
+    "GPUResourceRequestMismatchException",
     "IPSError",
     "IncompleteCallException",
     "InsufficientResources",
+    "InsufficientResourcesException",
+    "ResourceRequestMismatch",
+    "ResourceRequestMismatchException",
+    "ResourceRequestUnequalPartitioning",
+    "ResourceRequestUnequalPartitioningException",
     "TaskError",
+    "TaskLaunchError",
     "TaskPoolError",
     "describe",
 ]
@@ -100,12 +114,35 @@ class DaskClusterError(IPSError):
     """The Dask cluster of a pool could not start, or is lost; the argument is the sentence."""
 
 
+class TaskLaunchError(IPSError):
+    """``launch_task`` cannot start a program; the argument is the sentence."""
+
+
 class BadResourceRequest(IPSError):
     """What is asked for is more than there is; the argument is the sentence."""
 
 
+class ResourceRequestMismatch(IPSError):
+    """There are cores enough, but not with so few processes on a node; the argument is the text."""
+
+
+class ResourceRequestUnequalPartitioning(IPSError):
+    """Whole nodes would not all run the same number of processes; the argument is the sentence."""
+
+
+class GPUResourceRequestMismatch(IPSError):
+    """The processes of a node want more GPUs than it has; the argument is the sentence."""
+
+
 class InsufficientResources(IPSError):
     """What is asked for is in use, and waiting was not wanted; the argument is the sentence."""
+
+
+BadResourceRequestException = BadResourceRequest
+ResourceRequestMismatchException = ResourceRequestMismatch
+ResourceRequestUnequalPartitioningException = ResourceRequestUnequalPartitioning
+GPUResourceRequestMismatchException = GPUResourceRequestMismatch
+InsufficientResourcesException = InsufficientResources
 
 
 class TaskError(IPSError):

@@ -26,7 +26,7 @@ from ips_core.interruption import Interruptions
 from ips_core.life import Life
 from ips_core.messages import Broadcast, ComponentID, Start, Terminate, pack
 from ips_core.resource_service import Keepers, ResourceService, idle_seconds
-from ips_core.resources import Resources, detect
+from ips_core.resources import Resources, detect, uses_job
 from ips_core.router import Router
 from ips_core.simulation import Simulation, run_id_of
 from ips_core.simulation_log import SimulationLog
@@ -83,8 +83,8 @@ class Framework:
         self.started = time.time()
         self.platform: PlatformConfig = read_platform(platform_file_name)
         self.configs = read_simulations(config_file_list, self.platform)
-        needs_slurm = self.platform.mpirun in (None, "srun") and "SLURM_JOB_ID" in os.environ
-        allocation, ends_at = read_allocation() if needs_slurm else (None, None)
+        in_job = uses_job(self.platform, os.environ)
+        allocation, ends_at = read_allocation() if in_job else (None, None)
         found = detect(self.platform, allocation, cmd_nodes, cmd_ppn)
         self.resources: Resources = replace(found, ends_at=ends_at)
         #: All that were begun, in that order, without their sub-workflows.

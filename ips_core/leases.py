@@ -159,8 +159,8 @@ class Lender:
     manager : ResourceManager
         Knows the nodes.
     local : bool
-        True: clusters are processes on this machine. They take what is free of its pretended
-        nodes, and never wait for any.
+        True: clusters are processes on this machine beside everything else there: they take
+        nothing of its pretended nodes, and wait for nobody.
     idle_seconds : float
         How long a cluster is kept that nobody uses.
     clock : callable
@@ -370,12 +370,9 @@ class Lender:
         return next(iter(running + able), None)
 
     def _start(self, ticket: Ticket, wanted: Wanted) -> bool:
-        if self._local:
-            allocation = self._manager.allocate(ticket.demand)
-        else:
-            allocation = self._allocate(ticket.demand)
-            if allocation is None:
-                return False
+        allocation = None if self._local else self._allocate(ticket.demand)
+        if allocation is None and not self._local:
+            return False
         number = next(self._cluster_numbers)
         self._clusters[number] = _Cluster(
             number, ticket.simulation, wanted.request, allocation, [ticket]

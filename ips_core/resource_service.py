@@ -5,6 +5,7 @@ It runs in the framework's loop, so nothing in it waits.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -112,11 +113,13 @@ class ResourceService:
         self._calls = calls
         self._control = control
         self._keepers: dict[ComponentID, _Keeper] = {}
+        self._task_ids = itertools.count(1)
         self.services: dict[str, Callable[[Any, Request], None]] = {
             "acquire_cluster": self._acquire_cluster,
             "release_cluster": self._release_cluster,
             "allocate": self._allocate,
             "release": self._release,
+            "new_task_id": self._new_task_id,
         }
 
     # -- what components ask -----------------------------------------------------------------
@@ -142,9 +145,10 @@ class ResourceService:
         self._do(self._lender.release_cluster(*request.arguments))
 
     def _allocate(self, sender: _Asker, request: Request) -> None:
-        """``allocate(nproc, ppn, cores, gpus, whole_nodes, block)``: an ``Allocation``.
+        """``allocate(nproc, ppn, cores, gpus, whole_nodes, ..., block)``: an ``Allocation``.
 
-        It is parked until there is one, unless ``block`` is False.
+        All but the last are those of ``resources.Demand``. It is parked until there is one, unless
+        ``block`` is False.
         """
         *demand, block = request.arguments
         reply = (sender, request.request_id)
@@ -158,6 +162,10 @@ class ResourceService:
         """``release(allocation_id)``."""
         sender.send(Reply(request.request_id))
         self._do(self._lender.release(*request.arguments))
+
+    def _new_task_id(self, sender: _Asker, request: Request) -> None:
+        """``new_task_id()``: the next of the numbers that tasks of all components share."""
+        sender.send(Reply(request.request_id, next(self._task_ids)))
 
     # -- what the framework's loop sees ------------------------------------------------------
 
@@ -224,7 +232,7 @@ class ResourceService:
         wanted, (sender, _) = start.ticket.wanted, start.ticket.reply
         assert wanted is not None
         call = self._control.invoke(
-            name, "start", wanted.request, start.nodes, start.cluster, sender.name
+            name, "start", wanted.request, start.nodes, next(self._task_ids), sender.name
         )
 
         def ended(outcome: Returned) -> None:

@@ -6,13 +6,22 @@ Pure bookkeeping; what Slurm says comes in as a value. Who waits for what is ``l
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ips_core.config import PlatformConfig
 from ips_core.errors import BadResourceRequest, ConfigError
 
-__all__ = ["Allocation", "Demand", "Node", "ResourceManager", "Resources", "Share", "detect"]
+__all__ = [
+    "Allocation",
+    "Demand",
+    "Node",
+    "ResourceManager",
+    "Resources",
+    "Share",
+    "detect",
+    "uses_job",
+]
 
 
 @dataclass(frozen=True)
@@ -25,11 +34,19 @@ class Node:
         Slurm's name of it; on a machine without Slurm a made-up one.
     cores, gpus : int
         How many of it may be used.
+    sockets : int
+        Over how many sockets its cores are spread.
     """
 
     name: str
     cores: int
     gpus: int = 0
+    sockets: int = 1
+
+    @property
+    def cores_per_socket(self) -> int:
+        """Cores of a socket."""
+        return max(1, self.cores // self.sockets)
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,11 @@ class Resources:
     ends_at: float | None = None
 
 
+def uses_job(platform: PlatformConfig, environ: Mapping[str, str]) -> bool:
+    """Tell whether what runs, runs on the nodes of a Slurm job: in one, unless by ``eval``."""
+    return platform.mpirun != "eval" and "SLURM_JOB_ID" in environ
+
+
 def detect(
     platform: PlatformConfig,
     allocation: Sequence[Node] | None,
@@ -73,28 +95,27 @@ def detect(
     Parameters
     ----------
     platform : PlatformConfig
-        The platform file, or an empty one.
+        The platform file, or an empty one. Where ``NODE_DETECTION`` is set, its numbers also bound
+        what Slurm says; ``manual`` takes the first ``NODES`` of the job.
     allocation : sequence of Node or None
-        The nodes of the Slurm job, None outside of one.
+        The nodes of the Slurm job, None outside of one, or if :func:`uses_job` says that they are
+        not used.
     nodes, ppn : int
         ``--nodes`` and ``--ppn`` of the command line; 0 when not given.
 
     Raises
     ------
     ConfigError
-        ``MPIRUN = srun`` outside of a Slurm job, or more nodes asked for than it has.
+        ``MPIRUN = srun`` or ``NODE_DETECTION = slurm_env`` outside of a Slurm job, or more nodes
+        asked for than it has.
     """
-    mpirun = platform.mpirun or ("srun" if allocation else "eval")
+    detection = str(platform.values.get("NODE_DETECTION") or "").lower()
+    in_job = bool(allocation) and platform.mpirun != "eval"
+    if not in_job:
+        _check_that_no_job_is_needed(platform, detection)
     processes = ppn or platform.number("PROCS_PER_NODE")
-    if mpirun == "srun":
-        if not allocation:
-            raise ConfigError(
-                platform.file,
-                ["MPIRUN = srun, but this is no Slurm job: run it inside salloc or sbatch"],
-            )
-        if nodes > len(allocation):
-            raise ConfigError("", [f"--nodes {nodes}: the Slurm job has only {len(allocation)}"])
-        held = allocation[: nodes or len(allocation)]
+    if in_job and allocation:
+        held = _of_job(platform, detection, allocation, nodes)
         flexible = False
     else:
         count = nodes or platform.number("NODES")
@@ -105,10 +126,40 @@ def detect(
         flexible = count <= 1
     processes = processes or min(node.cores for node in held)
     gpus = platform.number("GPUS_PER_NODE")
+    sockets = platform.number("SOCKETS_PER_NODE") or 1
     # More processes than cores are what the user asks for with hyperthreads that Slurm hides
-    held = [Node(node.name, max(node.cores, processes), node.gpus or gpus) for node in held]
-    launcher = "srun" if mpirun == "srun" else "local"
+    held = [
+        Node(node.name, max(node.cores, processes), node.gpus or gpus, sockets) for node in held
+    ]
+    launcher = "srun" if in_job else "local"
     return Resources(len(held), processes, launcher, flexible, tuple(held))
+
+
+def _check_that_no_job_is_needed(platform: PlatformConfig, detection: str) -> None:
+    reasons = ["MPIRUN = srun"] if platform.mpirun == "srun" else []
+    if detection == "slurm_env" and platform.mpirun != "eval":
+        reasons.append("NODE_DETECTION = slurm_env")
+    if reasons:
+        text = f"{reasons[0]}, but this is no Slurm job: run it inside salloc or sbatch"
+        raise ConfigError(platform.file, [text])
+
+
+def _of_job(
+    platform: PlatformConfig, detection: str, allocation: Sequence[Node], nodes: int
+) -> list[Node]:
+    """Return those nodes of a Slurm job that are to be used."""
+    if nodes > len(allocation):
+        raise ConfigError("", [f"--nodes {nodes}: the Slurm job has only {len(allocation)}"])
+    if not nodes and detection == "manual":
+        nodes = platform.number("NODES")
+        if nodes > len(allocation):
+            text = f"NODES = {nodes}: the Slurm job has only {len(allocation)}"
+            raise ConfigError(platform.file, [text])
+    most = platform.number("CORES_PER_NODE") if detection else 0
+    return [
+        replace(node, cores=min(node.cores, most or node.cores))
+        for node in allocation[: nodes or len(allocation)]
+    ]
 
 
 def _visible_gpus() -> int:
@@ -131,6 +182,8 @@ class Demand:
         GPUs of each process.
     whole_nodes : bool
         True: the nodes are nobody else's meanwhile.
+    whole_sockets : bool
+        True: cores are taken by the socket.
     """
 
     nproc: int
@@ -138,6 +191,7 @@ class Demand:
     cores: int = 0
     gpus: int = 0
     whole_nodes: bool = False
+    whole_sockets: bool = False
 
     @classmethod
     def of_nodes(cls, count: int) -> Demand:
@@ -151,6 +205,7 @@ class Demand:
         limits += [f"with {self.gpus} GPU(s) each"] if self.gpus else []
         limits += [f"at most {self.ppn} a node"] if self.ppn else []
         limits += ["on whole nodes"] if self.whole_nodes else []
+        limits += ["on whole sockets"] if self.whole_sockets and not self.whole_nodes else []
         return " ".join([f"{self.nproc} process(es)", ", ".join(limits)]).rstrip()
 
 
@@ -282,7 +337,9 @@ class ResourceManager:
         free = {node.name: node for node in self._nodes}
         for share in (share for allocation in used for share in allocation.shares):
             node = free[share.node]
-            free[share.node] = Node(node.name, node.cores - share.cores, node.gpus - share.gpus)
+            free[share.node] = replace(
+                node, cores=node.cores - share.cores, gpus=node.gpus - share.gpus
+            )
         ours = [node for node in self._nodes if node.name not in self._withheld]
         nodes = ours if among is None else list(among)
         if not demand.whole_nodes:  # nodes that are in use already, so that others stay whole
@@ -301,15 +358,17 @@ class ResourceManager:
         if demand.whole_nodes and free != node:
             return None
         cores = demand.cores or (0 if demand.whole_nodes else max(1, node.cores // self._most))
+        unit = node.cores_per_socket if demand.whole_sockets else 1
         limits = [left, self._most, demand.ppn or left]
-        limits += [free.cores // cores] if cores else []
+        limits += [free.cores // unit * unit // cores] if cores else []
         limits += [free.gpus // demand.gpus] if demand.gpus else []
         count = min(limits)
         if not count:
             return None
         if demand.whole_nodes:
             return Share(node.name, count, node.cores, node.gpus)
-        return Share(node.name, count, count * cores, count * demand.gpus)
+        units = -(-count * cores // unit)
+        return Share(node.name, count, units * unit, count * demand.gpus)
 
 
 def _range(numbers: Iterable[int]) -> str:

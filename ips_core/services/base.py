@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
 from ips_core.link import FrameworkLink
 from ips_core.messages import Broadcast, Start
+from ips_core.task_demand import TaskDefaults, read_defaults
+from ips_core.task_launcher import TaskLauncher
 
 __all__ = ["ServicesBase"]
 
@@ -50,6 +53,19 @@ class ServicesBase:
         )
         logger.addHandler(handler)
         return logger
+
+    @functools.cached_property
+    def _task_defaults(self) -> TaskDefaults:
+        """What the files say for the component's tasks."""
+        own = self.sim_conf.get(self._start.section, {})
+        return read_defaults(own, self.sim_conf, self._start.platform)
+
+    @functools.cached_property
+    def _task_launcher(self) -> TaskLauncher:
+        """What starts the component's programs."""
+        in_job = self._start.resources.launcher == "srun"
+        mpirun = self._start.platform.get("MPIRUN") or ("srun" if in_job else "eval")
+        return TaskLauncher(mpirun, in_job)
 
     def hear(self, news: Broadcast) -> None:
         """Take news for every component (called by the reader)."""

@@ -294,16 +294,12 @@ class PoolServices(ServicesBase):
             bar.update(*pool.progress)
 
     def _local_backend(self) -> LocalBackend:
-        resources, platform = self._start.resources, self._start.platform
-        on_slurm = resources.launcher == "srun"
-        own = self.sim_conf.get(self._start.section, {})
-        mode = own.get("NODE_ALLOCATION_MODE") or platform.get("NODE_ALLOCATION_MODE") or ""
+        resources = self._start.resources
         return LocalBackend(
             self.link,
-            platform.get("MPIRUN") or ("srun" if on_slurm else "eval"),
+            self._task_launcher,
             sum(node.cores for node in resources.held),
-            on_slurm,
-            str(mode).upper() == "EXCLUSIVE",
+            self._task_defaults.exclusive,
             resources.ends_at,
         )
 

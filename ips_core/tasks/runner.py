@@ -92,7 +92,8 @@ class Runner:
             (bool: these cores are its own), ``latest_start`` (seconds since the epoch: it does not
             begin later). Of a process: ``cwd``, ``env`` (dict, on top of the worker's
             environment), ``logfile``, ``errfile`` and ``stdin`` (paths, relative to ``cwd``; stdin
-            may be bytes), ``timeout`` (seconds).
+            may be bytes), ``timeout`` (seconds), ``spawned`` (callable: called as soon as there is
+            a process).
         started : callable
             Called with the first part of the record before the task starts, which it does not do if
             the answer is False.
@@ -326,6 +327,8 @@ class Runner:
             with self._changed:
                 self._children[child] = task["pool"], mark
                 late = self.is_cancelled(task["pool"])
+            if "spawned" in task:
+                task["spawned"]()
             limit = task.get("timeout")
             if late:  # cancelled while it was being started
                 child.signal(signal.SIGTERM)

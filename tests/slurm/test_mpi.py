@@ -17,6 +17,7 @@ from ips_core.pools.executor import Attempt, Ended
 from ips_core.pools.task import Task
 from ips_core.pools.without_dask.backend import LocalBackend
 from ips_core.resources import Allocation, Share
+from ips_core.task_launcher import TaskLauncher
 from ips_core.tasks.launch import TaskShape, launch_command, overlapping_srun_command
 from ips_core.tasks.runner import Runner
 from ips_core.tasks.srun import MPITasks
@@ -150,7 +151,7 @@ def test_pool_without_dask_runs_steps_that_end_with_it(
     job_id, shared_tmp_path, wait_until, processes_with
 ) -> None:
     heard: list[Any] = []
-    executor = LocalBackend(Link(), "srun", slots=8, named=True).executor("run")
+    executor = LocalBackend(Link(), TaskLauncher("srun", True), slots=8).executor("run")
     executor.start(heard.append)
 
     def record_of(key: str, script: str, **keywords: Any) -> Record:

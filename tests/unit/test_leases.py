@@ -351,16 +351,18 @@ def test_at_the_end_nobody_gets_anything(world: World) -> None:
 # On one machine.
 
 
-def test_local_clusters_never_wait_for_each_other() -> None:
+def test_local_clusters_take_nothing_and_wait_for_nobody() -> None:
     world = World(local=True, nodes=1)
     world.leased("a", 1, threads=1)
-    task, nothing = world.tasks("b", 1)
+    task, (granted,) = world.tasks("a", 2)
+    assert granted.ticket is task
+    waits, nothing = world.tasks("b", 1)
     assert nothing == []
     ticket, (start,) = world.cluster("c", 1, threads=2)
     assert start == Start(2, (), ticket)
-    assert world.lender.release_cluster(1) == [Close(1)]  # for the task
-    (granted,) = world.lender.gone(1, "")
-    assert granted.ticket is task
+    assert world.lender.release_cluster(1) == []
+    (freed,) = world.lender.release(granted.value.id)
+    assert freed.ticket is waits
 
 
 # In any order.

@@ -227,3 +227,11 @@ def test_idle_timeout_that_is_no_number_of_seconds(text: Any) -> None:
         text = {"A": "1"}
     with pytest.raises(ConfigError, match=r"^a.config: DASK_IDLE_TIMEOUT = .*: expected a number"):
         idle_seconds("a.config", {"DASK_IDLE_TIMEOUT": text})
+
+
+def test_tasks_and_worker_steps_count_on_together(framework: Framework) -> None:
+    one, other = Asker("ONE"), Asker("OTHER")
+    assert framework.ask(one, "new_task_id")[-1] == Reply(7, 1)
+    framework.ask(one, "acquire_cluster", PAIR, "run", False)
+    assert framework.arguments[0][2] == 2
+    assert framework.ask(other, "new_task_id")[-1] == Reply(7, 3)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ips_core.config import PlatformConfig
 from ips_core.errors import BadResourceRequest, ConfigError
-from ips_core.resources import Allocation, Demand, Node, ResourceManager, Share, detect
+from ips_core.resources import Allocation, Demand, Node, ResourceManager, Share, detect, uses_job
 
 JOB = [Node(f"n{number}", 128, 4) for number in range(4)]
 OWN_CPUS = 6
@@ -23,7 +23,7 @@ def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def platform(mpirun: str | None = None, **values: int) -> PlatformConfig:
+def platform(mpirun: str | None = None, **values: Any) -> PlatformConfig:
     return PlatformConfig("p.conf", mpirun, values)
 
 
@@ -102,9 +102,52 @@ def test_gpus(
     assert {node.gpus for node in detect(platform(**values), job).held} == {gpus}
 
 
-@pytest.mark.parametrize("mpirun", ["mpirun", "mpiexec"])
-def test_other_launchers_keep_clusters_on_this_machine(mpirun: str) -> None:
-    assert detect(platform(mpirun), JOB).launcher == "local"
+@pytest.mark.parametrize("mpirun", [None, "srun", "mpirun", "mpiexec"])
+@pytest.mark.parametrize(
+    ("values", "asked", "nodes", "cores", "processes"),
+    [
+        ({}, {}, 4, 128, 128),
+        ({"NODE_DETECTION": "slurm_env"}, {}, 4, 128, 128),
+        ({"NODE_DETECTION": "slurm_env", "CORES_PER_NODE": 64, "NODES": 2}, {}, 4, 64, 64),
+        ({"NODE_DETECTION": "manual", "CORES_PER_NODE": 256}, {}, 4, 128, 128),
+        ({"NODE_DETECTION": "manual", "NODES": 2, "PROCS_PER_NODE": 8}, {}, 2, 128, 8),
+        ({"NODE_DETECTION": "manual", "NODES": 2}, {"nodes": 3, "ppn": 4}, 3, 128, 4),
+    ],
+)
+def test_every_launcher_uses_the_nodes_of_the_job(
+    mpirun: str | None,
+    values: dict[str, Any],
+    asked: dict[str, int],
+    nodes: int,
+    cores: int,
+    processes: int,
+) -> None:
+    found = detect(platform(mpirun, **values), JOB, **asked)
+    assert (found.launcher, found.flexible) == ("srun", False)
+    assert [(node.name, node.cores) for node in found.held] == [
+        (node.name, cores) for node in JOB[:nodes]
+    ]
+    assert found.cores_per_node == processes
+
+
+@pytest.mark.parametrize(
+    ("mpirun", "environ", "expected"),
+    [
+        (None, {"SLURM_JOB_ID": "7"}, True),
+        ("mpiexec", {"SLURM_JOB_ID": "7"}, True),
+        ("eval", {"SLURM_JOB_ID": "7"}, False),
+        ("srun", {}, False),
+    ],
+)
+def test_job_is_asked_about_its_nodes_unless_by_eval(
+    mpirun: str | None, environ: dict[str, str], expected: bool
+) -> None:
+    assert uses_job(platform(mpirun), environ) is expected
+
+
+def test_sockets_are_those_of_the_platform_file() -> None:
+    held = detect(platform(SOCKETS_PER_NODE=2), JOB).held
+    assert [node.cores_per_socket for node in held] == [64] * 4
 
 
 @pytest.mark.parametrize(
@@ -118,6 +161,7 @@ def test_other_launchers_keep_clusters_on_this_machine(mpirun: str) -> None:
         ),
         (None, JOB, {"nodes": 5}, "--nodes 5: the Slurm job has only 4"),
         ("srun", JOB, {"nodes": 5}, "--nodes 5: the Slurm job has only 4"),
+        ("mpirun", JOB, {"nodes": 5}, "--nodes 5: the Slurm job has only 4"),
     ],
 )
 def test_what_is_not_there_is_an_error(
@@ -126,6 +170,25 @@ def test_what_is_not_there_is_an_error(
     with pytest.raises(ConfigError) as caught:
         detect(platform(mpirun), job, **asked)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("job", "values", "message"),
+    [
+        (JOB, {"NODE_DETECTION": "manual", "NODES": 5}, "NODES = 5: the Slurm job has only 4"),
+        (
+            None,
+            {"NODE_DETECTION": "slurm_env"},
+            "NODE_DETECTION = slurm_env, but this is no Slurm job: run it inside salloc or sbatch",
+        ),
+    ],
+)
+def test_platform_file_that_is_of_another_job(
+    job: list[Node] | None, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        detect(platform("mpirun", **values), job)
+    assert str(caught.value) == f"p.conf: {message}"
 
 
 # What is in use.

@@ -65,7 +65,7 @@ class ClusterKeeper(Component):
         nodes : sequence of str
             On exactly these.
         task_id : int
-            Its number, for the events.
+            Of its worker step, for the events.
         code : str
             The component that asks, for the events.
         """
