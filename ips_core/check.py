@@ -20,7 +20,7 @@ from ips_core.config import (
 )
 from ips_core.dask_cluster import read_allocation
 from ips_core.file_copies import file_names
-from ips_core.resources import Resources, detect
+from ips_core.resources import Resources, detect, uses_job
 from ips_core.scripts import class_problem
 from ips_core.staging import work_directory
 
@@ -71,11 +71,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _resources(platform: PlatformConfig, arguments: argparse.Namespace) -> Resources | None:
     """Return what a run would find here; None where only a Slurm job could tell."""
-    in_job = "SLURM_JOB_ID" in os.environ
+    in_job = uses_job(platform, os.environ)
     if platform.mpirun == "srun" and not in_job:
         return None
-    asks_slurm = in_job and platform.mpirun in (None, "srun")
-    allocation = read_allocation()[0] if asks_slurm else None
+    allocation = read_allocation()[0] if in_job else None
     return detect(platform, allocation, arguments.nodes, arguments.ppn)
 
 
