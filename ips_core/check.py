@@ -18,9 +18,9 @@ from ips_core.config import (
     read_platform,
     read_simulations,
 )
-from ips_core.dask_cluster import read_allocation
 from ips_core.file_copies import file_names
-from ips_core.resources import Resources, detect, uses_job
+from ips_core.machine import find_resources
+from ips_core.resources import Resources, uses_job
 from ips_core.scripts import class_problem
 from ips_core.staging import work_directory
 
@@ -71,11 +71,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _resources(platform: PlatformConfig, arguments: argparse.Namespace) -> Resources | None:
     """Return what a run would find here; None where only a Slurm job could tell."""
-    in_job = uses_job(platform, os.environ)
-    if platform.mpirun == "srun" and not in_job:
+    if platform.mpirun == "srun" and not uses_job(platform, os.environ):
         return None
-    allocation = read_allocation()[0] if in_job else None
-    return detect(platform, allocation, arguments.nodes, arguments.ppn)
+    return find_resources(platform, arguments.nodes, arguments.ppn)
 
 
 def report(

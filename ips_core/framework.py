@@ -13,20 +13,18 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ips_core import staging
 from ips_core.calls import Call
-from ips_core.config import PlatformConfig, SimulationConfig, read_platform, read_simulations
-from ips_core.dask_cluster import read_allocation
+from ips_core.config import SimulationConfig, overridden, read_platform, read_simulations
 from ips_core.errors import ComponentError, describe
 from ips_core.interruption import Interruptions
 from ips_core.life import Life
+from ips_core.machine import find_resources
 from ips_core.messages import Broadcast, ComponentID, Start, Terminate, pack
 from ips_core.resource_service import Keepers, ResourceService, idle_seconds
-from ips_core.resources import Resources, detect, uses_job
 from ips_core.router import Router
 from ips_core.simulation import Simulation, run_id_of
 from ips_core.simulation_log import SimulationLog
@@ -81,12 +79,10 @@ class Framework:
         resume: bool = False,
     ) -> None:
         self.started = time.time()
-        self.platform: PlatformConfig = read_platform(platform_file_name)
-        self.configs = read_simulations(config_file_list, self.platform)
-        in_job = uses_job(self.platform, os.environ)
-        allocation, ends_at = read_allocation() if in_job else (None, None)
-        found = detect(self.platform, allocation, cmd_nodes, cmd_ppn)
-        self.resources: Resources = replace(found, ends_at=ends_at)
+        platform = read_platform(platform_file_name)
+        self.configs = read_simulations(config_file_list, platform)
+        self.platform = overridden(platform, self.configs)
+        self.resources = find_resources(self.platform, cmd_nodes, cmd_ppn)
         #: All that were begun, in that order, without their sub-workflows.
         self.simulations: list[Simulation] = []
         self._output = log_file_name
