@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 from ips_core import read_log
 
 _DEADLINE = 60.0
+_DOCS = Path(__file__).parents[2] / "docs"
 #: What would make a run differ from one machine to the next.
 _FOREIGN_VARIABLES = ("SLURM_", "DASK_", "IPS_PLATFORM_FILE")
 
@@ -251,5 +253,32 @@ def once(_answers: dict[str, Any]) -> Callable[[str, Callable[[], Any]], Any]:
         if error is not None:
             raise error
         return value
+
+    return answer
+
+
+@pytest.fixture(scope="session")
+def undocumented() -> Callable[[list[dict[str, Any]]], set[tuple[str, str]]]:
+    """``undocumented(events)``: types and fields that docs/simulation_log.md does not know."""
+    page = (_DOCS / "simulation_log.md").read_text(encoding="utf-8")
+    common, further = page.split("\n## Events\n")
+    of_all = set(re.findall(r"`(\w+)`", common))
+    rows = [row.split("|")[1:-1] for row in further.splitlines() if re.match(r"\| `[A-Z]", row)]
+    _, _, figures = further.partition("\n## Figures of a pool\n")
+    columns = "".join(row.split("|")[1] for row in figures.splitlines() if row.startswith("| `"))
+    known: dict[str, set[str]] = {"IPS_TASK_POOL_END": set(re.findall(r"`(\w+)`", columns))}
+    for names, _, fields in rows:
+        for name in re.findall(r"`(\w+)`", names):
+            known.setdefault(name, set()).update(re.findall(r"`(\w+)`", fields))
+
+    def answer(events: list[dict[str, Any]]) -> set[tuple[str, str]]:
+        found = set()
+        for event in events:
+            name = event["eventtype"]
+            if name.startswith("IPS_") and name not in known:
+                found.add((name, ""))
+            fields = known.get(name, known["COMPONENT_EVENT"])
+            found |= {(name, key) for key in event.keys() - of_all - fields}
+        return found
 
     return answer

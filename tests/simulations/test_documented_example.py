@@ -46,7 +46,9 @@ def test_files(example: Any) -> None:
     _, root = example
     found = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
     (log,) = (name for name in found if name.endswith(".json"))
-    assert [name for name in found if name != log] == [
+    beside = {log.replace(".json", suffix) for suffix in (".eventlog", ".html")}
+    assert beside <= set(found)
+    assert [name for name in found if name not in beside | {log}] == [
         "dask_sim.config",
         "dask_sim.log",
         "platform.conf",

@@ -146,6 +146,15 @@ def test_portal_gets_every_event_as_the_log_has_it(run: Any) -> None:
     assert "not delivered" not in outcome.stdout
 
 
+def test_every_event_is_documented(run: Any, undocumented: Callable[..., Any]) -> None:
+    events = run[0].events
+    assert undocumented(events) == set()
+    assert undocumented([*events, {"eventtype": "IPS_NEW"}, {"eventtype": "MY", "new": 1}]) == {
+        ("IPS_NEW", ""),
+        ("MY", "new"),
+    }
+
+
 def test_files_beside_the_log(run: Any) -> None:
     outcome, texts, _, _ = run
     assert set(texts) == {".json", ".eventlog", ".html"}
