@@ -273,7 +273,7 @@ def mpirun_command(shape: TaskShape, argv: Sequence[str], exported: Sequence[str
     names = sorted({*exported, *shape.environment})
     variables = [word for name in names for word in ("-x", name)]
     options = ["-np", str(shape.nproc), "--host", hosts, *placement, *variables]
-    return ["mpirun", *options, *shape.extra_args, *argv], shape.environment
+    return ["mpirun", *options, *shape.extra_args, *argv], shape.environment | _beside(shape)
 
 
 def mpiexec_command(shape: TaskShape, argv: Sequence[str]) -> Launch:
@@ -295,7 +295,7 @@ def mpiexec_command(shape: TaskShape, argv: Sequence[str]) -> Launch:
         options += ["-ppn", str(shape.most_per_node), "-hosts", ",".join(shape.node_names)]
         if shape.whole_nodes and shape.cores:
             options += ["-bind-to", f"core:{shape.cores}"]
-    return ["mpiexec", *options, *shape.extra_args, *argv], shape.environment
+    return ["mpiexec", *options, *shape.extra_args, *argv], shape.environment | _beside(shape)
 
 
 def misleading_variables(environ: Mapping[str, str]) -> list[str]:
@@ -322,6 +322,11 @@ def without_variables(names: Iterable[str], argv: Sequence[str]) -> list[str]:
     """
     unset = [word for name in names for word in ("-u", name)]
     return ["env", *unset, *argv] if unset else list(argv)
+
+
+def _beside(shape: TaskShape) -> dict[str, str]:
+    """Let the step by which mpirun reaches the nodes run beside others; else it waits for them."""
+    return {"SLURM_OVERLAP": "1"} if shape.node_names else {}
 
 
 def _where(shape: TaskShape) -> list[str]:

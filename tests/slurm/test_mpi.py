@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -107,6 +108,101 @@ def test_one_machine_may_have_more_ranks_than_cores(
     done = run(argv, {"SAID": "hello", **variables}, shared_tmp_path)
     assert done.returncode == 0, done.stderr
     assert hello_from(shared_tmp_path) == placed(*["None"] * count, openmp=2)
+
+
+LAUNCHES = """
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from ipsframework import Component
+
+MEET = (
+    "touch $0; for i in $(seq 300); do [ -e $1 ] && echo $SLURMD_NODENAME > node-$0 && exit 0; "
+    "sleep 0.1; done; exit 1"
+)
+
+
+class Driver(Component):
+    def step(self, timestamp=0.0, **keywords):
+        top = Path("../../..").resolve()
+        Path("hello.py").write_text((top / "hello.py").read_text())
+        hello, extra = os.path.abspath("hello.py"), os.environ["LAUNCHER_OPTIONS"]
+
+        def launch(name, nproc, *words, **keywords):
+            (top / name).mkdir()
+            return self.services.launch_task(
+                nproc, str(top / name), *words, task_env={"SAID": "hello"}, logfile=f"{name}.log",
+                launch_cmd_extra_args=extra, **keywords
+            )
+
+        python = (sys.executable, hello)
+        ids = [
+            launch("whole", 4, *python, task_ppn=2, whole_nodes=True),
+            launch("parts", 2, *python, task_ppn=1),
+            launch("threads", 2, *python, task_ppn=1, whole_nodes=True, omp=True),
+            launch("fails", 2, "sh", "-c", "exit 5"),
+        ]
+        codes = self.services.wait_tasklist(ids)
+        codes = [codes[each] for each in ids]
+        ids = [
+            self.services.launch_task(
+                1, str(top), "sh", "-c", MEET, *names, launch_cmd_extra_args=extra
+            )
+            for names in ("ab", "ba")
+        ]
+        codes += self.services.wait_tasklist(ids).values()
+        ranks = "touch there-$$; sleep 300"
+        long = launch("killed", 2, "sh", "-c", ranks, task_ppn=1)
+        deadline = time.monotonic() + 30
+        while len(list((top / "killed").glob("there-*"))) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        codes.append(self.services.kill_task(long))
+        (top / "codes").write_text(json.dumps(codes))
+
+
+class Worker(Component):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("launcher", "name", "options"),
+    [("srun", "mpich", "--mpi=pmi2"), ("mpirun", "openmpi", ""), ("mpiexec", "mpich", "")],
+)
+def test_programs_that_components_launch_reach_the_nodes(
+    job_id, library, shared_tmp_path, two_components, monkeypatch, launcher, name, options
+) -> None:
+    library(name)
+    monkeypatch.setenv("LAUNCHER_OPTIONS", options)
+    for file, text in (
+        ("sim.config", two_components),
+        ("components.py", LAUNCHES),
+        ("hello.py", HELLO),
+        ("platform.conf", f"MPIRUN = {launcher}\nNODE_DETECTION = slurm_env\n"),
+    ):
+        (shared_tmp_path / file).write_text(text)
+    ips = [sys.executable, "-m", "ips_core", "--config", "sim.config", "--platform"]
+    done = run([*ips, "platform.conf"], {}, shared_tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((shared_tmp_path / "codes").read_text()) == [0, 0, 0, 5, 0, 0, True]
+    beside = [path.read_text() for path in shared_tmp_path.glob("node-*")]
+    assert len(beside) == 2
+    assert len(set(beside)) == 1
+    nodes = {}
+    for task, ranks, openmp in (("whole", 4, 1), ("parts", 2, 1), ("threads", 2, 2)):
+        said = hello_from(shared_tmp_path / task)
+        nodes[task] = [line.split()[3] for line in said]
+        assert said == placed(*nodes[task], openmp=openmp)
+        assert len(said) == ranks
+    first, second = nodes["whole"][0], nodes["whole"][2]
+    assert nodes["whole"] == [first, first, second, second]
+    assert len({first, second}) == 2
+    assert len(set(nodes["parts"])) == 2
+    assert len(set(nodes["threads"])) == 2
 
 
 def test_tasks_that_share_a_node_run_side_by_side(job_id, shared_tmp_path) -> None:

@@ -110,6 +110,12 @@ def test_mpiexec(shape: TaskShape, expected: str) -> None:
     assert argv("mpiexec", shape) == expected
 
 
+@pytest.mark.parametrize("launcher", ["mpirun", "mpiexec"])
+def test_others_steps_are_no_obstacle_on_nodes_of_a_job(launcher: str) -> None:
+    assert environment(launcher, TaskShape(4)) == {}
+    assert environment(launcher, TaskShape(3, 2, node_names=NODES)) == {"SLURM_OVERLAP": "1"}
+
+
 def test_eval_is_the_program_itself() -> None:
     shape = TaskShape(4, extra_args=("--mpi=pmi2",))
     assert launch_command("eval", shape, PROGRAM) == (PROGRAM, {})
