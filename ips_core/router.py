@@ -60,6 +60,7 @@ class Router:
         self.services: dict[str, Service] = {"call": self._call, "wait_call": self._wait_call}
         self._listener = listener
         self._handles: dict[ComponentID, ComponentHandle] = {}
+        self._waiting: dict[ComponentID, Call] = {}  # what each waits for, the latest
 
     def start(self, start: Start) -> Call:
         """Start a component's process; return the call of its constructor."""
@@ -168,14 +169,35 @@ class Router:
             sender.send(Reply(request.request_id, failure=failure))
         elif call.outcome is None and not block:
             sender.send(Reply(request.request_id))
-        elif call.outcome is None and call.target == sender.component_id:
-            failure = Failure(f"{sender.name} waits for its own {call.method}, which cannot begin")
-            sender.send(Reply(request.request_id, failure=failure))
+        elif call.outcome is None and (circle := self._circle(sender.component_id, call)):
+            sender.send(Reply(request.request_id, failure=Failure(circle)))
         else:
             self._reply_when_ended(sender, request, call)
 
+    def _circle(self, waiting: ComponentID, call: Call) -> str:
+        """Return why a call cannot end while a component waits for it, if that is so.
+
+        A component runs one method at a time: who waits in it does not begin another one.
+        """
+        words = []
+        for _ in range(len(self._waiting) + 1):  # a circle of others is theirs
+            words.append(f"for {call.method} of {self._handles[call.target].name}")
+            if call.target == waiting:
+                who = self._handles[waiting].name
+                chain = ", which waits ".join(words)
+                return f"{who} waits {chain}: that cannot begin before this wait ends"
+            further = self._waiting.get(call.target)
+            if further is None or further.outcome is not None:
+                return ""
+            call = further
+        return ""
+
     def _reply_when_ended(self, sender: ComponentHandle, request: Request, call: Call) -> None:
+        self._waiting[sender.component_id] = call
+
         def answer(outcome: Returned) -> None:
+            if self._waiting.get(sender.component_id) is call:
+                del self._waiting[sender.component_id]
             failure = outcome.failure
             if failure is not None:
                 failure = Failure(str(self._error(call, failure)))

@@ -115,6 +115,36 @@ def test_method_that_is_not_there(simulation: Any) -> None:
     )
 
 
+def test_components_that_wait_for_each_other_are_told(simulation: Any) -> None:
+    simulation.write(
+        """
+        worker = services.get_port("WORKER")
+        try:
+            services.call(worker, "step", 0.0)
+        except Exception as error:
+            print("told:", error)
+        own = services.call_nonblocking(self.component_id, "finalize")
+        try:
+            services.wait_call(own)
+        except Exception as error:
+            print("told:", error)
+        """,
+        'services.call(services.get_port("DRIVER"), "init")',
+    )
+    outcome = simulation.run()
+    assert outcome.code == 0
+    circle, own = [line for line in outcome.stdout.splitlines() if line.startswith("told: ")]
+    end = ": that cannot begin before this wait ends"
+    # whoever begins to wait last is told
+    assert circle in (
+        "told: component WORKERS__Worker_2 failed in step: WORKERS__Worker_2 waits for init of "
+        f"DRIVER__Driver_1, which waits for step of WORKERS__Worker_2{end}",
+        "told: DRIVER__Driver_1 waits for step of WORKERS__Worker_2, which waits for init of "
+        f"DRIVER__Driver_1{end}",
+    )
+    assert own == f"told: DRIVER__Driver_1 waits for finalize of DRIVER__Driver_1{end}"
+
+
 @pytest.mark.parametrize("end", ["os._exit(3)", "pass"])
 def test_what_a_component_started_ends_with_it(simulation: Any, end: str) -> None:
     """That nothing is left is what every test here is checked for."""
