@@ -286,10 +286,16 @@ services.add_task("a", "code", 2, cwd, "sh", "-c", "exit 5")
 services.submit_tasks("a")
 print(services.get_finished_tasks("a"))
 print(open("hello.log").read().splitlines()[-1])
+task = services.launch_task(3, cwd, sys.executable, hello, logfile="single.log")
+code = services.launch_task(2, cwd, "sh", "-c", "exit 6", logfile="code.log")
+print([services.wait_task(task), services.wait_task(code)])
+print(open("single.log").read().splitlines()[-1])
 """
     ).run("--platform", "platform.conf")
     assert outcome.code == 0, outcome.stderr
-    assert outcome.stdout.splitlines()[-2:] == [
+    assert outcome.stdout.splitlines()[-4:] == [
         "{'hello': 0, 'code': 5}",
+        "[(0, 3), (1, 3), (2, 3)]",
+        "[0, 6]",
         "[(0, 3), (1, 3), (2, 3)]",
     ]

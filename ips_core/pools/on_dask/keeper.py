@@ -104,6 +104,7 @@ class ClusterKeeper(Component):
             "IPS_LAUNCH_TASK",
             f"task_id = {task_id} , Tag = None , nproc = {request.nodes} , Target = {target}",
             code=code,
+            task_id=task_id,
             task_name="dask-worker",
             start_time=begin,
         )
@@ -147,6 +148,7 @@ class ClusterKeeper(Component):
                 procs_requested=kept.reached.request.nodes,
                 cores_allocated=kept.reached.slots,
             ),
+            task_id=kept.task_id,
             task_name="dask-worker",
             exit_status=1 if kept.lost else 0,
             start_time=kept.begin,
