@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 
@@ -50,8 +51,17 @@ def _copy(file: str, directory: Path) -> None:
         shutil.copy(file, directory)
 
 
-def stage_inputs(config: ComponentConfig, target: Path) -> None:
+def stage_inputs(config: ComponentConfig, target: Path, launch_directory: str = "") -> None:
     """Copy a component's INPUT_FILES from its INPUT_DIR to a directory; wildcards are expanded.
+
+    Parameters
+    ----------
+    config : ComponentConfig
+        The component.
+    target : pathlib.Path
+        Where to.
+    launch_directory : str
+        What a relative INPUT_DIR is relative to. Default: the current directory.
 
     Raises
     ------
@@ -60,14 +70,16 @@ def stage_inputs(config: ComponentConfig, target: Path) -> None:
     OSError
         A file cannot be copied.
     """
-    directory = str(config.values.get("INPUT_DIR") or ".")
+    directory = os.path.join(launch_directory, config.values.get("INPUT_DIR") or ".")
     try:
         copy_files(directory, file_names(config.values.get("INPUT_FILES")), str(target))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"[{config.section}] INPUT_FILES: {error}") from None
 
 
-def stage_sub_flow_inputs(simulation: SimulationConfig, directory: str) -> None:
+def stage_sub_flow_inputs(
+    simulation: SimulationConfig, directory: str, launch_directory: str
+) -> None:
     """Copy the INPUT_FILES of each component of a sub-workflow to a folder named as its section.
 
     Parameters
@@ -76,6 +88,8 @@ def stage_sub_flow_inputs(simulation: SimulationConfig, directory: str) -> None:
         The sub-workflow, with INPUT_DIR as its file has it.
     directory : str
         The work directory of the component that it belongs to.
+    launch_directory : str
+        What a relative INPUT_DIR is relative to.
 
     Raises
     ------
@@ -85,4 +99,4 @@ def stage_sub_flow_inputs(simulation: SimulationConfig, directory: str) -> None:
     for component in simulation.components.values():
         target = Path(directory, component.section)
         target.mkdir(exist_ok=True)
-        stage_inputs(component, target)
+        stage_inputs(component, target, launch_directory)
