@@ -68,7 +68,9 @@ def _copy(file: str, directory: Path) -> None:
         shutil.copy(file, directory)
 
 
-def stage_inputs(config: ComponentConfig, target: Path, missing_ok: bool = False) -> None:
+def stage_inputs(
+    config: ComponentConfig, target: Path, launch_directory: str = "", missing_ok: bool = False
+) -> None:
     """Copy a component's INPUT_FILES from its INPUT_DIR to a directory; wildcards are expanded.
 
     Parameters
@@ -76,7 +78,9 @@ def stage_inputs(config: ComponentConfig, target: Path, missing_ok: bool = False
     config : ComponentConfig
         The component.
     target : pathlib.Path
-        The directory.
+        Where to.
+    launch_directory : str
+        What a relative INPUT_DIR is relative to. Default: the current directory.
     missing_ok : bool
         True: copy what is there. Default: False.
 
@@ -87,7 +91,7 @@ def stage_inputs(config: ComponentConfig, target: Path, missing_ok: bool = False
     OSError
         A file cannot be copied.
     """
-    directory = str(config.values.get("INPUT_DIR") or ".")
+    directory = os.path.join(launch_directory, config.values.get("INPUT_DIR") or ".")
     names = file_names(config.values.get("INPUT_FILES"))
     if missing_ok:
         names = [name for name in names if glob.glob(os.path.join(directory, name))]
@@ -98,7 +102,10 @@ def stage_inputs(config: ComponentConfig, target: Path, missing_ok: bool = False
 
 
 def stage_sub_flow_inputs(
-    simulation: SimulationConfig, directory: str, missing_ok: bool = False
+    simulation: SimulationConfig,
+    directory: str,
+    launch_directory: str,
+    missing_ok: bool = False,
 ) -> None:
     """Copy the INPUT_FILES of each component of a sub-workflow to a folder named as its section.
 
@@ -108,6 +115,8 @@ def stage_sub_flow_inputs(
         The sub-workflow, with INPUT_DIR as its file has it.
     directory : str
         The work directory of the component that it belongs to.
+    launch_directory : str
+        What a relative INPUT_DIR is relative to.
     missing_ok : bool
         As for :func:`stage_inputs`.
 
@@ -119,4 +128,4 @@ def stage_sub_flow_inputs(
     for component in simulation.components.values():
         target = Path(directory, component.section)
         target.mkdir(exist_ok=True)
-        stage_inputs(component, target, missing_ok)
+        stage_inputs(component, target, launch_directory, missing_ok)

@@ -63,7 +63,7 @@ class StagingServices(ConfigurationServices):
             copy_files(source, names, self.workdir)
             copy_files(source, names, setup, self._prefix())
             for flow in self.sub_flows.values():
-                stage_sub_flow_inputs(flow, self.workdir)
+                stage_sub_flow_inputs(flow, self.workdir, self._start.launch_directory)
         comment = f"Path = {os.path.abspath(source)} {comment}"
         self._log_copying("IPS_STAGE_INPUTS", "stage_input_files", comment, begin, files)
 

@@ -80,7 +80,9 @@ class WorkflowServices(StagingServices):
         file = workflow_config.write(raw, os.getcwd())
         config = read_simulation(file, platform)
         if input_dir is None:
-            stage_sub_flow_inputs(source, os.getcwd(), missing_ok=True)
+            stage_sub_flow_inputs(
+                source, os.getcwd(), self._start.launch_directory, missing_ok=True
+            )
         ports = self.link.ask("create_sub_workflow", file)
         self.link.emit("IPS_CREATE_SUB_WORKFLOW", f"workflow_name = {sub_name}")
         driver = config.components[config.ports["DRIVER"]]

@@ -97,10 +97,11 @@ def test_link_stays_and_what_it_leads_to_is_replaced(folder: Path, tmp_path: Pat
 def test_who_reads_has_the_old_file_to_its_end(folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "state"
     target.write_text("all of the old")
-    with target.open() as reader:
+    with target.open("rb", buffering=0) as reader:
         first = reader.read(3)
         copy_file(str(folder / "a.nc"), str(target))
-        assert first + reader.read() == "all of the old"
+        assert first + reader.read() == b"all of the old"
+    assert target.read_text() == "a.nc"
 
 
 def test_copy_that_fails_leaves_the_old_file(
