@@ -40,24 +40,65 @@ def live_steps(slurm: LocalSlurm) -> list[str]:
     return slurm.run(["squeue", "--steps", "-h", "-o", "%j"]).stdout.split()
 
 
-def test_no_argument_takes_the_whole_allocation(slurm, cluster, job_id):
-    with cluster.get_client() as client:
-        nodes = nodes_of_workers(client)
-        threads = {info["nthreads"] for info in cluster.scheduler_info["workers"].values()}
-    assert nodes == ["n1", "n2", "n3", "n4"]
-    assert threads == {2}
-    assert cluster.plan == cluster.observed == {f"{cluster.name}-{i}" for i in range(4)}
-    assert sorted(live_steps(slurm)) == [f"{cluster.name}-scheduler-0", f"{cluster.name}-worker-1"]
-    assert job_id in cluster.name
+class TestAllOfTheAllocation:
+    """What a cluster of four nodes is; one is looked at by all."""
 
+    @pytest.fixture
+    def cluster(self, standing_cluster):
+        return standing_cluster
 
-def test_tls_is_on_and_a_plain_client_is_refused(cluster):
-    assert cluster.scheduler_address.startswith("tls://")
-    keys = list(cluster.run_directory.glob("*-key.pem"))
-    assert {key.stat().st_mode & 0o777 for key in keys} == {0o600}
-    assert cluster.run_directory.stat().st_mode & 0o777 == 0o700
-    with pytest.raises(OSError, match=r"^in <TCP|Timed out"):
-        Client(cluster.scheduler_address.replace("tls:", "tcp:"), timeout=2)
+    @pytest.fixture
+    def job_id(self, cluster):
+        return cluster.allocation.job_id
+
+    def test_no_argument_takes_the_whole_allocation(self, slurm, cluster, job_id):
+        with cluster.get_client() as client:
+            nodes = nodes_of_workers(client)
+            threads = {info["nthreads"] for info in cluster.scheduler_info["workers"].values()}
+        assert nodes == ["n1", "n2", "n3", "n4"]
+        assert threads == {2}
+        assert cluster.plan == cluster.observed == {f"{cluster.name}-{i}" for i in range(4)}
+        assert sorted(live_steps(slurm)) == [
+            f"{cluster.name}-scheduler-0",
+            f"{cluster.name}-worker-1",
+        ]
+        assert job_id in cluster.name
+
+    def test_tls_is_on_and_a_plain_client_is_refused(self, cluster):
+        assert cluster.scheduler_address.startswith("tls://")
+        keys = list(cluster.run_directory.glob("*-key.pem"))
+        assert {key.stat().st_mode & 0o777 for key in keys} == {0o600}
+        assert cluster.run_directory.stat().st_mode & 0o777 == 0o700
+        with pytest.raises(OSError, match=r"^in <TCP|Timed out"):
+            Client(cluster.scheduler_address.replace("tls:", "tcp:"), timeout=2)
+
+    def test_more_nodes_than_there_are_is_one_sentence(self, cluster, job_id):
+        with pytest.raises(NotEnoughNodesError, match=f"^5 node.* but Slurm job {job_id} has 4;"):
+            cluster.scale(5)
+        with pytest.raises(NotEnoughNodesError, match=r"^9 node\(s\) asked for"):
+            SlurmAllocationCluster(9)
+        assert list(cluster.run_directory.parent.iterdir()) == [cluster.run_directory]
+
+    def test_job_script_is_what_runs(self, cluster):
+        script = cluster.job_script()
+        assert subprocess.run(["bash", "-n"], input=script, text=True, timeout=10).returncode == 0
+        for step in cluster.steps.all:
+            text = next(word for word in step.argv if "\n" in word)
+            assert text in script
+        assert "--ntasks-per-node=1" in script
+        assert "n4=" in script
+
+    def test_logs_of_scheduler_workers_and_steps(self, cluster):
+        logs = cluster.get_logs()
+        assert len(logs) == 1 + 1 + 4
+        assert "Register worker" in logs["Scheduler"]
+        assert set(logs) >= {"Cluster", "Scheduler"}
+
+    def test_numbers_that_make_no_sense_are_refused(self, cluster):
+        for number in (-1, 2.5, "2"):
+            with pytest.raises(ValueError, match=r"^scale: a whole number of 0 or more"):
+                cluster.scale(number)
+        assert len(cluster.plan) == 4
 
 
 def test_close_leaves_nothing_and_is_idempotent(slurm, job_id, shared_tmp_path, capfd, wait_until):
@@ -70,10 +111,13 @@ def test_close_leaves_nothing_and_is_idempotent(slurm, job_id, shared_tmp_path, 
     assert capfd.readouterr() == ("", "")
 
 
-def test_closing_does_not_wait_for_workers_that_are_still_to_come(slurm, cluster, wait_until):
-    cluster.scale(3)
-    wait_until(lambda: len(cluster.steps.placed) == 3, 20, "a node is given back")
-    cluster.scale(4)
+def test_closing_does_not_wait_for_workers_that_are_still_to_come(
+    slurm, pair_of_workers, wait_until
+):
+    cluster = pair_of_workers
+    cluster.scale(1)
+    wait_until(lambda: len(cluster.steps.placed) == 1, 20, "a node is given back")
+    cluster.scale(2)
     wait_until(lambda: len(cluster.steps.all) == 3, 20, "it is taken again")
     begin = time.monotonic()
     cluster.close()
@@ -81,20 +125,34 @@ def test_closing_does_not_wait_for_workers_that_are_still_to_come(slurm, cluster
     wait_until(lambda: not live_steps(slurm), 10, "no step is left")
 
 
-def test_closing_while_it_waits_for_nodes_that_drain_is_no_error(cluster, wait_until, caplog):
+def test_closing_while_it_waits_for_nodes_that_drain_is_no_error(
+    pair_of_workers, wait_until, caplog
+):
+    cluster = pair_of_workers
     with cluster.get_client() as client:
-        tasks = client.map(time.sleep, [60] * 8, pure=False)
-        wait_until(lambda: sum(map(len, client.processing().values())) == 8, 20, "all run")
+        tasks = client.map(time.sleep, [60] * 4, pure=False)
+        wait_until(lambda: sum(map(len, client.processing().values())) == 4, 20, "all run")
         cluster.scale(1)
-        wait_until(lambda: len(cluster.workers) == 1, 20, "three nodes drain")
-        cluster.scale(4)
+        wait_until(lambda: len(cluster.workers) == 1, 20, "a node drains")
+        cluster.scale(2)
         wait_until(lambda: cluster.steps._round or cluster._lock.locked(), 20, "it waits for them")
         cluster.close()
         del tasks
     assert "could not grow" not in caplog.text
 
 
-def test_scaling_down_leaves_the_siblings_and_up_takes_the_free_node(slurm, cluster, wait_until):
+def test_scaling_down_leaves_the_siblings_and_waits_for_running_tasks(
+    cluster, shared_tmp_path, wait_until
+):
+    def slow(number: int, folder: str) -> int:
+        import time
+        import uuid
+        from pathlib import Path
+
+        Path(folder, f"start-{number}-{uuid.uuid4().hex}").touch()
+        time.sleep(1.5)
+        return number
+
     before = {info["name"]: a for a, info in cluster.scheduler_info["workers"].items()}
     cluster.scale(3)
     wait_until(lambda: cluster.observed == cluster.plan and len(cluster.plan) == 3, 20, "3 workers")
@@ -105,17 +163,6 @@ def test_scaling_down_leaves_the_siblings_and_up_takes_the_free_node(slurm, clus
     with cluster.get_client() as client:
         assert nodes_of_workers(client) == ["n1", "n2", "n3", "n4"]
     assert [step.nodes for step in cluster.steps.all[1:]] == [("n1", "n2", "n3", "n4"), ("n4",)]
-
-
-def test_scaling_down_waits_for_a_running_task_and_runs_it_once(cluster, shared_tmp_path):
-    def slow(number: int, folder: str) -> int:
-        import time
-        import uuid
-        from pathlib import Path
-
-        Path(folder, f"start-{number}-{uuid.uuid4().hex}").touch()
-        time.sleep(1.5)
-        return number
 
     folder = shared_tmp_path / "starts"
     folder.mkdir()
@@ -128,32 +175,11 @@ def test_scaling_down_waits_for_a_running_task_and_runs_it_once(cluster, shared_
     assert len(list(folder.iterdir())) == 8
 
 
-def test_more_nodes_than_there_are_is_one_sentence(cluster, job_id, shared_tmp_path):
-    with pytest.raises(NotEnoughNodesError, match=f"^5 node.* but Slurm job {job_id} has 4;"):
-        cluster.scale(5)
-    with pytest.raises(NotEnoughNodesError, match=r"^9 node\(s\) asked for"):
-        SlurmAllocationCluster(9)
-    assert list(shared_tmp_path.iterdir()) == [cluster.run_directory]
+def test_a_killed_worker_comes_back_under_its_name_and_its_binary_is_gone(
+    pair_of_workers, wait_until
+):
+    cluster = pair_of_workers
 
-
-def test_job_script_is_what_runs(cluster):
-    script = cluster.job_script()
-    assert subprocess.run(["bash", "-n"], input=script, text=True, timeout=10).returncode == 0
-    for step in cluster.steps.all:
-        text = next(word for word in step.argv if "\n" in word)
-        assert text in script
-    assert "--ntasks-per-node=1" in script
-    assert "n4=" in script
-
-
-def test_logs_of_scheduler_workers_and_steps(cluster):
-    logs = cluster.get_logs()
-    assert len(logs) == 1 + 1 + 4
-    assert "Register worker" in logs["Scheduler"]
-    assert set(logs) >= {"Cluster", "Scheduler"}
-
-
-def test_a_killed_worker_comes_back_under_its_name_and_its_binary_is_gone(cluster, wait_until):
     def start_binary() -> tuple[int, int]:
         import os
         import subprocess
@@ -189,13 +215,6 @@ def test_a_prologue_may_be_strict(job_id, wait_until):
         wait_until(
             lambda: {*cluster.scheduler_info["workers"]} - {address}, 30, "the worker is back"
         )
-
-
-def test_numbers_that_make_no_sense_are_refused(cluster):
-    for number in (-1, 2.5, "2"):
-        with pytest.raises(ValueError, match=r"^scale: a whole number of 0 or more"):
-            cluster.scale(number)
-    assert len(cluster.plan) == 4
 
 
 def test_what_srun_reads_from_the_environment_of_the_driver_is_no_matter(job_id, monkeypatch):
