@@ -22,7 +22,7 @@ example-scan: .venv/installed-scan
 	@echo "simulation log: $$(ls -t docs/examples/equilibrium_scan/equilibrium_scan/simulation_log/*.json | head -n 1)"
 
 test: .venv/installed-test slurm container mpi
-	$(BIN)/python -m pytest --slurm=$(SLURM) --durations=10 -n 2 --dist loadfile
+	$(BIN)/python -m pytest --slurm=$(SLURM) --durations=10 -n 3 --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

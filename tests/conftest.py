@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,8 +26,18 @@ from ips_dask_cluster.testing import LocalSlurm, LocalSlurmError
 T = TypeVar("T")
 WaitUntil = Callable[..., Any]
 
+#: What a scheduler's HTTP server answers. By default also as a proxy: for that each scheduler
+#: would import Jupyter's server, which is here for other tests; a quarter of a second of CPU time.
+_ROUTES_VARIABLE = "DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES"
+_ROUTES = [
+    *(f"distributed.http.scheduler.{name}" for name in ("prometheus", "info", "json")),
+    "distributed.http.health",
+    "distributed.http.statics",
+]
+
 _TESTS = Path(__file__).parent
-_SLURM_FOLDERS = ("slurm", "faults")
+_SLURM_FOLDERS = ("faults", "slurm")
+_FOLDERS = (*_SLURM_FOLDERS, "simulations", "unit")
 #: Seconds for processes and files of a test to go away after it, and for its Slurm jobs, which
 #: Slurm itself gives KillWait (5 s) between SIGTERM and SIGKILL.
 _GRACE = 5.0
@@ -43,6 +53,7 @@ def own_temporary_folder() -> Iterator[None]:
     ):
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", None)  # else it is the one that was asked for first
+        patch.setenv(_ROUTES_VARIABLE, repr(_ROUTES))
         yield
 
 
@@ -90,11 +101,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # what takes longest first, so that at the end no worker waits long for another
+    items.sort(key=_rank)
     if config.getoption("--slurm") == "yes":
         return
     left_out = [item for item in items if _needs_slurm(item)]
     items[:] = [item for item in items if not _needs_slurm(item)]
     config.hook.pytest_deselected(items=left_out)
+
+
+def _rank(item: pytest.Item) -> int:
+    folder = item.path.relative_to(_TESTS).parts[0]
+    return _FOLDERS.index(folder) if folder in _FOLDERS else len(_FOLDERS)
 
 
 def _needs_slurm(item: pytest.Item) -> bool:
@@ -228,12 +246,15 @@ def nothing_left_behind(
     local: LocalSlurm | None = None
     if "slurm" in request.fixturenames:
         local = request.getfixturevalue("slurm")
+    jobs_before = set(local.jobs() if local else ())
     monkeypatch.setenv("IPS_TEST_MARK", uuid.uuid4().hex)
     mark = f"IPS_TEST_MARK={os.environ['IPS_TEST_MARK']}"
     files = _temporary_files()
     yield
+    if local:
+        _revive(local)
     trouble = []
-    if local is not None and (jobs := _what_stays(local.jobs, _JOB_GRACE)):
+    if local and (jobs := _what_stays(lambda: {*local.jobs()} - jobs_before, _JOB_GRACE)):
         trouble.append(f"Slurm jobs: {', '.join(jobs)}")
         local.run(["scancel", *jobs])
     if processes := _what_stays(lambda: _marked_processes(mark), _GRACE):
@@ -247,9 +268,17 @@ def nothing_left_behind(
         pytest.fail("the test left behind:\n" + "\n".join(trouble), pytrace=False)
 
 
-def _what_stays(look: Callable[[], list[T]], grace: float) -> list[T]:
+def _revive(local: LocalSlurm) -> None:
+    """Start nodes again whose slurmd crashed, which is one test's bad luck, not that of all."""
+    for name in local.crashed_nodes():
+        print(f"slurmd of node {name} crashed and is started again:\n{local.logs().get(name)}")
+        local.stop_node(name)
+        local.start_node(name)
+
+
+def _what_stays(look: Callable[[], Iterable[T]], grace: float) -> list[T]:
     deadline = time.monotonic() + grace
-    while (seen := look()) and time.monotonic() < deadline:
+    while (seen := list(look())) and time.monotonic() < deadline:
         time.sleep(0.05)
     return seen
 

@@ -289,6 +289,20 @@ class LocalSlurm:
             )
         self._start_node(name)
 
+    def crashed_nodes(self) -> list[str]:
+        """Nodes whose slurmd has ended by itself.
+
+        Slurm's daemons have been seen to crash under load. Such a node stays down until
+        `stop_node` and `start_node`.
+
+        Returns
+        -------
+        list of str
+            Their names.
+        """
+        keepers = ((name, self._keepers.get(name)) for name in self.node_names)
+        return [name for name, keeper in keepers if keeper and keeper.poll() is not None]
+
     # Commands.
 
     def run(

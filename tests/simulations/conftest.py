@@ -25,6 +25,9 @@ _DOCS = Path(__file__).parents[2] / "docs"
 #: What would make a run differ from one machine to the next.
 _FOREIGN_VARIABLES = ("SLURM_", "DASK_", "IPS_PLATFORM_FILE")
 
+#: But for this one, which the tests set themselves.
+_ROUTES_VARIABLE = "DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES"
+
 _CONFIG = """\
 SIM_NAME = sim
 SIM_ROOT = $PWD/sim
@@ -187,7 +190,7 @@ class Simulation:
         environment = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(_FOREIGN_VARIABLES)
+            if not name.startswith(_FOREIGN_VARIABLES) or name == _ROUTES_VARIABLE
         }
         process = subprocess.Popen(
             [*command, *arguments],

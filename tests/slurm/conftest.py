@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -52,6 +53,13 @@ def allocate(monkeypatch: pytest.MonkeyPatch, shared_tmp_path) -> Iterator[Calla
 
     The environment becomes that of salloc's command, the directory one that all nodes see.
     """
+    monkeypatch.chdir(shared_tmp_path)
+    with _allocations(monkeypatch) as allocate:
+        yield allocate
+
+
+@contextlib.contextmanager
+def _allocations(patch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     holders = []
 
     def allocate(slurm: LocalSlurm, nodes: int, *options: str) -> str:
@@ -67,10 +75,9 @@ def allocate(monkeypatch: pytest.MonkeyPatch, shared_tmp_path) -> Iterator[Calla
         for line in iter(holder.stdout.readline, "end\n"):
             name, _, value = line.rstrip("\n").partition("=")
             if name.startswith("SLURM_"):
-                monkeypatch.setenv(name, value)
+                patch.setenv(name, value)
         return os.environ["SLURM_JOB_ID"]
 
-    monkeypatch.chdir(shared_tmp_path)
     yield allocate
     for holder in holders:
         holder.communicate(timeout=_SECONDS)
@@ -91,6 +98,45 @@ def cluster(job_id: str) -> Iterator[Any]:
     with SlurmAllocationCluster(scheduler_options={"dashboard": False}) as cluster:
         cluster.wait_for_workers()
         yield cluster
+
+
+@pytest.fixture
+def two_nodes(slurm: LocalSlurm, allocate) -> str:
+    """An exclusive allocation of two nodes, for what does not need four; its job id."""
+    return allocate(slurm, 2, "--exclusive")
+
+
+@pytest.fixture
+def pair_of_workers(two_nodes: str) -> Iterator[Any]:
+    """A cluster of two workers that are there, and no other node to take."""
+    from ips_dask_cluster import SlurmAllocationCluster
+
+    with SlurmAllocationCluster(scheduler_options={"dashboard": False}) as cluster:
+        cluster.wait_for_workers()
+        yield cluster
+
+
+@pytest.fixture(scope="class")
+def standing_cluster(slurm: LocalSlurm) -> Iterator[Any]:
+    """Like `cluster`, but one for all tests of a class, each of which leaves four workers.
+
+    Its allocation holds all nodes until the last of them, and it answers itself for what it
+    leaves behind.
+    """
+    from ips_dask_cluster import SlurmAllocationCluster
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="ips-test-", dir="/var/tmp") as folder,
+    ):
+        patch.delenv("IPS_TEST_MARK", raising=False)  # it outlives the test
+        patch.chdir(folder)
+        with _allocations(patch) as allocate:
+            allocate(slurm, 4, "--exclusive")
+            with SlurmAllocationCluster(scheduler_options={"dashboard": False}) as cluster:
+                cluster.wait_for_workers()
+                yield cluster
+        assert os.listdir(folder) == []
 
 
 @pytest.fixture

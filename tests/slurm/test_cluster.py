@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shutil
@@ -40,61 +39,122 @@ def live_steps(slurm: LocalSlurm) -> list[str]:
     return slurm.run(["squeue", "--steps", "-h", "-o", "%j"]).stdout.split()
 
 
-def test_no_argument_takes_the_whole_allocation(slurm, cluster, job_id):
-    with cluster.get_client() as client:
-        nodes = nodes_of_workers(client)
-        threads = {info["nthreads"] for info in cluster.scheduler_info["workers"].values()}
-    assert nodes == ["n1", "n2", "n3", "n4"]
-    assert threads == {2}
-    assert cluster.plan == cluster.observed == {f"{cluster.name}-{i}" for i in range(4)}
-    assert sorted(live_steps(slurm)) == [f"{cluster.name}-scheduler-0", f"{cluster.name}-worker-1"]
-    assert job_id in cluster.name
+class TestAllOfTheAllocation:
+    """What a cluster of four nodes is; one is looked at by all."""
+
+    @pytest.fixture
+    def cluster(self, standing_cluster):
+        return standing_cluster
+
+    @pytest.fixture
+    def job_id(self, cluster):
+        return cluster.allocation.job_id
+
+    def test_no_argument_takes_the_whole_allocation(self, slurm, cluster, job_id):
+        with cluster.get_client() as client:
+            nodes = nodes_of_workers(client)
+            threads = {info["nthreads"] for info in cluster.scheduler_info["workers"].values()}
+        assert nodes == ["n1", "n2", "n3", "n4"]
+        assert threads == {2}
+        assert cluster.plan == cluster.observed == {f"{cluster.name}-{i}" for i in range(4)}
+        assert sorted(live_steps(slurm)) == [
+            f"{cluster.name}-scheduler-0",
+            f"{cluster.name}-worker-1",
+        ]
+        assert job_id in cluster.name
+
+    def test_tls_is_on_and_a_plain_client_is_refused(self, cluster):
+        assert cluster.scheduler_address.startswith("tls://")
+        keys = list(cluster.run_directory.glob("*-key.pem"))
+        assert {key.stat().st_mode & 0o777 for key in keys} == {0o600}
+        assert cluster.run_directory.stat().st_mode & 0o777 == 0o700
+        with pytest.raises(OSError, match=r"^in <TCP|Timed out"):
+            Client(cluster.scheduler_address.replace("tls:", "tcp:"), timeout=2)
+
+    def test_more_nodes_than_there_are_is_one_sentence(self, cluster, job_id):
+        with pytest.raises(NotEnoughNodesError, match=f"^5 node.* but Slurm job {job_id} has 4;"):
+            cluster.scale(5)
+        with pytest.raises(NotEnoughNodesError, match=r"^9 node\(s\) asked for"):
+            SlurmAllocationCluster(9)
+        assert list(cluster.run_directory.parent.iterdir()) == [cluster.run_directory]
+
+    def test_job_script_is_what_runs(self, cluster):
+        script = cluster.job_script()
+        assert subprocess.run(["bash", "-n"], input=script, text=True, timeout=10).returncode == 0
+        for step in cluster.steps.all:
+            text = next(word for word in step.argv if "\n" in word)
+            assert text in script
+        assert "--ntasks-per-node=1" in script
+        assert "n4=" in script
+
+    def test_logs_of_scheduler_workers_and_steps(self, cluster):
+        logs = cluster.get_logs()
+        assert len(logs) == 1 + 1 + 4
+        assert "Register worker" in logs["Scheduler"]
+        assert set(logs) >= {"Cluster", "Scheduler"}
+
+    def test_numbers_that_make_no_sense_are_refused(self, cluster):
+        for number in (-1, 2.5, "2"):
+            with pytest.raises(ValueError, match=r"^scale: a whole number of 0 or more"):
+                cluster.scale(number)
+        assert len(cluster.plan) == 4
 
 
-def test_tls_is_on_and_a_plain_client_is_refused(cluster):
-    assert cluster.scheduler_address.startswith("tls://")
-    keys = list(cluster.run_directory.glob("*-key.pem"))
-    assert {key.stat().st_mode & 0o777 for key in keys} == {0o600}
-    assert cluster.run_directory.stat().st_mode & 0o777 == 0o700
-    with pytest.raises(OSError, match=r"^in <TCP|Timed out"):
-        Client(cluster.scheduler_address.replace("tls:", "tcp:"), timeout=2)
-
-
-def test_close_leaves_nothing_and_is_idempotent(slurm, job_id, shared_tmp_path, capfd, wait_until):
+def test_close_leaves_nothing_and_is_idempotent(
+    slurm, two_nodes, shared_tmp_path, capfd, wait_until
+):
     cluster = SlurmAllocationCluster(scheduler_options=NO_DASHBOARD)
     cluster.wait_for_workers()
     cluster.close()
     cluster.close()
+    with pytest.raises(ClusterError, match="when it was closed; pass log_directory= to keep them"):
+        cluster.get_logs()
     wait_until(lambda: not live_steps(slurm), 5, "no step is left")
     assert list(shared_tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
 
 
-def test_closing_does_not_wait_for_workers_that_are_still_to_come(slurm, cluster, wait_until):
-    cluster.scale(3)
-    wait_until(lambda: len(cluster.steps.placed) == 3, 20, "a node is given back")
-    cluster.scale(4)
+def test_closing_does_not_wait_for_workers_that_are_still_to_come(slurm, two_nodes, wait_until):
+    cluster = SlurmAllocationCluster(close_timeout=60, scheduler_options=NO_DASHBOARD)
+    cluster.wait_for_workers()
+    cluster.scale(1)
+    wait_until(lambda: len(cluster.steps.placed) == 1, 20, "a node is given back")
+    cluster.scale(2)
     wait_until(lambda: len(cluster.steps.all) == 3, 20, "it is taken again")
     begin = time.monotonic()
     cluster.close()
-    assert time.monotonic() - begin < 5  # close_timeout / 2, after which their input is closed
+    assert time.monotonic() - begin < 30  # close_timeout / 2, after which their input is closed
     wait_until(lambda: not live_steps(slurm), 10, "no step is left")
 
 
-def test_closing_while_it_waits_for_nodes_that_drain_is_no_error(cluster, wait_until, caplog):
+def test_closing_while_it_waits_for_nodes_that_drain_is_no_error(
+    pair_of_workers, wait_until, caplog
+):
+    cluster = pair_of_workers
     with cluster.get_client() as client:
-        tasks = client.map(time.sleep, [60] * 8, pure=False)
-        wait_until(lambda: sum(map(len, client.processing().values())) == 8, 20, "all run")
+        tasks = client.map(time.sleep, [60] * 4, pure=False)
+        wait_until(lambda: sum(map(len, client.processing().values())) == 4, 20, "all run")
         cluster.scale(1)
-        wait_until(lambda: len(cluster.workers) == 1, 20, "three nodes drain")
-        cluster.scale(4)
+        wait_until(lambda: len(cluster.workers) == 1, 20, "a node drains")
+        cluster.scale(2)
         wait_until(lambda: cluster.steps._round or cluster._lock.locked(), 20, "it waits for them")
         cluster.close()
         del tasks
     assert "could not grow" not in caplog.text
 
 
-def test_scaling_down_leaves_the_siblings_and_up_takes_the_free_node(slurm, cluster, wait_until):
+def test_scaling_down_leaves_the_siblings_and_waits_for_running_tasks(
+    cluster, shared_tmp_path, wait_until
+):
+    def slow(number: int, folder: str) -> int:
+        import time
+        import uuid
+        from pathlib import Path
+
+        Path(folder, f"start-{number}-{uuid.uuid4().hex}").touch()
+        time.sleep(1.5)
+        return number
+
     before = {info["name"]: a for a, info in cluster.scheduler_info["workers"].items()}
     cluster.scale(3)
     wait_until(lambda: cluster.observed == cluster.plan and len(cluster.plan) == 3, 20, "3 workers")
@@ -105,17 +165,6 @@ def test_scaling_down_leaves_the_siblings_and_up_takes_the_free_node(slurm, clus
     with cluster.get_client() as client:
         assert nodes_of_workers(client) == ["n1", "n2", "n3", "n4"]
     assert [step.nodes for step in cluster.steps.all[1:]] == [("n1", "n2", "n3", "n4"), ("n4",)]
-
-
-def test_scaling_down_waits_for_a_running_task_and_runs_it_once(cluster, shared_tmp_path):
-    def slow(number: int, folder: str) -> int:
-        import time
-        import uuid
-        from pathlib import Path
-
-        Path(folder, f"start-{number}-{uuid.uuid4().hex}").touch()
-        time.sleep(1.5)
-        return number
 
     folder = shared_tmp_path / "starts"
     folder.mkdir()
@@ -128,32 +177,11 @@ def test_scaling_down_waits_for_a_running_task_and_runs_it_once(cluster, shared_
     assert len(list(folder.iterdir())) == 8
 
 
-def test_more_nodes_than_there_are_is_one_sentence(cluster, job_id, shared_tmp_path):
-    with pytest.raises(NotEnoughNodesError, match=f"^5 node.* but Slurm job {job_id} has 4;"):
-        cluster.scale(5)
-    with pytest.raises(NotEnoughNodesError, match=r"^9 node\(s\) asked for"):
-        SlurmAllocationCluster(9)
-    assert list(shared_tmp_path.iterdir()) == [cluster.run_directory]
+def test_a_killed_worker_comes_back_under_its_name_and_its_binary_is_gone(
+    pair_of_workers, wait_until
+):
+    cluster = pair_of_workers
 
-
-def test_job_script_is_what_runs(cluster):
-    script = cluster.job_script()
-    assert subprocess.run(["bash", "-n"], input=script, text=True, timeout=10).returncode == 0
-    for step in cluster.steps.all:
-        text = next(word for word in step.argv if "\n" in word)
-        assert text in script
-    assert "--ntasks-per-node=1" in script
-    assert "n4=" in script
-
-
-def test_logs_of_scheduler_workers_and_steps(cluster):
-    logs = cluster.get_logs()
-    assert len(logs) == 1 + 1 + 4
-    assert "Register worker" in logs["Scheduler"]
-    assert set(logs) >= {"Cluster", "Scheduler"}
-
-
-def test_a_killed_worker_comes_back_under_its_name_and_its_binary_is_gone(cluster, wait_until):
     def start_binary() -> tuple[int, int]:
         import os
         import subprocess
@@ -165,8 +193,8 @@ def test_a_killed_worker_comes_back_under_its_name_and_its_binary_is_gone(cluste
         address, (worker, binary) = next(iter(client.run(start_binary).items()))
         name = cluster.scheduler_info["workers"][address]["name"]
         os.kill(worker, signal.SIGKILL)
-        # 1 s, and what a busy machine adds to starting a process
-        wait_until(lambda: not Path(f"/proc/{binary}").exists(), 3, "the worker's binary is gone")
+        # within 1 s, to which a busy machine adds
+        wait_until(lambda: not Path(f"/proc/{binary}").exists(), 15, "the worker's binary is gone")
         wait_until(
             lambda: any(
                 info["name"] == name and new != address
@@ -191,13 +219,6 @@ def test_a_prologue_may_be_strict(job_id, wait_until):
         )
 
 
-def test_numbers_that_make_no_sense_are_refused(cluster):
-    for number in (-1, 2.5, "2"):
-        with pytest.raises(ValueError, match=r"^scale: a whole number of 0 or more"):
-            cluster.scale(number)
-    assert len(cluster.plan) == 4
-
-
 def test_what_srun_reads_from_the_environment_of_the_driver_is_no_matter(job_id, monkeypatch):
     """Left by ``sbatch --export=NONE``, ``--gpus=8`` and by users' own profiles."""
     monkeypatch.setenv("SLURM_EXPORT_ENV", "NONE")
@@ -209,7 +230,7 @@ def test_what_srun_reads_from_the_environment_of_the_driver_is_no_matter(job_id,
     for stream in ("STDIN", "STDOUT", "STDERR"):
         monkeypatch.setenv(f"SLURM_{stream}MODE", "none")
     options = {"scheduler_options": NO_DASHBOARD, "start_timeout": 20}
-    with SlurmAllocationCluster(2, **options) as cluster:
+    with SlurmAllocationCluster(1, **options) as cluster:
         cluster.wait_for_workers()
 
 
@@ -217,22 +238,10 @@ def test_a_run_directory_with_blanks_and_quotes(job_id, shared_tmp_path):
     folder = shared_tmp_path / """a b'c"d"""
     folder.mkdir()
     with SlurmAllocationCluster(
-        2, shared_temp_directory=folder, scheduler_options=NO_DASHBOARD
+        1, shared_temp_directory=folder, scheduler_options=NO_DASHBOARD
     ) as cluster:
         cluster.wait_for_workers()
         assert cluster.run_directory.parent == folder
-
-
-def test_asynchronous(job_id):
-    async def use() -> int:
-        async with SlurmAllocationCluster(
-            2, asynchronous=True, scheduler_options=NO_DASHBOARD
-        ) as cluster:
-            await cluster.wait_for_workers(2)
-            async with Client(cluster, asynchronous=True) as client:
-                return await client.submit(lambda x: x + 1, 1)
-
-    assert asyncio.run(use()) == 2
 
 
 def test_works_outside_of_the_main_thread(job_id):
@@ -464,13 +473,6 @@ def test_one_log_a_node_and_role_which_stay_where_the_user_wants_them(job_id, sh
     assert list(kept) == ["scheduler-n1", "worker-n1", "worker-n2", "Cluster"]
     assert "a word on standard error" in kept["worker-n2"]
     assert list(cluster.get_logs(cluster=False, scheduler=False)) == ["worker-n1", "worker-n2"]
-
-
-def test_logs_that_went_with_the_run_directory_are_missed_in_words(job_id):
-    with SlurmAllocationCluster(1, scheduler_options=NO_DASHBOARD) as cluster:
-        pass
-    with pytest.raises(ClusterError, match="when it was closed; pass log_directory= to keep them"):
-        cluster.get_logs()
 
 
 # Interfaces

@@ -72,12 +72,9 @@ def test_it_is_a_jobqueue_cluster(job_id):
         assert cluster.job_name == cluster.name
         assert cluster.job_header == ""
         assert client.cluster is cluster
+        with cluster.get_client() as its_own:
+            assert its_own.submit(sum, [1, 2]).result(timeout=30) == 3
     assert cluster.status == Status.closed
-
-
-def test_with_a_client_of_its_own(job_id):
-    with SlurmAllocationCluster(1) as cluster, cluster.get_client() as client:
-        assert client.submit(sum, [1, 2]).result(timeout=30) == 3
 
 
 @pytest.mark.parametrize("how", ["async with", "await"])
@@ -88,6 +85,7 @@ def test_asynchronous(job_id, how):
             cluster.scale(jobs=2)
             await cluster
             assert len(cluster.workers) == 2
+            await cluster.wait_for_workers(2)
             await client.wait_for_workers(2, timeout=30)
             assert await client.submit(lambda x: x + 1, 1) == 2
             cluster.scale(1)
@@ -154,12 +152,12 @@ def test_scale_counts_workers_or_jobs(slurm, allocate, wait_until):
         assert threads(cluster) == {1}
 
 
-@pytest.mark.parametrize("amount", [{"jobs": 5}, {"n": 5}, {"cores": 9}, {"memory": "1 TB"}])
-def test_more_than_is_held_is_refused(job_id, amount):
+def test_more_than_is_held_is_refused(job_id):
     with SlurmAllocationCluster(0, cores=2, memory="500 MB") as cluster:
-        with pytest.raises(NotEnoughNodesError, match=f"Slurm job {job_id} has 4"):
-            cluster.scale(**amount)
-        assert cluster.plan == set()
+        for amount in ({"jobs": 5}, {"n": 5}, {"cores": 9}, {"memory": "1 TB"}):
+            with pytest.raises(NotEnoughNodesError, match=f"Slurm job {job_id} has 4"):
+                cluster.scale(**amount)
+            assert cluster.plan == set(), amount
 
 
 def test_scale_after_close_is_an_error(job_id):

@@ -103,9 +103,8 @@ def test_a_node_whose_worker_gives_up_is_left_out_from_then_on(
 
 
 def test_one_of_several_workers_of_a_node_that_gives_up_leaves_the_others(
-    slurm, allocate, told, wait_until
+    two_nodes, told, wait_until
 ):
-    allocate(slurm, 2, "--exclusive")
     with SlurmAllocationCluster(processes=2, restarts=0, **told.options()) as cluster:
         cluster.wait_for_workers()
         kill(cluster, f"{cluster.name}-0-1")
@@ -116,14 +115,14 @@ def test_one_of_several_workers_of_a_node_that_gives_up_leaves_the_others(
         assert cluster.failure is None
 
 
-def test_a_node_that_never_starts_is_an_error_of_who_waits_for_all(job_id, told, shared_tmp_path):
-    bad = {"job_script_prologue": ["[ $SLURMD_NODENAME != n3 ] || exit 7"]}
+def test_a_node_that_never_starts_is_an_error_of_who_waits_for_all(two_nodes, told):
+    bad = {"job_script_prologue": ["[ $SLURMD_NODENAME != n2 ] || exit 7"]}
     with SlurmAllocationCluster(**bad, **told.options()) as cluster:
-        with pytest.raises(StepError, match="the worker step on n3 gave up"):
+        with pytest.raises(StepError, match="the worker step on n2 gave up"):
             cluster.wait_for_workers()
         cluster.wait_for_workers()  # of those that are left
-        assert len(cluster.observed) == 3
-        assert [(loss.node, loss.worker) for loss in told.losses] == [("n3", "")]
+        assert len(cluster.observed) == 1
+        assert [(loss.node, loss.worker) for loss in told.losses] == [("n2", "")]
     assert told.failures == []
 
 
@@ -140,11 +139,11 @@ def test_the_end_of_a_whole_step_is_told_once(job_id, told, wait_until):
         ]
 
 
-def test_who_waits_for_fewer_need_not_hear_of_a_bad_node(job_id, told):
-    bad = {"job_script_prologue": ["[ $SLURMD_NODENAME != n3 ] || exit 7"]}
+def test_who_waits_for_fewer_need_not_hear_of_a_bad_node(two_nodes, told):
+    bad = {"job_script_prologue": ["[ $SLURMD_NODENAME != n2 ] || exit 7"]}
     with SlurmAllocationCluster(**bad, **told.options()) as cluster:
-        cluster.wait_for_workers(3)
-        assert len(cluster.observed) == 3
+        cluster.wait_for_workers(1)
+        assert len(cluster.observed) == 1
 
 
 def test_the_last_node_that_is_lost_is_the_end(job_id, told, wait_until):
@@ -186,7 +185,7 @@ def test_what_a_callback_raises_is_logged_and_healing_goes_on(job_id, caplog, wa
 @pytest.mark.timeout(180)
 def test_a_node_that_fails_is_left_out_where_the_job_survives_it(slurm, allocate, told, wait_until):
     """``salloc --no-kill``: else Slurm revokes the whole job when a node fails."""
-    allocate(slurm, 4, "--exclusive", "--no-kill")
+    allocate(slurm, 3, "--exclusive", "--no-kill")
     with SlurmAllocationCluster(**told.options()) as cluster, cluster.get_client() as client:
         cluster.wait_for_workers()
         future = client.submit(lambda: 1, workers=[f"{cluster.name}-0"], pure=False)
@@ -196,7 +195,7 @@ def test_a_node_that_fails_is_left_out_where_the_job_survives_it(slurm, allocate
             wait_until(lambda: told.losses, 90, "somebody is told")
             assert [(loss.node, loss.worker) for loss in told.losses] == [("n3", "")]
             assert told.losses[0].reason.startswith("Slurm lost node n3; ")
-            wait_until(lambda: len(cluster.plan) == 3, 10, "three workers are planned")
+            wait_until(lambda: len(cluster.plan) == 2, 10, "two workers are planned")
             cluster.wait_for_workers()
             assert client.gather(client.map(lambda x: x + 1, range(9))) == list(range(1, 10))
             assert cluster.failure is None

@@ -61,11 +61,6 @@ def by_value() -> Iterator[None]:
 
 
 @pytest.fixture
-def two_nodes(slurm, allocate) -> str:
-    return allocate(slurm, 2, "--exclusive")
-
-
-@pytest.fixture
 def cluster(two_nodes, container):
     with SlurmAllocationCluster(container=container, scheduler_options=NO_DASHBOARD) as cluster:
         cluster.wait_for_workers()
@@ -169,7 +164,7 @@ def test_a_killed_worker_comes_back_inside_and_its_binary_is_gone(cluster, wait_
             return [new for new, info in workers if info["name"] == name and new != address]
 
         os.kill(worker, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{binary}").exists(), 10, "the binary is gone")
+        wait_until(lambda: not Path(f"/proc/{binary}").exists(), 30, "the binary is gone")
         (new,) = wait_until(back, 30, "a worker of the same name is back")
         (seen,) = client.run(what_is_seen, workers=[new]).values()
     assert seen[0] != "the host"

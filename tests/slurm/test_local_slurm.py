@@ -117,6 +117,16 @@ def test_a_node_goes_and_comes_back(slurm: LocalSlurm, wait_until: Any) -> None:
     assert wait_until(answer, 40, "n3 again") == "n3\n"
 
 
+def test_a_node_that_crashes_is_known(wait_until: Any) -> None:
+    with LocalSlurm(nodes=1) as slurm:
+        assert slurm.crashed_nodes() == []
+        os.kill(int((slurm.directory / "run" / "n1.pid").read_text()), signal.SIGSEGV)
+        assert wait_until(slurm.crashed_nodes, 10, "it has crashed") == ["n1"]
+        slurm.stop_node("n1")
+        slurm.start_node("n1")
+        assert slurm.crashed_nodes() == []
+
+
 # Commands.
 
 

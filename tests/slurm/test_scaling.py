@@ -53,12 +53,12 @@ def test_chosen_nodes_are_drained_and_the_siblings_run_on(cluster, hold, starts,
     """Tasks that run there end there; those that have not begun run elsewhere; none twice."""
     before = addresses(cluster)
     with cluster.get_client() as client:
-        futures = client.map(hold, range(24), folder=starts, pure=False)
+        futures = client.map(hold, range(16), folder=starts, pure=False)
         wait_until(lambda: len(started(starts)) >= 8, 20, "every thread has a task")
         cluster.scale_down(["n2", "n3"])
         assert {cluster.steps.placed[worker].name for worker in cluster.worker_spec} == {"n1", "n4"}
-        assert client.gather(futures) == list(range(24))
-    assert [number for number, _ in started(starts)] == list(range(24))
+        assert client.gather(futures) == list(range(16))
+    assert [number for number, _ in started(starts)] == list(range(16))
     wait_until(lambda: len(cluster.observed) == 2, 20, "two workers are left")
     assert addresses(cluster).items() <= before.items(), "a sibling was started anew"
 
@@ -84,7 +84,8 @@ def test_growing_does_not_wait_for_a_node_that_drains(
     assert len(started(starts)) == 1
 
 
-def test_closing_does_not_wait_for_what_drains(cluster, hold, starts, wait_until):
+def test_closing_does_not_wait_for_what_drains(pair_of_workers, hold, starts, wait_until):
+    cluster = pair_of_workers
     with cluster.get_client() as client:
         client.submit(hold, 0, folder=starts, until="never", pure=False)
         wait_until(lambda: started(starts), 20, "the task runs")
@@ -94,19 +95,26 @@ def test_closing_does_not_wait_for_what_drains(cluster, hold, starts, wait_until
         assert time.monotonic() - begin < 15
 
 
-def test_adapt_gives_idle_nodes_back_and_takes_them_again(cluster, hold, starts, wait_until):
-    cluster.adapt(minimum=1, interval="100 ms", wait_count=3, target_duration="1 s")
-    with cluster.get_client() as client:
+def test_adapt_gives_idle_nodes_back_and_takes_them_again(
+    slurm: LocalSlurm, allocate, hold, starts, wait_until
+):
+    allocate(slurm, 3, "--exclusive")
+    with (
+        SlurmAllocationCluster(scheduler_options=NO_DASHBOARD) as cluster,
+        cluster.get_client() as client,
+    ):
+        cluster.wait_for_workers()
+        cluster.adapt(minimum=1, interval="100 ms", wait_count=3, target_duration="1 s")
         for _ in range(2):
-            wait_until(lambda: len(cluster.steps.placed) == 1, 40, "three nodes are given back")
+            wait_until(lambda: len(cluster.steps.placed) == 1, 40, "two nodes are given back")
             # somebody else may have them meanwhile
             nodes = [n.name for n in cluster.steps.free_nodes()]
-            assert len(nodes) == 3
-            futures = client.map(hold, range(24), folder=starts, key=uuid.uuid4().hex, pure=False)
-            wait_until(lambda: len(cluster.observed) == 4, 60, "four nodes work again")
-            assert client.gather(futures) == list(range(24))
+            assert len(nodes) == 2
+            futures = client.map(hold, range(18), folder=starts, key=uuid.uuid4().hex, pure=False)
+            wait_until(lambda: len(cluster.observed) == 3, 60, "three nodes work again")
+            assert client.gather(futures) == list(range(18))
     numbers = [number for number, _ in started(starts)]
-    assert numbers == sorted([*range(24)] * 2), "a task was started twice"
+    assert numbers == sorted([*range(18)] * 2), "a task was started twice"
 
 
 def test_adapt_takes_no_more_than_others_leave(job_id, hold, starts, wait_until):

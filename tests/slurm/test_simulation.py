@@ -71,7 +71,7 @@ def test_sixteen_tasks_use_four_nodes_and_leave_nothing(slurm, pool_simulation, 
 
 def test_a_killed_worker_costs_no_result(slurm, pool_simulation, wait_until, processes_with):
     """Its binaries are gone within a second, and every task has a status in the end."""
-    root = pool_simulation(tasks=8, seconds=3)
+    root = pool_simulation(tasks=8, seconds=8)
     salloc = ThreadPoolExecutor(1).submit(
         slurm.salloc, [*IPS, "--config", "pool.config"], nodes=4, timeout=100
     )
@@ -85,11 +85,11 @@ def test_a_killed_worker_costs_no_result(slurm, pool_simulation, wait_until, pro
     victim = started()[0]
     family = dict(processes_with(f"IPS_DASK_MARK={victim['worker']}@"))
     worker = next(pid for pid, command in family.items() if "dask_worker" in command)
-    binaries = [pid for pid, command in family.items() if "/sleep 3" in command]
+    binaries = [pid for pid, command in family.items() if "/sleep 8" in command]
     assert len(binaries) == 2
     os.kill(worker, signal.SIGKILL)
     wait_until(
-        lambda: not any(Path(f"/proc/{pid}").exists() for pid in binaries), 3, "binaries are gone"
+        lambda: not any(Path(f"/proc/{pid}").exists() for pid in binaries), 6, "binaries are gone"
     )
     done = salloc.result()
     (told,) = without_salloc(done.stderr)

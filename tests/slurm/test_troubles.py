@@ -199,14 +199,14 @@ def test_worker_with_another_cluster_s_certificates(job_id, shared_tmp_path):
     """Only the scheduler's log tells, so it is read when the time is up."""
     authority = shared_tmp_path / "ca.pem"
     authority.write_text(Security.temporary().tls_ca_file)
-    options = {"worker_extra_args": ["--tls-ca-file", str(authority)], "start_timeout": 15}
+    options = {"worker_extra_args": ["--tls-ca-file", str(authority)], "start_timeout": 10}
     with (
         pytest.raises(ClusterStartError) as caught,
         SlurmAllocationCluster(1, scheduler_options=NO_DASHBOARD, **options) as cluster,
     ):
         cluster.wait_for_workers()
     sentence = first_line(caught.value)
-    assert sentence.startswith("0 of 1 workers arrived within 15 s; none yet from n1: a TLS conn")
+    assert sentence.startswith("0 of 1 workers arrived within 10 s; none yet from n1: a TLS conn")
     assert "pass the same security=" in sentence
 
 
@@ -260,9 +260,19 @@ def failing_slurm(shared_tmp_path, monkeypatch) -> Iterator[LocalSlurm]:
 
 @pytest.mark.parametrize(("options", "node"), [([], "n2"), (["--no-kill"], "n1")])
 def test_node_that_fails(failing_slurm, allocate, wait_until, options, node):
-    """With --no-kill, only the node of the scheduler ends the cluster."""
+    """With --no-kill, only the node of the scheduler ends the cluster.
+
+    An operator tells Slurm, which else looks itself, as in test_healing.py, after some 30 s.
+    """
+
+    def fail() -> None:
+        failing_slurm.stop_node(node)
+        failing_slurm.run(
+            ["scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=no-power"]
+        )
+
     allocate(failing_slurm, 2, "--exclusive", *options)
-    sentence = start_and_fail(failing_slurm, wait_until, 80, lambda: failing_slurm.stop_node(node))
+    sentence = start_and_fail(failing_slurm, wait_until, 80, fail)
     assert "Slurm lost" in sentence
     assert "salloc --no-kill" in sentence
 

@@ -33,7 +33,7 @@ def nodes_of(cluster: SlurmAllocationCluster) -> list[str]:
     [
         ({"nodelist": "n[2-3]"}, ["n2", "n3"]),
         ({"nodelist": ["n4", "n2"], "nodes": 1}, ["n4"]),
-        ({"n_workers": 3}, ["n1", "n2", "n3"]),
+        ({"n_workers": 2}, ["n1", "n2"]),
         ({"nodes": 1, "workers_per_node": 2}, ["n1", "n1"]),
     ],
 )

@@ -404,7 +404,7 @@ def documented() -> list[str]:
 
 
 @pytest.mark.parametrize("number", range(len(documented())))
-def test_the_documented_examples_run(job_id, shared_tmp_path, monkeypatch, number, node_folder):
+def test_the_documented_examples_run(two_nodes, shared_tmp_path, monkeypatch, number, node_folder):
     monkeypatch.setenv("SCRATCH", str(shared_tmp_path))
     monkeypatch.setenv("NODE_DATA", node_folder)
     Path("example.py").write_text(documented()[number].replace("/tmp/run-data", node_folder))
