@@ -15,9 +15,9 @@ import pytest
 
 from ips_core import read_log
 
-TASKS = 600  # enough to last for all the kills
-KILLS = 10
-SECONDS_BETWEEN_KILLS = 1.5
+TASKS = 1200  # enough to last for all the kills
+KILLS = 20
+SECONDS_BETWEEN_KILLS = 2.0
 #: A task that ended this long before its worker was killed is not run again: it is noted by then.
 SETTLED = 0.1
 
