@@ -12,6 +12,7 @@ from ips_core.config.reading import environment, interpolated, parse, word, word
 from ips_core.config.sections import check_checkpoint, check_time_loop
 from ips_core.config.values import ComponentConfig, PlatformConfig, SimulationConfig
 from ips_core.errors import ConfigError
+from ips_core.restart_tree import latest_checkpoint
 
 __all__ = ["read_simulation"]
 
@@ -117,24 +118,13 @@ def _mode(values: Mapping[str, Any], problems: list[str]) -> dict[str, str]:
     if mode == "NORMAL" or values.get("RESTART_TIME") != "LATEST":
         return {"SIMULATION_MODE": mode}
     root = word(values, "RESTART_ROOT", problems)
-    latest = _latest(os.path.join(root, "restart")) if root else "0"
+    latest = latest_checkpoint(root) if root else "0"
     if not latest:
         problems.append(
             f"RESTART_TIME = LATEST: there are no restart files in {root}/restart; "
             "is RESTART_ROOT the SIM_ROOT of the run before?"
         )
-    return {"SIMULATION_MODE": mode, "RESTART_TIME": latest}
-
-
-def _latest(folder: str) -> str:
-    """Return which subfolder is named after the greatest number; empty if none is."""
-    times = {}
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        try:
-            times[float(name)] = name
-        except ValueError:
-            continue  # something else that lies there
-    return times[max(times)] if times else ""
+    return {"SIMULATION_MODE": mode, "RESTART_TIME": latest or ""}
 
 
 def _ports(values: dict[str, Any], problems: list[str]) -> Iterator[tuple[str, str]]:
