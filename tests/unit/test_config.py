@@ -520,8 +520,8 @@ NO_DRIVER = "[PORTS] NAMES has no DRIVER: nothing would run"
             ],
         ),
         (
-            section("TIME_LOOP", MODE="OFTEN"),
-            ["[TIME_LOOP] MODE = OFTEN: expected one of REGULAR, EXPLICIT"],
+            section("TIME_LOOP", MODE="Regular"),
+            ["[TIME_LOOP] MODE = Regular: expected one of REGULAR, EXPLICIT"],
         ),
         (
             section("TIME_LOOP", MODE="REGULAR", START="0", FINISH="exit()"),
