@@ -24,9 +24,7 @@ class _Alias(ModuleType):
         _, _, submodule = self.__name__.partition(".")
         if name in NAMES[submodule]:
             module, _, attribute = NAMES[submodule][name].partition(":")
-            value = getattr(import_module(module), attribute)
-            setattr(self, name, value)
-            return value
+            return getattr(import_module(module), attribute)
         if name in INSTEAD:
             # An AttributeError would become an ImportError without this sentence
             raise ImportError(f"ips_core has no {self.__name__}.{name}: {INSTEAD[name]}")

@@ -10,7 +10,7 @@ import ast
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ips_core.config.reading import word, word_of
+from ips_core.config.reading import word
 
 __all__ = ["check_checkpoint", "check_time_loop"]
 
@@ -43,7 +43,7 @@ def check_time_loop(values: Mapping[str, Any]) -> list[str]:
     if not isinstance(section, Mapping):
         return []
     where, problems = "[TIME_LOOP] ", list[str]()
-    mode = word_of(section, "MODE", ("REGULAR", "EXPLICIT"), problems, where)
+    mode = _mode(section, ("REGULAR", "EXPLICIT"), where, problems)
     if mode == "REGULAR":
         for key in ("START", "FINISH", "NSTEP"):
             text = word(section, key, problems, where)
@@ -66,7 +66,7 @@ def check_checkpoint(values: Mapping[str, Any]) -> list[str]:
     if not isinstance(section, Mapping):
         return []
     where, problems = "[CHECKPOINT] ", list[str]()
-    mode = word_of(section, "MODE", _CHECKPOINT_VALUES, problems, where)
+    mode = _mode(section, tuple(_CHECKPOINT_VALUES), where, problems)
     if needed := _CHECKPOINT_VALUES.get(mode):
         problems += _check_all(section, needed, where, _is_number)
     for key in ("NUM_CHECKPOINT", "PROTECT_FREQUENCY"):
@@ -74,6 +74,16 @@ def check_checkpoint(values: Mapping[str, Any]) -> list[str]:
         if text and not _is_whole(text):
             problems.append(f"{where}{key} = {text}: expected a whole number")
     return problems
+
+
+def _mode(
+    section: Mapping[str, Any], modes: tuple[str, ...], where: str, problems: list[str]
+) -> str:
+    """Return MODE, which the services compare as it is written; empty if it is not set."""
+    mode = word(section, "MODE", problems, where, required=False)
+    if mode and mode not in modes:
+        problems.append(f"{where}MODE = {mode}: expected one of {', '.join(modes)}")
+    return mode
 
 
 def _check_all(

@@ -398,6 +398,15 @@ def test_good_time_loop_and_checkpoint(text: str) -> None:
     assert read(text).name == "sim"
 
 
+def test_section_of_the_platform_is_no_text() -> None:
+    config = changed(KEY="$own")
+    Path("a.config").write_text(config)
+    found = platform("[own]\nA = x\n")
+    assert problems(lambda: read_simulation("a.config", found), "a.config") == [
+        "[Worker] KEY: $own is set neither in the file nor in the environment"
+    ]
+
+
 def test_keys_that_nobody_knows_pass_through() -> None:
     found = read(top(MY_KEY="1, 2") + "   YOURS = x\n")
     assert found.values["MY_KEY"] == ["1", "2"]
@@ -511,8 +520,8 @@ NO_DRIVER = "[PORTS] NAMES has no DRIVER: nothing would run"
             ],
         ),
         (
-            section("TIME_LOOP", MODE="OFTEN"),
-            ["[TIME_LOOP] MODE = OFTEN: expected one of REGULAR, EXPLICIT"],
+            section("TIME_LOOP", MODE="Regular"),
+            ["[TIME_LOOP] MODE = Regular: expected one of REGULAR, EXPLICIT"],
         ),
         (
             section("TIME_LOOP", MODE="REGULAR", START="0", FINISH="exit()"),
@@ -522,8 +531,11 @@ NO_DRIVER = "[PORTS] NAMES has no DRIVER: nothing would run"
             ],
         ),
         (
-            section("TIME_LOOP", MODE="EXPLICIT", VALUES="1 b 3"),
-            ["[TIME_LOOP] VALUES has b: expected numbers"],
+            section("TIME_LOOP", MODE="EXPLICIT", VALUES="1 b True"),
+            [
+                "[TIME_LOOP] VALUES has b: expected numbers",
+                "[TIME_LOOP] VALUES has True: expected numbers",
+            ],
         ),
         (
             section("TIME_LOOP", MODE="EXPLICIT"),
@@ -700,10 +712,12 @@ def test_problem_of_one_file_is_that_of_the_file_alone() -> None:
     [
         ("SIM_NAME", changed(SIM_NAME="a", SIM_ROOT="$PWD/b")),
         ("SIM_ROOT", changed(SIM_NAME="b", SIM_ROOT="$PWD/b/../a", LOG_FILE="b.log")),
+        ("SIM_ROOT", changed(SIM_NAME="b", SIM_ROOT="$PWD/link", LOG_FILE="b.log")),
         ("LOG_FILE", changed(SIM_NAME="b", SIM_ROOT="$PWD/b", LOG_FILE="./a/sim.log")),
     ],
 )
 def test_simulations_side_by_side_share_nothing(here: Path, key: str, text: str) -> None:
+    (here / "link").symlink_to("a")
     files = write(a=named("a"), b=text)
     (problem,) = problems(lambda: read_simulations(files, PlatformConfig()), "")
     assert problem.startswith(f"{here}/b.config: {key} = ")
