@@ -317,7 +317,7 @@ class WebPortal:
     """A portal on the loopback.
 
     ``behaviour`` is what it does with a request: ``"good"``, ``"moved"``, ``"hangs"`` until it is
-    closed, ``"drops"`` the connection, or the number of an HTTP error.
+    closed, and is good then, ``"drops"`` the connection, or the number of an HTTP error.
     """
 
     def __init__(self) -> None:
@@ -347,7 +347,7 @@ class WebPortal:
         self.requests.append(json.loads(body))
         if behaviour == "hangs":
             self._closing.wait(60)
-        elif behaviour == "good":
+        if behaviour in ("good", "hangs"):
             self._reply(request, 200, {"runid": 42, "events": len(self.requests[-1])})
         elif behaviour == "moved":
             request.send_response(302)

@@ -29,7 +29,7 @@ def log_sinks(
     Parameters
     ----------
     config : SimulationConfig
-        USE_PORTAL, PORTAL_URL, USER_W3_DIR and HTML_DUMP_FREQ are read from it.
+        Whether there is a portal, and its address; USER_W3_DIR and HTML_DUMP_FREQ.
     directory : pathlib.Path
         ``SIM_ROOT/simulation_log``; made if it is not there.
     run_id : str
@@ -37,8 +37,7 @@ def log_sinks(
     say : callable
         Takes a sentence for the user; called by any thread.
     platform : dict, optional
-        Values of the platform file, which count where the simulation file and the environment
-        say nothing.
+        Values of the platform file; USER_W3_DIR and HTML_DUMP_FREQ may stand there, too.
 
     Raises
     ------
@@ -46,25 +45,19 @@ def log_sinks(
         A file cannot be opened.
     """
 
-    def value(name: str, default: str = "") -> str:
-        for source in (config.values, config.environment, platform or {}):
-            if name in source:
-                return str(source[name]).strip()
-        return default
-
+    seen = (platform or {}) | config.environment | config.values
     directory.mkdir(parents=True, exist_ok=True)
-    every = value("HTML_DUMP_FREQ")
+    every = str(seen.get("HTML_DUMP_FREQ", "")).strip()
     sinks: list[Sink] = [
         EventLog(directory / f"{run_id}.eventlog"),
         HtmlTable(
             directory / f"{run_id}.html",
             say,
-            copy_to=value("USER_W3_DIR"),
+            copy_to=str(seen.get("USER_W3_DIR", "")).strip(),
             every=int(every) if every.isdecimal() else 10,
         ),
     ]
-    url = value("PORTAL_URL")
-    if url and value("USE_PORTAL", "true").lower() != "false":
+    if config.use_portal and (url := config.portal_url.strip()):
         if url.startswith(("http://", "https://")):
             sinks.append(Portal(url, say))
         else:

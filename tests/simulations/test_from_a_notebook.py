@@ -29,6 +29,15 @@ thread = threading.Thread(target=lambda: ended.append(Framework(["sim.config"]).
 thread.start()
 thread.join()
 ended"""
+ENDED = """\
+framework = Framework(["slow.config"])
+thread = threading.Thread(target=framework.run)
+thread.start()
+while not os.path.exists("slow/began"):
+    thread.join(0.1)
+framework.terminate_all_sims()
+thread.join()
+framework.failure"""
 FAILING = """\
 framework = Framework(["bad.config"])
 framework.run(), framework.failure"""
@@ -55,7 +64,8 @@ def cells(simulation: Any, once: Callable[..., Any], monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         simulation.write(STEP)
         stop = "os.kill(os.getppid(), signal.SIGINT), time.sleep(60)"  # as the stop button does
-        for name, step in (("bad", "1 / 0"), ("stopped", stop)):
+        slow = "open('../../began', 'w').close(), time.sleep(60)"
+        for name, step in (("bad", "1 / 0"), ("stopped", stop), ("slow", slow)):
             script = (simulation.folder / "driver.py").read_text().partition("        print(")[0]
             (simulation.folder / f"{name}.py").write_text(f"{script}        {step}\n")
             text = simulation.config.read_text().replace("driver.py", f"{name}.py")
@@ -66,6 +76,7 @@ def cells(simulation: Any, once: Callable[..., Any], monkeypatch: pytest.MonkeyP
             "import os, signal\nbefore = os.getcwd()",
             *documented(),
             IN_A_THREAD,
+            ENDED,
             FAILING,
             INTERRUPTED,
             AFTERWARDS,
@@ -95,6 +106,10 @@ def test_documented_cells(cells: Any) -> None:
 
 def test_run_in_a_thread(cells: Any) -> None:
     assert cells[IN_A_THREAD].splitlines()[1:] == ["step of sim at 0", "[True]"]
+
+
+def test_end_of_a_run_in_a_thread(cells: Any) -> None:
+    assert "terminated" in cells[ENDED].splitlines()[-1]
 
 
 def test_failure_is_told(cells: Any) -> None:

@@ -167,21 +167,17 @@ def test_files_beside_the_log(run: Any) -> None:
 
 
 def test_portal_that_never_answers_costs_seconds_at_most(simulation: Any, web_portal: Any) -> None:
-    simulation.write("for number in range(3000):\n    services.send_portal_event('E', str(number))")
-    begin = time.monotonic()
-    quick = simulation.run()
-    without = time.monotonic() - begin
     web_portal.behaviour = "hangs"
+    simulation.write("for number in range(3000):\n    services.send_portal_event('E', str(number))")
     simulation.edit("LOG_LEVEL", f"PORTAL_URL = {web_portal.url}\nLOG_LEVEL")
     begin = time.monotonic()
     outcome = simulation.run()
-    assert time.monotonic() - begin < 3 * without + 15.0
-    assert (quick.code, outcome.code) == (0, 0)
-    assert len(outcome.events) == len(quick.events) > 3000
+    # three requests of 10 s each are what there would be to wait for
+    assert time.monotonic() - begin < 30.0
+    assert outcome.code == 0
     count = len(outcome.events)
+    assert [e["comment"] for e in outcome.of_type("E")] == [str(n) for n in range(3000)]
     assert f"Portal: {count} of {count} events were not delivered to {web_portal.url}" in (
         outcome.stdout
     )
-    ends = [event["walltime"] for event in outcome.of_type("IPS_END")]
-    assert float(ends[0]) < 3 * without + 10.0
     assert read_log(simulation.root / "simulation_log") == outcome.events

@@ -181,23 +181,24 @@ def test_title_of_a_page_is_text() -> None:
 # Which sinks.
 
 
+def config(**fields: Any) -> Any:
+    values = {"values": {}, "environment": {}, "use_portal": True, "portal_url": ""}
+    return SimpleNamespace(**values | fields)
+
+
 @pytest.mark.parametrize(
-    ("values", "platform", "portal"),
+    ("use", "url", "portal"),
     [
-        ({}, {}, False),
-        ({"PORTAL_URL": "http://127.0.0.1:9"}, {}, True),
-        ({}, {"PORTAL_URL": "http://127.0.0.1:9"}, True),
-        ({"PORTAL_URL": ""}, {"PORTAL_URL": "http://127.0.0.1:9"}, False),
-        ({"USE_PORTAL": "False"}, {"PORTAL_URL": "http://127.0.0.1:9"}, False),
-        ({"USE_PORTAL": "true"}, {}, False),
+        (True, "", False),
+        (True, "http://127.0.0.1:9", True),
+        (True, " https://127.0.0.1:9", True),
+        (False, "http://127.0.0.1:9", False),
     ],
 )
-def test_sinks_of_a_simulation(
-    tmp_path: Path, values: dict[str, Any], platform: dict[str, Any], portal: bool
-) -> None:
-    config: Any = SimpleNamespace(values=values, environment={})
+def test_sinks_of_a_simulation(tmp_path: Path, use: bool, url: str, portal: bool) -> None:
     said: list[str] = []
-    sinks = log_sinks(config, tmp_path / "log", "run", said.append, platform)
+    fields = config(use_portal=use, portal_url=url)
+    sinks = log_sinks(fields, tmp_path / "log", "run", said.append)
     for sink in sinks:
         sink.end()
         sink.close()
@@ -206,10 +207,19 @@ def test_sinks_of_a_simulation(
     assert said == []
 
 
+@pytest.mark.parametrize("where", ["values", "environment", "platform"])
+def test_where_a_copy_of_the_page_goes(tmp_path: Path, where: str) -> None:
+    told = {"USER_W3_DIR": str(tmp_path / "www"), "HTML_DUMP_FREQ": "nonsense"}
+    fields = config() if where == "platform" else config(**{where: told})
+    platform = told if where == "platform" else {"USER_W3_DIR": "/proc/none"}
+    for sink in log_sinks(fields, tmp_path, "run", print, platform):
+        sink.end()
+    assert (tmp_path / "www" / "run.html").exists()
+
+
 def test_address_that_is_none_is_said(tmp_path: Path) -> None:
-    config: Any = SimpleNamespace(values={"PORTAL_URL": "file:///etc"}, environment={})
     said: list[str] = []
-    sinks = log_sinks(config, tmp_path, "run", said.append)
+    sinks = log_sinks(config(portal_url="file:///etc"), tmp_path, "run", said.append)
     sinks[0].end()
     assert len(sinks) == 2
     assert said == ["PORTAL_URL = file:///etc: expected http:// or https://; nothing is sent"]

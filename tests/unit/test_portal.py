@@ -58,13 +58,16 @@ def finish(sink: Portal) -> float:
     return time.monotonic() - begin
 
 
-def test_every_event_is_delivered_in_order(open_portal, web_portal, said: list[str]) -> None:
+def test_every_event_is_delivered_in_order_and_few_requests(
+    open_portal, web_portal, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    monkeypatch.setattr(module, "_GATHER_SECONDS", 60.0)  # cut short by the end
     sink = open_portal(web_portal.url + "/")
     for each in events(30):
         sink.write([each])
     finish(sink)
     assert web_portal.received() == events(30)
-    assert len(web_portal.requests) < 30
+    assert len(web_portal.requests) == 1
     assert said == [f"Run Portal URL = {web_portal.url}/42"]
 
 
@@ -184,9 +187,21 @@ def test_what_waits_for_a_slow_portal_is_bounded_and_the_end_is_let_in(
     )
 
 
+def test_what_is_delivered_makes_room(
+    open_portal, web_portal, wait_until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_BYTES", 3 * module._EVENT_BYTES)
+    monkeypatch.setattr(module, "_GATHER_SECONDS", 0.0)
+    sink = open_portal(web_portal.url)
+    for number in range(6):
+        sink.write([event(number)])
+        wait_until(lambda n=number: len(web_portal.received()) > n, _SOON, "it is delivered")
+    assert web_portal.received() == events(6)
+
+
 def test_listener_that_raises_costs_nothing(web_portal) -> None:
     def refuse(text: str) -> None:
-        raise ValueError(text)
+        raise RuntimeError(text)
 
     sink = Portal(web_portal.url, refuse)
     sink.write(events(1))
