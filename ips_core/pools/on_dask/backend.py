@@ -174,8 +174,8 @@ class DaskClusters:
 
     def close(self) -> None:
         """Leave the clusters."""
-        for client in self._clients.values():
-            _disconnect(client)
+        for address in list(self._clients):  # the reader's thread may leave one meanwhile
+            self.leave_cluster(address)
 
 
 class DaskBackend:
