@@ -61,17 +61,18 @@ def test_it_is_a_jobqueue_cluster(job_id):
     import dask_jobqueue  # here, after ours: its first import takes over Ctrl-C
 
     assert dask_jobqueue.JobQueueCluster is JobQueueCluster
-    with SlurmAllocationCluster(2) as cluster, Client(cluster) as client:
-        client.wait_for_workers(2, timeout=30)
-        assert isinstance(cluster, JobQueueCluster)
-        assert len(cluster.workers) == 2
-        for worker in cluster.workers.values():
-            assert isinstance(worker, Job)
-            assert isinstance(worker, SrunNode)
-            assert worker.status == Status.running
-        assert cluster.job_name == cluster.name
-        assert cluster.job_header == ""
-        assert client.cluster is cluster
+    with SlurmAllocationCluster(2) as cluster:
+        with Client(cluster) as client:
+            client.wait_for_workers(2, timeout=30)
+            assert isinstance(cluster, JobQueueCluster)
+            assert len(cluster.workers) == 2
+            for worker in cluster.workers.values():
+                assert isinstance(worker, Job)
+                assert isinstance(worker, SrunNode)
+                assert worker.status == Status.running
+            assert cluster.job_name == cluster.name
+            assert cluster.job_header == ""
+            assert client.cluster is cluster
         with cluster.get_client() as its_own:
             assert its_own.submit(sum, [1, 2]).result(timeout=30) == 3
     assert cluster.status == Status.closed

@@ -174,9 +174,8 @@ class DaskClusters:
 
     def close(self) -> None:
         """Leave the clusters."""
-        while self._clients:  # the reader's thread may be taking some
-            with contextlib.suppress(KeyError):
-                _disconnect(self._clients.popitem()[1])
+        for address in list(self._clients):  # the reader's thread may leave one meanwhile
+            self.leave_cluster(address)
 
 
 class DaskBackend:
