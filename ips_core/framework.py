@@ -147,7 +147,7 @@ class Framework:
 
     def _say(self, text: str) -> None:
         if self._output is None:
-            print(text, flush=True)
+            print(text + "\n", end="", flush=True)  # in one piece: a portal's thread speaks, too
         else:
             with open(self._output, "a", encoding="utf-8") as file:
                 file.write(text + "\n")

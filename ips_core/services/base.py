@@ -30,12 +30,18 @@ class ServicesBase:
         self.link = link
         self.component_id = start.component_id
         self.sim_name = start.simulation.name
-        self.sim_conf = start.simulation.values
+        self.sim_conf = self._values()
         self.workdir = start.work_directory
         self.component_ref: Any = None
         self.span = ""
         self.full_comp_id = start.name
         self.logger = self._make_logger()
+
+    def _values(self) -> dict[str, Any]:
+        """Return what files and environment set, as IPS's ``sim_conf`` has it: the file wins."""
+        simulation = self._start.simulation
+        own = {"PORTAL_RUNID": self._start.run_id, "SIMULATION_CONFIG_FILE": simulation.file}
+        return self._start.platform | simulation.environment | own | simulation.values
 
     def _make_logger(self) -> logging.Logger:
         simulation = self._start.simulation

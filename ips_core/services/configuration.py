@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ips_core.errors import IPSError
@@ -14,12 +13,6 @@ __all__ = ["ConfigurationServices"]
 
 class ConfigurationServices(ServicesBase):
     """Configuration values and directories."""
-
-    def _sources(self) -> list[Mapping[str, Any]]:
-        """Return what sets values, the first that has one wins."""
-        simulation = self._start.simulation
-        own = {"PORTAL_RUNID": self._start.run_id, "SIMULATION_CONFIG_FILE": simulation.file}
-        return [self.sim_conf, own, simulation.environment, self._start.platform]
 
     def get_config_param(self, param: str, silent: bool = False) -> Any:
         """Return a value of the simulation file, the environment or the platform file.
@@ -36,9 +29,8 @@ class ConfigurationServices(ServicesBase):
         KeyError
             Neither a file nor :meth:`set_config_param` sets it.
         """
-        for source in self._sources():
-            if param in source:
-                return source[param]
+        if param in self.sim_conf:
+            return self.sim_conf[param]
         found = self.link.ask("get_config_param", param)
         if found is not None:
             return unpack(found)
@@ -69,7 +61,7 @@ class ConfigurationServices(ServicesBase):
             A file or the environment sets it: components may have read it already. Or there is no
             such simulation.
         """
-        if any(param in source for source in self._sources()):
+        if param in self.sim_conf:
             raise IPSError(f"cannot set {param}: a file, the environment or IPS itself sets it")
         self.link.ask("set_config_param", param, pack(value), target_sim_name)
         return value

@@ -69,7 +69,8 @@ class WorkflowServices(StagingServices):
             raise IPSError(f"{sub_name!r} cannot name a sub-workflow: its directory is named so")
         raw = workflow_config.read_raw(config_file)
         workflow_config.absolute_scripts(raw)
-        workflow_config.complete(raw, self.sim_conf, self.sim_name, sub_name, os.getcwd())
+        values = self._start.simulation.values
+        workflow_config.complete(raw, values, self.sim_name, sub_name, os.getcwd())
         workflow_config.change(raw, override or {})
         platform = PlatformConfig(values=self._start.platform)
         source = read_simulation(workflow_config.write(raw, os.getcwd()), platform)

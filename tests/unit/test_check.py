@@ -115,7 +115,7 @@ def test_nodes_of_a_job_are_not_known_outside_of_it(capsys: Captured) -> None:
 
 def test_nodes_of_a_job_are_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "1")
-    monkeypatch.setattr(check, "read_allocation", lambda: ((Node("n7", 4, 1),), None))
+    monkeypatch.setattr(machine, "read_allocation", lambda: ((Node("n7", 4, 1),), None))
     assert cli.main(["check", "a.config"]) == 0
     assert "tasks start by   srun\n" in (out := capsys.readouterr().out)
     assert "   n7: 4 core(s), 1 GPU(s)\n" in out
