@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ips_core import check, cli, scripts
+from ips_core import check, cli, machine, scripts
 from ips_core.config import ComponentConfig, PlatformConfig, read_simulation
 from ips_core.resources import Node, Resources
 
