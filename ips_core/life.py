@@ -78,7 +78,7 @@ class Life:
         self._end = end
         self._leaving = False
         self._steps = self._live()
-        self._wait = Until(lambda: True)
+        self._wait = next(self._steps)  # up to where it can be interrupted
 
     @property
     def deadline(self) -> float:
@@ -102,7 +102,7 @@ class Life:
     def _live(self) -> Generator[Until]:
         failure = ""
         try:
-            yield Until(lambda: True)  # now it can be interrupted
+            yield Until(lambda: True)
             for call in list(self._start()):
                 yield from self._await(call)
             for port, method in _PHASES:
