@@ -187,9 +187,7 @@ def _internal(section: str) -> ComponentConfig:
 
 
 def _load_class(config: ComponentConfig) -> type[Component]:
-    module = (
-        _load_script(config.script) if config.script else importlib.import_module(config.module)
-    )
+    module = _load_script(config.script) if config.script else _load_module(config.module)
     class_ = getattr(module, config.name, None)
     if isinstance(class_, type) and issubclass(class_, Component):
         return class_
@@ -222,6 +220,23 @@ def _load_script(path: str) -> ModuleType:
     sys.modules[name] = module
     cloudpickle.register_pickle_by_value(module)
     loader.exec_module(module)
+    return module
+
+
+def _load_module(name: str) -> ModuleType:
+    """Import a MODULE; from the launch directory it travels to workers by value, as a SCRIPT does.
+
+    Workers search PYTHONPATH and what is installed, but not that directory.
+    """
+    module = importlib.import_module(name)
+    package = sys.modules[name.partition(".")[0]]
+    folder = os.path.dirname(getattr(package, "__file__", None) or "")
+    if hasattr(package, "__path__"):
+        folder = os.path.dirname(folder)
+    searched = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    ours = package.__name__ == "ips_core"  # whose own directory someone may launch from
+    if folder == os.getcwd() and folder not in searched and not ours:
+        cloudpickle.register_pickle_by_value(package)
     return module
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "clock",
     "component_event",
     "framework_event",
+    "root_target",
     "simulation_fields",
     "span_id",
     "trace",
@@ -127,9 +128,14 @@ def simulation_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"rcomment": comment or "SWIM simulation run", **found}
 
 
+def root_target(simulation: str) -> str:
+    """Return the target of a simulation's outermost span, also for one of its sub-workflows."""
+    return f"{simulation.partition('::')[0]}@FRAMEWORK@Framework@0"
+
+
 def span_id(target: str, operation: str = "", call_id: object = "") -> str:
     """Return the id of a span of a trace (16 hexadecimal digits, as Zipkin wants them)."""
-    text = f"{target}:{operation}:{call_id}" if operation else target
+    text = f"{target}:{operation}:{call_id}" if operation or call_id else target
     return hashlib.md5(text.encode(errors="surrogateescape"), usedforsecurity=False).hexdigest()[
         :16
     ]

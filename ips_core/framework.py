@@ -18,7 +18,13 @@ from typing import Any
 
 from ips_core import staging
 from ips_core.calls import Call
-from ips_core.config import SimulationConfig, overridden, read_platform, read_simulations
+from ips_core.config import (
+    ComponentConfig,
+    SimulationConfig,
+    overridden,
+    read_platform,
+    read_simulations,
+)
 from ips_core.errors import ComponentError, describe
 from ips_core.interruption import Interruptions
 from ips_core.life import Life
@@ -225,13 +231,26 @@ class Framework:
             directory = staging.work_directory(config, component, number)
             try:
                 directory.mkdir(parents=True, exist_ok=True)
-                # a sub-workflow's inputs may come later, from the component that it belongs to
-                staging.stage_inputs(component, directory, missing_ok=simulation.is_part)
+                self._stage_inputs(simulation, component, directory)
             except OSError as error:
                 raise ComponentError(component.full_id(number), "staging", str(error)) from None
             calls.append(self._start_process(simulation, section, ids[section], directory))
             simulation.members.append(ids[section])
         return calls
+
+    def _stage_inputs(
+        self, simulation: Simulation, component: ComponentConfig, directory: Path
+    ) -> None:
+        """Copy a component's INPUT_FILES to its work directory, and tell if one is missing.
+
+        That is no error yet: the component may choose another INPUT_DIR before it stages them, and
+        those of a sub-workflow may come later, from the component that it belongs to.
+        """
+        try:
+            staging.stage_inputs(component, directory, missing_ok=simulation.is_part)
+        except FileNotFoundError as error:
+            staging.stage_inputs(component, directory, missing_ok=True)
+            self._say(f"{simulation.name}: {error}")
 
     def _start_process(
         self, simulation: Simulation, section: str, component_id: ComponentID, directory: Path

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from ips_core.config import PlatformConfig, SimulationConfig
-from ips_core.events import framework_event, simulation_fields, span_id, trace
+from ips_core.events import framework_event, root_target, simulation_fields, span_id, trace
 from ips_core.messages import ComponentID
 from ips_core.resources import Resources
 from ips_core.simulation_log import SimulationLog
@@ -79,7 +79,7 @@ class Simulation:
     @property
     def root_span(self) -> str:
         """What its trace begins with."""
-        return f"{self.name}@FRAMEWORK@Framework@0"
+        return root_target(self.name)
 
     def write(self, events: Iterable[dict[str, Any]]) -> None:
         """Write events of its components into the log."""

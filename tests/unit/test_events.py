@@ -66,6 +66,7 @@ def test_trace_of_an_event_stands_before_its_state() -> None:
     [
         (("sim@FRAMEWORK@Framework@0",), "3542dbd6f2ec12a7"),
         (("sim@Worker@2", "step(0)", 7), "227919de07297dc8"),
+        (("sim@Worker@2:stage_output_files", "", 1.5), "198030eb43e60448"),
         (("sim@Worker@2", "step(0)", "7"), "227919de07297dc8"),
     ],
 )

@@ -25,7 +25,7 @@ from ips_core.dask_cluster import (
     taken_nodes,
 )
 from ips_core.errors import DaskClusterError
-from ips_core.events import span_id, trace
+from ips_core.events import root_target, span_id, trace
 from ips_core.link import FrameworkLink
 from ips_core.messages import pack
 
@@ -145,6 +145,7 @@ class ClusterKeeper(Component):
                 span=span_id(kept.target, "dask-worker", kept.task_id),
                 begin=kept.begin,
                 end=now,
+                parent=span_id(root_target(self.services.sim_name)),
                 procs_requested=kept.reached.request.nodes,
                 cores_allocated=kept.reached.slots,
             ),

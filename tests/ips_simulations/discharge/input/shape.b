@@ -1,0 +1,1 @@
+triangularity = 0.3
