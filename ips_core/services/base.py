@@ -33,6 +33,8 @@ class ServicesBase:
         self.sim_conf = self._values()
         self.workdir = start.work_directory
         self.component_ref: Any = None
+        #: IPS-framework's own object in its own process; here it is in another.
+        self.fwk = None
         self.span = ""
         self.full_comp_id = start.name
         self.logger = self._make_logger()

@@ -1,8 +1,8 @@
 """What simulations of each style leave behind, compared with their ``expected`` texts.
 
-An ``expected`` text has sections. ``prints``: lines on standard output, sorted, since components print
-side by side. ``events``: for each component, types of its events in their order. ``tasks``: how many
-events of its tasks there are, of each name and outcome. ``files``: what is below SIM_ROOT.
+An ``expected`` text has sections. ``prints``: lines on standard output, sorted, since components
+print side by side. ``events``: for each component, types of its events in their order. ``tasks``:
+how many events of its tasks there are, of each name and outcome. ``files``: what is below SIM_ROOT.
 """
 
 from __future__ import annotations
