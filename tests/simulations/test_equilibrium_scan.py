@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import os
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import dataclass
 
 import pytest
 
@@ -14,23 +13,38 @@ IPS = (sys.executable, "-m", "ips_core")
 NAMES = ("ip400kA_p2kPa", "ip400kA_p8kPa", "ip800kA_p2kPa", "ip800kA_p8kPa")
 
 
-def run_scan(folder: Path) -> tuple[subprocess.CompletedProcess, Path]:
-    argv = [*IPS, "--config", "equilibrium_scan.config", "--nodes", "2"]
-    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=110)
-    (work,) = folder.glob("equilibrium_scan/work/*ScanWorker*")
-    return done, work
+@dataclass(frozen=True)
+class Scan:
+    """What a scan leaves: its exit code, the rows of its table, its files and their sizes."""
+
+    code: int
+    table: dict[str, dict[str, str]]
+    sizes: dict[str, int]
+    picture: bytes
 
 
-def read_table(work: Path) -> dict[str, dict[str, str]]:
-    with open(work / "scan.csv", newline="") as file:
-        return {row["name"]: row for row in csv.DictReader(file)}
+@pytest.fixture
+def scan(small_scan, once) -> Scan:
+    """Four points, and two that have no solution."""
+
+    def run() -> Scan:
+        folder = small_scan(2)
+        config = folder / "equilibrium_scan.config"
+        config.write_text(config.read_text().replace("2e3, 8e3", "2e3, 8e3, 1e6"))
+        argv = [*IPS, "--config", config.name, "--nodes", "2"]
+        done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=110)
+        (work,) = folder.glob("equilibrium_scan/work/*ScanWorker*")
+        with open(work / "scan.csv", newline="") as file:
+            table = {row["name"]: row for row in csv.DictReader(file)}
+        sizes = {path.name: path.stat().st_size for path in work.iterdir()}
+        return Scan(done.returncode, table, sizes, (work / "scan.png").read_bytes())
+
+    return once("scan", run)
 
 
-def test_the_physics_of_four_points(small_scan):
-    done, work = run_scan(small_scan(2))
-    assert done.returncode == 0
-    table = read_table(work)
-    assert tuple(table) == NAMES
+def test_the_physics_of_four_points(scan):
+    assert scan.code == 0
+    table = {name: scan.table[name] for name in NAMES}
     assert {row["converged"] for row in table.values()} == {"True"}
     q95, beta, axis, volume, li = (
         {name: float(row[key]) for name, row in table.items()}
@@ -51,17 +65,11 @@ def test_the_physics_of_four_points(small_scan):
     assert beta[low] < beta[low_hot]
     assert axis[low] < axis[low_hot]
     assert beta[high] < beta[high_hot]
-    assert all((work / f"{name}.geqdsk").stat().st_size > 10_000 for name in NAMES)
-    assert (work / "scan.png").read_bytes().startswith(b"\x89PNG")
-    assert not [name for name in os.listdir(work) if name.startswith(".")]
+    assert all(scan.sizes[f"{name}.geqdsk"] > 10_000 for name in NAMES)
+    assert scan.picture.startswith(b"\x89PNG")
+    assert not [name for name in scan.sizes if name.startswith(".")]
 
 
-def test_a_point_without_a_solution_costs_no_other(small_scan):
-    folder = small_scan(2)
-    config = folder / "equilibrium_scan.config"
-    config.write_text(config.read_text().replace("2e3, 8e3", "2e3, 1e6"))
-    done, work = run_scan(folder)
-    assert done.returncode == 0
-    table = read_table(work)
-    assert [row["converged"] for row in table.values()] == ["True", "False", "True", "False"]
-    assert "failed to converge" in table["ip400kA_p1000kPa"]["reason"]
+def test_a_point_without_a_solution_costs_no_other(scan):
+    assert [row["converged"] for row in scan.table.values()] == ["True", "True", "False"] * 2
+    assert "failed to converge" in scan.table["ip400kA_p1000kPa"]["reason"]
