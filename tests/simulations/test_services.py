@@ -29,6 +29,7 @@ def error_of(function, *args, **keywords):
 class Driver(Component):
     def __init__(self, services, config):
         super().__init__(services, config)
+        services.info("constructed beside %s", services.get_port("WORKER"))
         self.created = {"cwd": os.getcwd(), "param": services.get_config_param("SIM_NAME")}
 
     def init(self, timestamp=0.0, **keywords):
@@ -214,10 +215,11 @@ def test_messages_of_all_levels(run: Any) -> None:
 
 
 def test_attributes_that_components_read(run: Any) -> None:
-    _, told, folder = run
+    outcome, told, folder = run
     assert told["attributes"] == [
         *("3", True, "elsewhere", "sim", "DRIVER__Driver_1", True, {}, {}, {}, None),
         *("sim@Driver@1", "AttributeError"),
     ]
     assert told["init"] == ["0", {}, "init", [0]]
+    assert "INFO     constructed beside sim@Worker@2" in outcome.log
     assert told["created"] == {"cwd": str(folder), "param": "sim"}

@@ -61,7 +61,7 @@ def test_time_loop_with_state_and_a_restart(run_of: Any) -> None:
 
 def test_several_pools_a_step_and_output_that_is_redirected(run_of: Any) -> None:
     _, folder = run_of("ensemble")
-    codes = "exit_status = {'task_a': 0, 'task_b': 0, 'task_c': 0, 'task_d': 0}"
+    codes = f"exit_status = {[(f'task_{member}', 0) for member in 'abcd']}"
     assert (folder / "ensemble_components.out").read_text().splitlines() == [
         codes,
         "iteration 1 residual 3.0",

@@ -43,7 +43,7 @@ class ensemble_worker(Component):
             )  # fmt: skip
         services.submit_tasks(pool_name)
         exit_status = services.get_finished_tasks(pool_name)
-        print("exit_status =", exit_status)
+        print("exit_status =", sorted(exit_status.items()))
         services.remove_task_pool(pool_name)
 
         # programs, functions and methods on Dask
