@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ips_core.services.calls import CallServices
 from ips_core.services.configuration import ConfigurationServices
+from ips_core.services.deprecated import DeprecatedServices
 from ips_core.services.logging import LoggingServices
 from ips_core.services.pools import PoolServices
 from ips_core.services.portal import PortalServices
@@ -18,6 +19,7 @@ __all__ = ["ServicesProxy"]
 
 
 class ServicesProxy(
+    DeprecatedServices,
     LoggingServices,
     PoolServices,
     PortalServices,

@@ -38,7 +38,7 @@ class Driver(Component):
     def step(self, timestamp=0.0, **keywords):
         self.worker = self.services.get_port("WORKER")
         told = {}
-        for part in (self.calls, self.lists, self.values, self.messages, self.attributes):
+        for part in (self.calls, self.lists, self.values, self.messages, self.attributes, self.old):
             told[part.__name__] = part()
         print("told", json.dumps(told | {"init": self.got, "created": self.created}))
 
@@ -86,6 +86,19 @@ class Driver(Component):
             raise ValueError("no plasma")
         except ValueError:
             services.exception("caught by %s", "driver")
+
+    def old(self):
+        Path("shared").mkdir()
+        Path("shared", "state").write_text("a")
+        services = self.services
+        found = [services.getGlobalConfigParameter(name) for name in ("SIM_NAME", "TEXT")]
+        services.stage_plasma_state()
+        found.append(Path("state").read_text())
+        Path("state").write_text("b")
+        services.update_plasma_state()
+        found.append(Path("shared", "state").read_text())
+        services.merge_current_plasma_state("part", merge_binary=self.MERGE)
+        return [*found, Path("shared", "state").read_text()]
 
     def attributes(self):
         services = self.services
@@ -138,7 +151,14 @@ def run(simulation: Any, once: Callable[..., Any]) -> Any:
     def answer() -> Any:
         simulation.write(DRIVER, WORKER)
         simulation.edit("LOG_LEVEL = INFO", "LOG_LEVEL = DEBUG\nTEXT = $MARK of $TOOLS\nLIST = a,")
-        simulation.edit("NAME = Driver", "NAME = Driver\n   LIST = b, c\n   TEXT_OF_OWN = $TEXT")
+        simulation.edit(
+            "NAME = Driver",
+            "NAME = Driver\n   LIST = b, c\n   TEXT_OF_OWN = $TEXT\n   MERGE = $PWD/merge",
+        )
+        state = "STATE_WORK_DIR = shared\nSTATE_FILES = state\nCURRENT_STATE = state\n"
+        simulation.edit("SIM_NAME", f"{state}SIM_NAME")
+        (simulation.folder / "merge").write_text("#!/bin/sh\necho merged > $2")
+        (simulation.folder / "merge").chmod(0o755)
         with simulation.config.open("a") as file:
             file.write("\n[LOOP]\n   TMIN = 3\n")
         (simulation.folder / "platform.conf").write_text(PLATFORM)
@@ -223,3 +243,14 @@ def test_attributes_that_components_read(run: Any) -> None:
     assert told["init"] == ["0", {}, "init", [0]]
     assert "INFO     constructed beside sim@Worker@2" in outcome.log
     assert told["created"] == {"cwd": str(folder), "param": "sim"}
+
+
+def test_names_of_before_2020_work_and_say_once_what_they_are_called_now(run: Any) -> None:
+    outcome, told, _ = run
+    assert told["old"] == ["sim", "a mark of /opt/tools", "a", "b", "merged\n"]
+    assert re.findall(r"WARNING +(\w+) is deprecated: it is called (\w+) now", outcome.log) == [
+        ("getGlobalConfigParameter", "get_config_param"),
+        ("stage_plasma_state", "stage_state"),
+        ("update_plasma_state", "update_state"),
+        ("merge_current_plasma_state", "merge_current_state"),
+    ]
