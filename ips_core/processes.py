@@ -94,6 +94,7 @@ class ComponentHandle:
 
     def close(self) -> None:
         """End what is left of the process and of its session."""
+        self.alive = False  # for us: one that not even SIGKILL ends, in a hung file system, say
         self._reap()
         self.channel.close()
 
