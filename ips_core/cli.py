@@ -138,8 +138,9 @@ def _tell_failures(simulations: Sequence[Simulation]) -> None:
         if simulation.failure:
             which = f"{simulation.name}: " if len(simulations) > 1 else ""
             print(f"ips.py: {which}{simulation.failure}", file=sys.stderr)
-            if os.path.getsize(simulation.config.log_file):
-                print(f"ips.py: more in {simulation.config.log_file}", file=sys.stderr)
+            log_file = simulation.config.log_file
+            if os.path.isfile(log_file) and os.path.getsize(log_file):
+                print(f"ips.py: more in {log_file}", file=sys.stderr)
 
 
 def _refuse_retired(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:

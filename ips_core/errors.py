@@ -175,6 +175,10 @@ class TaskError(IPSError):
 
 def describe(error: BaseException) -> str:
     """Return an exception as one would read it: its type is said where it is not ours."""
-    if isinstance(error, IPSError) or (type(error) is Exception and str(error)):
-        return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # a component's own: what it was raised for is still to be told
+        text = ""
+    if isinstance(error, IPSError) or (type(error) is Exception and text):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -114,6 +114,7 @@ class Life:
             failure = f"in the framework: {describe(error)}"
         self._leaving = True
         self.simulation.failure = failure
+        self.simulation.ending = True
         # components first, then their clusters, whose end belongs into the log
         keepers = list(self._give_up())
         yield from self._see_out(self._router.handles(self.simulation.members))

@@ -6,9 +6,11 @@ class which only a component's script knows does not have to exist in the framew
 
 from __future__ import annotations
 
+import select
 import threading
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import cloudpickle
@@ -239,8 +241,23 @@ class Channel:
         OSError
             The other end is gone.
         """
+        self.send_packed(self.packed(message))
+
+    @staticmethod
+    def packed(message: Any) -> bytes:
+        """Return a message as :meth:`send_packed` takes it."""
+        return bytes(ForkingPickler.dumps(message))
+
+    def send_packed(self, data: bytes) -> None:
+        """Send a message that is packed already; raises as :meth:`send`."""
         with self._sending:
-            self._connection.send(message)
+            self._connection.send_bytes(data)
+
+    def has_room(self) -> bool:
+        """Tell whether a short message could be sent without waiting, or would fail at once."""
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLOUT)
+        return bool(poll.poll(0))
 
     def receive(self) -> Any:
         """Wait for a message and return it.

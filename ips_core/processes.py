@@ -13,6 +13,7 @@ from typing import IO
 
 from ips_core.errors import ComponentError
 from ips_core.messages import Channel, ComponentID, Start
+from ips_core.outbox import Outbox
 
 __all__ = ["ComponentHandle"]
 
@@ -69,13 +70,14 @@ class ComponentHandle:
             if output is not None:
                 output.close()
         self.channel = Channel(ours.detach())
+        self._outbox = Outbox(self.channel)
         with contextlib.suppress(OSError):  # died at once: noticed by its end-of-file
-            self.channel.send(start)
+            self._outbox.send(start)
 
     def send(self, message: object) -> None:
         """Send a message; a process that is gone is noticed by its end-of-file instead."""
         with contextlib.suppress(OSError):
-            self.channel.send(message)
+            self._outbox.send(message)
 
     def how_it_ended(self) -> str:
         """Return in words how the process ended; what it left in its session is ended, too."""
@@ -94,6 +96,7 @@ class ComponentHandle:
 
     def close(self) -> None:
         """End what is left of the process and of its session."""
+        self.alive = False  # for us: one that not even SIGKILL ends, in a hung file system, say
         self._reap()
         self.channel.close()
 

@@ -6,6 +6,7 @@ here blocks on a component.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from multiprocessing.connection import wait
@@ -125,10 +126,11 @@ class Router:
         try:
             message = handle.channel.receive()
         except (EOFError, OSError):
-            handle.alive = False
-            how = handle.how_it_ended()
-            self.calls.end_all_of(handle.component_id, how)
-            self._listener.hear_end(handle.component_id, how)
+            self._take_leave(handle, handle.how_it_ended())
+            return
+        except Exception as error:  # of a class that only its script knows: it would wait for ever
+            handle.signal(signal.SIGKILL)
+            self._take_leave(handle, f"the framework cannot read what it sent: {describe(error)}")
             return
         if isinstance(message, Emit):
             self._listener.hear_events(handle.component_id, message.events)
@@ -139,6 +141,11 @@ class Router:
             self._listener.hear_news(handle.component_id, message)
         elif isinstance(message, Request):
             self._answer(handle, message)
+
+    def _take_leave(self, handle: ComponentHandle, how: str) -> None:
+        handle.alive = False
+        self.calls.end_all_of(handle.component_id, how)
+        self._listener.hear_end(handle.component_id, how)
 
     def _answer(self, sender: ComponentHandle, request: Request) -> None:
         try:

@@ -20,9 +20,13 @@ __all__ = ["Simulation", "run_id_of"]
 
 
 def run_id_of(config: SimulationConfig, platform: PlatformConfig, started: float) -> str:
-    """Return the portal run id of a simulation: its name, host, user and start."""
+    """Return the portal run id of a simulation: its name, host, user and start.
+
+    Files are named after it, so it has no slash, and nothing that is no text.
+    """
     stamp = datetime.fromtimestamp(started).isoformat(timespec="milliseconds")
-    return f"{config.name}_{_host(config, platform)}_{_user(config)}_{stamp}"
+    text = f"{config.name}_{_host(config, platform)}_{_user(config)}_{stamp}"
+    return text.replace("/", "_").encode(errors="backslashreplace").decode()
 
 
 def _user(config: SimulationConfig) -> str:
@@ -55,6 +59,8 @@ class Simulation:
         What components have set for others (``set_config_param``), packed.
     failure : str
         Why it failed, in a sentence; empty if it did not.
+    ending : bool
+        Whether it is about to leave: nothing new begins in it.
     """
 
     config: SimulationConfig
@@ -65,6 +71,7 @@ class Simulation:
     members: list[ComponentID] = field(default_factory=list)
     settings: dict[str, bytes] = field(default_factory=dict)
     failure: str = ""
+    ending: bool = False
 
     @property
     def name(self) -> str:

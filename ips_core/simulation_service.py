@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ips_core import staging
 from ips_core.calls import Call
-from ips_core.config import PlatformConfig, SimulationConfig, read_simulation
-from ips_core.errors import IPSError
-from ips_core.messages import ComponentID, Failure, Reply, Request, Returned
+from ips_core.config import PlatformConfig, SimulationConfig, read_simulation, shared_values
+from ips_core.errors import ConfigError, IPSError, describe
+from ips_core.messages import ComponentID, Failure, Reply, Request, Terminate
 from ips_core.router import Router, Service
 from ips_core.simulation import Simulation
 
@@ -68,18 +68,49 @@ class SimulationService:
         It writes into its parent's log and LOG_FILE, and ends with it.
         """
         (file,) = request.arguments
+        if self._simulations[sender.component_id.root].ending:  # nobody would see it out
+            raise IPSError("the simulation is ending")
         config = self._read(file)
         parent = self.simulation_of(sender.component_id)
         staging.make_tree(config, [])
         config = replace(config, log_file=parent.config.log_file)
         simulation = replace(parent, config=config, ports={}, settings={})
         self.add(simulation)
-        _Construction(self._router, self._start(simulation), sender, request, simulation.ports)
+        before = len(simulation.members)
+        try:
+            calls = self._start(simulation)
+        except Exception as error:
+            self._give_up(simulation, simulation.members[before:], describe(error))
+            raise
+        for call in calls:
+            self._router.calls.when_ended(
+                call, lambda _: self._constructed(simulation, calls, sender, request)
+            )
+
+    def _constructed(
+        self, simulation: Simulation, calls: list[Call], sender: Any, request: Request
+    ) -> None:
+        if any(call.outcome is None for call in calls):
+            return
+        errors = [error for error in map(self._router.error_of, calls) if error is not None]
+        failure = Failure(str(errors[0])) if errors else None
+        if failure is not None:
+            self._give_up(simulation, [call.target for call in calls], failure.text)
+        sender.send(Reply(request.request_id, simulation.ports, failure))
+
+    def _give_up(self, part: Simulation, members: list[ComponentID], reason: str) -> None:
+        """End what there is of a sub-workflow that could not begin; its name may be used again."""
+        part.failure = reason
+        for handle in self._router.handles(members):
+            handle.send(Terminate(ok=False))
 
     def _create_simulation(self, sender: Any, request: Request) -> None:
         """``create_simulation(file)``: its name; it lives beside the others."""
         (file,) = request.arguments
         config = self._read(file)
+        others = [each.config for each in self._simulations.values() if not each.is_part]
+        if shared := shared_values([*others, config]):
+            raise ConfigError("", shared)
         staging.make_tree(config, [file])
         staging.make_log_file(config)
         self._begin(config)
@@ -87,7 +118,8 @@ class SimulationService:
 
     def _read(self, file: str) -> SimulationConfig:
         config = read_simulation(file, self._platform)
-        if config.name in self._simulations:
+        there = self._simulations.get(config.name)
+        if there is not None and not (there.is_part and there.failure):
             raise IPSError(f"{file}: there is a simulation {config.name} already")
         return config
 
@@ -111,25 +143,3 @@ class SimulationService:
         places = (self._simulations[each] for each in (component_id.simulation, component_id.root))
         found = next((each.settings[name] for each in places if name in each.settings), None)
         sender.send(Reply(request.request_id, found))
-
-
-@dataclass
-class _Construction:
-    """Answers a request when all components of a sub-workflow are constructed."""
-
-    router: Router
-    calls: list[Call]
-    sender: Any
-    request: Request
-    ports: dict[str, ComponentID]
-
-    def __post_init__(self) -> None:
-        for call in self.calls:
-            self.router.calls.when_ended(call, self._ended)
-
-    def _ended(self, outcome: Returned) -> None:
-        if any(call.outcome is None for call in self.calls):
-            return
-        errors = [error for error in map(self.router.error_of, self.calls) if error is not None]
-        failure = Failure(str(errors[0])) if errors else None
-        self.sender.send(Reply(self.request.request_id, self.ports, failure))

@@ -297,9 +297,10 @@ class SingleTasks:
         return self.tasks.pop(task_id).exit_status
 
     def _await(self, tasks: Sequence[LaunchedTask], seconds: float | None) -> bool:
+        limit = None if seconds is None else min(seconds, threading.TIMEOUT_MAX)
         with self._changed:
             return self._changed.wait_for(
-                lambda: all(each.record is not None for each in tasks), seconds
+                lambda: all(each.record is not None for each in tasks), limit
             )
 
     def _end(self, tasks: Sequence[LaunchedTask]) -> bool:

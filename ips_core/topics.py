@@ -138,6 +138,8 @@ class Topics:
         raises, which ends this.
         """
         for _ in range(len(self._pending)):
+            if not self._pending:  # a callback has processed them
+                return
             subscription, published = self._pending.popleft()
             if self._subscriptions.get(published.topic) is subscription:
                 name, body = unpack(published.payload)

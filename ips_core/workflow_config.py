@@ -31,6 +31,10 @@ def read_raw(file: str) -> ConfigObj:
         return ConfigObj(file, interpolation=False, file_error=True, encoding="utf-8")
     except ConfigObjError as error:
         raise ConfigError(file, [str(error)]) from None
+    except UnicodeDecodeError:
+        raise ConfigError(file, ["this is no text file (in UTF-8)"]) from None
+    except OSError as error:
+        raise ConfigError(file, [f"cannot be read: {error}"]) from None
 
 
 def complete(

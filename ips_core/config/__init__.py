@@ -5,7 +5,7 @@ section and key.
 """
 
 from ips_core.config.platform import overridden, read_platform
-from ips_core.config.several import read_simulations
+from ips_core.config.several import read_simulations, shared_values
 from ips_core.config.simulation import read_simulation
 from ips_core.config.values import ComponentConfig, PlatformConfig, SimulationConfig
 
@@ -17,4 +17,5 @@ __all__ = [
     "read_platform",
     "read_simulation",
     "read_simulations",
+    "shared_values",
 ]

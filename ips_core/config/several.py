@@ -10,7 +10,7 @@ from ips_core.config.simulation import read_simulation
 from ips_core.config.values import PlatformConfig, SimulationConfig
 from ips_core.errors import ConfigError
 
-__all__ = ["read_simulations"]
+__all__ = ["read_simulations", "shared_values"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +42,13 @@ def read_simulations(files: Sequence[str], platform: PlatformConfig) -> list[Sim
             simulations.append(read_simulation(file, platform))
         except ConfigError as error:
             errors.append(error)
-    if shared := _shared(simulations):
+    if shared := shared_values(simulations):
         errors.append(ConfigError("", shared))
+    errors += [
+        ConfigError(each.file, [f"SIM_NAME = {each.name}: only sub-workflows have :: in it"])
+        for each in simulations
+        if "::" in each.name
+    ]
     if len(errors) == 1:
         raise errors[0]
     if errors:
@@ -61,10 +66,10 @@ def _once(files: Sequence[str]) -> list[str]:
     return list(first.values())
 
 
-def _shared(simulations: Sequence[SimulationConfig]) -> list[str]:
+def shared_values(simulations: Sequence[SimulationConfig]) -> list[str]:
     """Return a problem for each value that two simulations have in common but may not."""
     problems = []
-    first: dict[tuple[str, str], str] = {}
+    first: dict[tuple[str, str], SimulationConfig] = {}
     for simulation in simulations:
         own = {
             "SIM_NAME": simulation.name,
@@ -72,10 +77,10 @@ def _shared(simulations: Sequence[SimulationConfig]) -> list[str]:
             "LOG_FILE": os.path.realpath(simulation.log_file),
         }
         for key, value in own.items():
-            other = first.setdefault((key, value), simulation.file)
-            if other != simulation.file:
+            other = first.setdefault((key, value), simulation)
+            if other is not simulation:
                 problems.append(
-                    f"{simulation.file}: {key} = {value} is that of {other} too: "
+                    f"{simulation.file}: {key} = {value} is that of {other.file} too: "
                     "simulations that run side by side need their own"
                 )
     return problems

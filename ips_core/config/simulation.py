@@ -182,6 +182,8 @@ def _component(
         key: seen[key] for key in _INHERITED if key in seen and key not in own
     }
     inherited.setdefault("INPUT_DIR", os.path.dirname(os.path.abspath(file)))
+    if "BIN_PATH" not in own and "BIN_DIR" in (found := inherited | own):  # as IPS-framework does
+        inherited.setdefault("BIN_PATH", found["BIN_DIR"])
     if script:
         script = _find_script(file, script, inherited | own)
         if not os.path.isfile(script):

@@ -52,7 +52,17 @@ class CallServices(ServicesBase):
         -------
         int
             The call's id, for :meth:`wait_call`.
+
+        Raises
+        ------
+        IPSError
+            There is no such component.
         """
+        if not isinstance(component_id, ComponentID):
+            raise IPSError(
+                f"cannot call {method_name} of {component_id!r}: expected a component's id, which "
+                "get_port returns"
+            )
         begin = time.time()
         target, operation = call_target(component_id, method_name, args, keywords)
         payload = pack((args, keywords))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ips_core.services.base import ServicesBase
@@ -50,11 +51,15 @@ class TimeLoopServices(ServicesBase):
         Raises
         ------
         ValueError
-            It is no number.
+            It is no number, or not a finite one.
         """
         value = new_time_stamp
         try:
-            number = value if isinstance(value, int) else float(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"time stamp {value!r}: expected a number") from None
+            # no class of the component's own: the framework would have to know it, too
+            number = int(value) if isinstance(value, int) else float(value)
+            finite = math.isfinite(number)  # JSON knows no others
+        except (ArithmeticError, TypeError, ValueError):
+            finite = False
+        if not finite:
+            raise ValueError(f"time stamp {value!r}: expected a number")
         self.link.emit("IPS_UPDATE_TIME_STAMP", f"Timestamp = {value}", phystimestamp=number)

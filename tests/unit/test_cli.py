@@ -109,12 +109,16 @@ def test_good_simulation_says_nothing(framework: type[FakeFramework], capsys: Ca
 
 
 @pytest.mark.parametrize(
-    ("log", "more"), [("", ""), ("a traceback", "ips.py: more in sim.log\n")], ids=["empty", "full"]
+    ("log", "more"),
+    [(None, ""), ("", ""), ("a traceback", "ips.py: more in sim.log\n")],
+    ids=["gone", "empty", "full"],
 )
 def test_failed_simulation_says_why_and_where_there_is_more(
-    framework: type[FakeFramework], capsys: Captured, log: str, more: str
+    framework: type[FakeFramework], capsys: Captured, log: str | None, more: str
 ) -> None:
-    Path("sim.log").write_text(log)
+    Path("sim.log").unlink(missing_ok=True)
+    if log is not None:
+        Path("sim.log").write_text(log)
     framework.failure = "component W failed in step: ValueError: x"
     assert cli.main(["-i", "a.config"]) == 1
     assert capsys.readouterr() == ("", f"ips.py: component W failed in step: ValueError: x\n{more}")

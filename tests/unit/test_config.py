@@ -299,6 +299,14 @@ def test_level_of_the_shell_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None
     )
 
 
+def test_programs_are_in_bin_dir_unless_bin_path_says_where() -> None:
+    components = read("BIN_DIR = /bin\n" + SIMULATION + "   BIN_DIR = /own\n").components
+    assert {name: each.values["BIN_PATH"] for name, each in components.items()} == {
+        "Driver": "/bin",
+        "Worker": "/own",
+    }
+
+
 def test_directories_are_inherited_from_environment_and_platform_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -724,6 +732,13 @@ def test_simulations_side_by_side_share_nothing(here: Path, key: str, text: str)
     assert problem.endswith(
         f" is that of {here}/a.config too: simulations that run side by side need their own"
     )
+
+
+def test_only_sub_workflows_are_named_after_two_simulations(here: Path) -> None:
+    files = write(a=changed(SIM_NAME="a::b", SIM_ROOT="$PWD/a"))
+    assert problems(lambda: read_simulations(files, PlatformConfig()), f"{here}/a.config") == [
+        "SIM_NAME = a::b: only sub-workflows have :: in it"
+    ]
 
 
 # What simulation files say of the machine.

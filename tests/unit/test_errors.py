@@ -160,3 +160,11 @@ def test_task_that_failed_equals_no_exit_code() -> None:
 )
 def test_description_names_the_type_where_it_is_not_ours(error: BaseException, text: str) -> None:
     assert describe(error) == text
+
+
+def test_an_exception_without_a_text_is_told_by_its_type() -> None:
+    class Wordless(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    assert describe(Wordless()) == "Wordless"

@@ -126,3 +126,12 @@ def test_none_is_forgotten_if_one_of_several_is_not_there(
     with pytest.raises(KeyError, match="no task 99"):
         tasks.kill([task_id, 99])
     assert tasks.wait_for([task_id, task_id]) == {task_id: 0}
+
+
+def test_no_time_is_too_long_to_wait(
+    tasks_by: Callable[[str], SingleTasks], tmp_path: Path
+) -> None:
+    tasks = tasks_by("eval")
+    for seconds in (1e10, float("inf")):
+        task_id = tasks.launch(Task("t", 1, str(tmp_path), "/bin/true"), Demand(1))
+        assert tasks.wait(task_id, seconds) == 0

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ips_core.services.time_loop import TimeLoopServices
 from ips_core.time_loop import arithmetic, time_points
 
 
@@ -109,3 +110,37 @@ def test_odd_value(key: str, value: Any) -> None:
     with pytest.raises(ValueError, match=r"^Invalid TIME_LOOP value of ") as caught:
         time_points(REGULAR | {key: value})
     assert f"{key} = {value}: " in str(caught.value)
+
+
+class Link:
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def emit(self, eventtype: str, comment: str, phystimestamp: float) -> None:
+        self.told.append(phystimestamp)
+
+
+@pytest.fixture
+def services() -> Any:
+    found = TimeLoopServices.__new__(TimeLoopServices)
+    found.link = Link()  # type: ignore[assignment]
+    return found
+
+
+def test_time_stamps_travel_as_plain_numbers(services: Any) -> None:
+    class Level(int):
+        """Only the component knows it, not the framework."""
+
+    for stamp in (Level(3), "2.5", 4, 1e300):
+        services.update_time_stamp(stamp)
+    assert services.link.told == [3, 2.5, 4, 1e300]
+    assert [type(stamp) for stamp in services.link.told] == [int, float, int, float]
+
+
+@pytest.mark.parametrize(
+    "stamp", ["soon", None, math.nan, math.inf, pytest.param(10**400, id="huge")]
+)
+def test_time_stamps_are_finite_numbers(services: Any, stamp: Any) -> None:
+    with pytest.raises(ValueError, match="expected a number"):
+        services.update_time_stamp(stamp)
+    assert services.link.told == []

@@ -131,3 +131,18 @@ def test_framework_that_does_not_answer_is_not_waited_for_forever(
     monkeypatch.setattr(topics, "_ECHO_SECONDS", 0.01)
     with pytest.raises(IPSError, match=r"^topic t: the framework does not pass E on$"):
         Topics(0, lambda published: None).publish("t", "E", None)
+
+
+def test_a_callback_may_process_what_is_pending(two: list[Topics]) -> None:
+    publisher, subscriber = two
+    heard: list[Any] = []
+
+    def hear(topic: str, event: TopicEvent) -> None:
+        heard.append(event.getBody())
+        subscriber.process()
+
+    subscriber.subscribe("t", hear)
+    for body in (1, 2, 3):
+        publisher.publish("t", "E", body)
+    subscriber.process()
+    assert heard == [1, 2, 3]
