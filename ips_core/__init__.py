@@ -14,9 +14,9 @@ from ips_core.errors import IPSError, TaskError
 
 if TYPE_CHECKING:
     from ips_core.framework import Framework
+    from ips_core.log.simulation_log import read_log
     from ips_core.pools.task import Task
     from ips_core.services import ServicesProxy
-    from ips_core.simulation_log import read_log
 
 __all__ = ["Component", "Framework", "IPSError", "ServicesProxy", "Task", "TaskError", "read_log"]
 
@@ -24,7 +24,7 @@ _LAZY = {
     "Framework": "ips_core.framework",
     "ServicesProxy": "ips_core.services",
     "Task": "ips_core.pools.task",
-    "read_log": "ips_core.simulation_log",
+    "read_log": "ips_core.log.simulation_log",
 }
 
 

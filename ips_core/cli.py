@@ -14,13 +14,13 @@ from importlib import import_module
 
 from ips_core.errors import ConfigError
 from ips_core.framework import Framework
-from ips_core.simulation import Simulation
+from ips_core.framework.simulation import Simulation
 from ips_core.version import ips_core_version
 
 __all__ = ["count", "main"]
 
 #: Commands in modules of their own, which only they need.
-_COMMANDS = {"check": "ips_core.check", "init": "ips_core.starter"}
+_COMMANDS = {"check": "ips_core.commands.check", "init": "ips_core.commands.starter"}
 #: Options of old releases of the reference (before 2020), and what there is instead.
 _RETIRED = {
     "--all": "a run always does all of a simulation",

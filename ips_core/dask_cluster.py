@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ips_core.errors import ConfigError, DaskClusterError
-from ips_core.resources import Node
+from ips_core.resources.nodes import Node
 
 __all__ = [
     "ClusterAddress",

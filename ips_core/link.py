@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ips_core.errors import IPSError
-from ips_core.events import component_event
+from ips_core.log.events import component_event
 from ips_core.messages import Broadcast, Channel, Emit, Failure, Reply, Request, Start
 
 __all__ = ["FrameworkLink"]

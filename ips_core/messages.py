@@ -122,7 +122,7 @@ class Start:
         The whole simulation.
     platform : dict
         Settings of the platform file.
-    resources : ips_core.resources.Resources
+    resources : ips_core.resources.nodes.Resources
         What the simulation may use.
     ports : dict of str to ComponentID
         The components by port name.

@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ips_core.file_copies import file_names
+from ips_core.files.copies import file_names
 
 __all__ = ["arithmetic", "time_points"]
 

@@ -12,7 +12,7 @@ from ips_core.config.reading import environment, interpolated, parse, word, word
 from ips_core.config.sections import check_checkpoint, check_time_loop
 from ips_core.config.values import ComponentConfig, PlatformConfig, SimulationConfig
 from ips_core.errors import ConfigError
-from ips_core.restart_tree import latest_checkpoint
+from ips_core.files.restart_tree import latest_checkpoint
 
 __all__ = ["read_simulation"]
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ips_core.events import component_event, span_id, trace
 from ips_core.link import FrameworkLink
+from ips_core.log.events import component_event, span_id, trace
 from ips_core.messages import Start
 from ips_core.pools.pool_journal import Submission
 from ips_core.pools.record import TaskRecord

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ips_core.checkpoint import (
+from ips_core.files.checkpoint import (
     CheckpointHistory,
     CheckpointPlan,
     Moment,
@@ -17,9 +17,9 @@ from ips_core.checkpoint import (
     kept_checkpoints,
     read_plan,
 )
-from ips_core.file_copies import copy_files, file_names
+from ips_core.files.copies import copy_files, file_names
+from ips_core.files.restart_tree import being_made, checkpoints, remove_checkpoint, restart_path
 from ips_core.messages import ComponentID
-from ips_core.restart_tree import being_made, checkpoints, remove_checkpoint, restart_path
 from ips_core.services.calls import CallServices
 from ips_core.services.failure import failure_reported
 from ips_core.services.time_loop import TimeLoopServices

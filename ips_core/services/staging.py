@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ips_core.config import SimulationConfig
-from ips_core.events import span_id, trace
-from ips_core.file_copies import copy_files, file_names
-from ips_core.results_tree import ResultsTree
+from ips_core.files.copies import copy_files, file_names
+from ips_core.files.results_tree import ResultsTree
+from ips_core.files.staging import stage_sub_flow_inputs
+from ips_core.files.state_files import merge_state, state_lock
+from ips_core.log.events import span_id, trace
 from ips_core.services.configuration import ConfigurationServices
 from ips_core.services.failure import failure_reported
-from ips_core.staging import stage_sub_flow_inputs
-from ips_core.state_files import merge_state, state_lock
 
 __all__ = ["StagingServices"]
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ips_core.errors import TaskLaunchError, TaskPoolError
+from ips_core.launching.demand import fit
+from ips_core.launching.single_tasks import LaunchedTask, SingleTasks
 from ips_core.pools.task import Task
 from ips_core.services.base import ServicesBase
-from ips_core.single_tasks import LaunchedTask, SingleTasks
-from ips_core.task_demand import fit
 
 __all__ = ["TaskServices"]
 

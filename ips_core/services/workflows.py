@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ips_core import workflow_config
 from ips_core.config import PlatformConfig, read_simulation
+from ips_core.config import writing as workflow_config
 from ips_core.errors import IPSError
-from ips_core.file_copies import copy_files, file_names
+from ips_core.files.copies import copy_files, file_names
+from ips_core.files.staging import stage_sub_flow_inputs, work_directory
 from ips_core.messages import ComponentID
 from ips_core.services.staging import StagingServices
-from ips_core.staging import stage_sub_flow_inputs, work_directory
 
 __all__ = ["WorkflowServices"]
 

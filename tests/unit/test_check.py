@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from ips_core import check, cli, machine, scripts
+from ips_core import cli
+from ips_core.commands import check, scripts
 from ips_core.config import ComponentConfig, PlatformConfig, read_simulation
-from ips_core.resources import Node, Resources
+from ips_core.resources import machine
+from ips_core.resources.nodes import Node, Resources
 
 Captured = pytest.CaptureFixture[str]
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ips_core.checkpoint import (
+from ips_core.errors import ConfigError
+from ips_core.files.checkpoint import (
     CheckpointHistory,
     CheckpointPlan,
     Moment,
@@ -17,7 +18,6 @@ from ips_core.checkpoint import (
     kept_checkpoints,
     read_plan,
 )
-from ips_core.errors import ConfigError
 
 BASE = {"MODE": "ALL", "NUM_CHECKPOINT": "2"}
 

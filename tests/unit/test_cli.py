@@ -209,7 +209,8 @@ def test_command_has_its_own_help(capsys: Captured, command: str) -> None:
 
 def test_commands_are_not_imported_for_a_run(framework: type[FakeFramework]) -> None:
     code = (
-        "import sys, ips_core.cli; print({'ips_core.check', 'ips_core.starter'} & {*sys.modules})"
+        "import sys, ips_core.cli\n"
+        "print({'ips_core.commands.check', 'ips_core.commands.starter'} & {*sys.modules})"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 from ips_core import cli
-from ips_core.check import report
+from ips_core.commands.check import report
 from ips_core.compat.names import INSTEAD, NAMES
 from ips_core.config import ComponentConfig, PlatformConfig, SimulationConfig, platform, sections
-from ips_core.resources import Node, Resources
+from ips_core.resources.nodes import Node, Resources
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 

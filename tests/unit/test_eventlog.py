@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from ips_core.sinks import html_table
-from ips_core.sinks.eventlog import EventLog, eventlog_line
-from ips_core.sinks.html_table import HtmlTable, html_page
-from ips_core.sinks.portal import Portal
-from ips_core.sinks.selection import log_sinks
+from ips_core.log import html_table
+from ips_core.log.eventlog import EventLog, eventlog_line
+from ips_core.log.html_table import HtmlTable, html_page
+from ips_core.log.portal import Portal
+from ips_core.log.selection import log_sinks
 
 AT = 1_700_000_012.3
 

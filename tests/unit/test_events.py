@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ips_core.events import call_target, component_event, framework_event, span_id, trace
+from ips_core.log.events import call_target, component_event, framework_event, span_id, trace
 
 STARTED = 1_700_000_000.0
 AT = STARTED + 12.345

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ips_core.file_copies import copy_file, copy_files, file_names, matching_files, unused_name
+from ips_core.files.copies import copy_file, copy_files, file_names, matching_files, unused_name
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ips_core.dask_cluster import ClusterRequest
 from ips_core.errors import BadResourceRequest, DaskClusterError, InsufficientResources, IPSError
-from ips_core.leases import CancelRun, Close, Grant, Lender, Refuse, Start, Ticket, Wanted
-from ips_core.resources import Allocation, Demand, Node, ResourceManager
+from ips_core.resources.leases import CancelRun, Close, Grant, Lender, Refuse, Start, Ticket, Wanted
+from ips_core.resources.nodes import Allocation, Demand, Node, ResourceManager
 
 IDLE = 600.0
 

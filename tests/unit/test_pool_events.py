@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ips_core.events import span_id
+from ips_core.log.events import span_id
 from ips_core.pools.pool_events import SubmissionEvents
 from ips_core.pools.record import TaskRecord
 from ips_core.pools.task import Task

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ips_core.sinks import portal as module
-from ips_core.sinks.portal import Portal
+from ips_core.log import portal as module
+from ips_core.log.portal import Portal
 
 #: What no answer may make a run wait for: far more than a few seconds, far less than a hang.
 _SOON = 25.0

@@ -12,8 +12,8 @@ from ips_core.calls import Call, CallTable
 from ips_core.dask_cluster import ClusterRequest, NodesTaken, Started
 from ips_core.errors import BadResourceRequest, ConfigError, DaskClusterError
 from ips_core.messages import Broadcast, ComponentID, Failure, Reply, Request, Returned, pack
-from ips_core.resource_service import Keepers, ResourceService, idle_seconds
-from ips_core.resources import Node, Resources
+from ips_core.resources.nodes import Node, Resources
+from ips_core.resources.service import Keepers, ResourceService, idle_seconds
 
 NODES = tuple(Node(f"n{number}", 2) for number in (1, 2))
 PAIR, OTHER_PAIR = ClusterRequest(2, None, None, "srun"), ClusterRequest(2, 1, None, "srun")

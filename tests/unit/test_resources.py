@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from ips_core.config import PlatformConfig
 from ips_core.errors import BadResourceRequest, ConfigError
-from ips_core.resources import Allocation, Demand, Node, ResourceManager, Share, detect, uses_job
+from ips_core.resources.nodes import (
+    Allocation,
+    Demand,
+    Node,
+    ResourceManager,
+    Share,
+    detect,
+    uses_job,
+)
 
 JOB = [Node(f"n{number}", 128, 4) for number in range(4)]
 OWN_CPUS = 6

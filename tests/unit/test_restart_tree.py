@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ips_core.restart_tree import (
+from ips_core.files.restart_tree import (
     being_made,
     checkpoints,
     latest_checkpoint,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ips_core.results_tree import ResultsTree, stamped
+from ips_core.files.results_tree import ResultsTree, stamped
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from ips_core.framework.router import Router
 from ips_core.messages import Channel, ComponentID, Emit
-from ips_core.router import Router
 
 WORKER, DRIVER = ComponentID("sim", "Worker", 1), ComponentID("sim", "Driver", 2)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ips_core.simulation_log import SimulationLog, read_log
+from ips_core.log.simulation_log import SimulationLog, read_log
 
 RUN_ID = "sim_host_me_2026-03-01T10:00:00.000"
 

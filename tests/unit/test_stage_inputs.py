@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ips_core.config import ComponentConfig, SimulationConfig
-from ips_core.staging import stage_inputs, stage_sub_flow_inputs
+from ips_core.files.staging import stage_inputs, stage_sub_flow_inputs
 
 
 def component(section: str, **values: Any) -> ComponentConfig:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ips_core.errors import IPSError
-from ips_core.state_files import merge_state, state_lock
+from ips_core.files.state_files import merge_state, state_lock
 
 _SECONDS = 10.0
 

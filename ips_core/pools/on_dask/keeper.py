@@ -25,8 +25,8 @@ from ips_core.dask_cluster import (
     taken_nodes,
 )
 from ips_core.errors import DaskClusterError
-from ips_core.events import root_target, span_id, trace
 from ips_core.link import FrameworkLink
+from ips_core.log.events import root_target, span_id, trace
 from ips_core.messages import pack
 
 __all__ = ["ClusterKeeper"]

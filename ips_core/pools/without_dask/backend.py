@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from ips_core.launching.demand import demand_of
+from ips_core.launching.launcher import TaskLauncher
 from ips_core.link import FrameworkLink
 from ips_core.pools.executor import Executor
 from ips_core.pools.task import Task
 from ips_core.pools.without_dask.executor import LocalExecutor
-from ips_core.resources import Allocation
-from ips_core.task_demand import demand_of
-from ips_core.task_launcher import TaskLauncher
+from ips_core.resources.nodes import Allocation
 from ips_core.tasks.runner import Runner
 
 __all__ = ["LocalBackend"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ips_core.errors import ConfigError
-from ips_core.file_copies import file_names
+from ips_core.files.copies import file_names
 
 __all__ = [
     "CheckpointHistory",

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ips_core.cli import count
+from ips_core.commands.scripts import class_problem
 from ips_core.config import (
     ComponentConfig,
     PlatformConfig,
@@ -18,11 +19,10 @@ from ips_core.config import (
     read_platform,
     read_simulations,
 )
-from ips_core.file_copies import file_names
-from ips_core.machine import find_resources
-from ips_core.resources import Resources, uses_job
-from ips_core.scripts import class_problem
-from ips_core.staging import work_directory
+from ips_core.files.copies import file_names
+from ips_core.files.staging import work_directory
+from ips_core.resources.machine import find_resources
+from ips_core.resources.nodes import Resources, uses_job
 
 __all__ = ["main", "report"]
 

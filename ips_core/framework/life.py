@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from ips_core.calls import Call
 from ips_core.errors import ComponentError, describe
-from ips_core.events import call_target, span_id, trace
+from ips_core.framework.processes import ComponentHandle
+from ips_core.framework.router import Router
+from ips_core.framework.simulation import Simulation
+from ips_core.log.events import call_target, span_id, trace
 from ips_core.messages import ComponentID, Terminate, pack
-from ips_core.processes import ComponentHandle
-from ips_core.router import Router
-from ips_core.simulation import Simulation
 
 __all__ = ["Life", "Until"]
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ips_core.events import as_json
+from ips_core.log.events import as_json
 
 __all__ = ["Portal"]
 

@@ -14,9 +14,19 @@ from typing import Any, Protocol
 from ips_core.calls import Call, CallTable
 from ips_core.dask_cluster import ClusterRequest, NodesTaken
 from ips_core.errors import ConfigError
-from ips_core.leases import Action, CancelRun, Close, Grant, Lender, Refuse, Start, Ticket, Wanted
 from ips_core.messages import Broadcast, ComponentID, Failure, Reply, Request, Returned, unpack
-from ips_core.resources import Demand, ResourceManager, Resources
+from ips_core.resources.leases import (
+    Action,
+    CancelRun,
+    Close,
+    Grant,
+    Lender,
+    Refuse,
+    Start,
+    Ticket,
+    Wanted,
+)
+from ips_core.resources.nodes import Demand, ResourceManager, Resources
 
 __all__ = ["Keepers", "ResourceService", "idle_seconds"]
 

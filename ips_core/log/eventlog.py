@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ips_core.appender import Appender
-from ips_core.events import clock
+from ips_core.log.appender import Appender
+from ips_core.log.events import clock
 
 __all__ = ["EventLog", "eventlog_line"]
 

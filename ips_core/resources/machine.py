@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ips_core.config import PlatformConfig
 from ips_core.dask_cluster import read_allocation
-from ips_core.resources import Resources, detect, uses_job
+from ips_core.resources.nodes import Resources, detect, uses_job
 
 __all__ = ["find_resources"]
 
@@ -25,7 +25,7 @@ def find_resources(platform: PlatformConfig, nodes: int = 0, ppn: int = 0) -> Re
     Raises
     ------
     ConfigError
-        As :func:`~ips_core.resources.detect`.
+        As :func:`~ips_core.resources.nodes.detect`.
     """
     allocation, ends_at = read_allocation() if uses_job(platform, os.environ) else (None, None)
     return replace(detect(platform, allocation, nodes, ppn), ends_at=ends_at)

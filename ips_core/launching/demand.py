@@ -17,7 +17,7 @@ from ips_core.errors import (
     ResourceRequestUnequalPartitioning,
 )
 from ips_core.pools.task import Task
-from ips_core.resources import Allocation, Demand, Resources
+from ips_core.resources.nodes import Allocation, Demand, Resources
 from ips_core.tasks.launch import TaskShape
 
 __all__ = ["TaskDefaults", "demand_of", "fit", "read_defaults", "shape_of"]

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ips_core.file_copies import copy_file, matching_files, unused_name
+from ips_core.files.copies import copy_file, matching_files, unused_name
 
 __all__ = ["ResultsTree", "stamped"]
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ips_core.appender import Appender
-from ips_core.events import as_json
+from ips_core.log.appender import Appender
+from ips_core.log.events import as_json
 
 __all__ = ["Sink", "SimulationLog", "read_log"]
 

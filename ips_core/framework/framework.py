@@ -16,7 +16,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ips_core import staging
 from ips_core.calls import Call
 from ips_core.config import (
     ComponentConfig,
@@ -26,16 +25,17 @@ from ips_core.config import (
     read_simulations,
 )
 from ips_core.errors import ComponentError, describe
-from ips_core.interruption import Interruptions
-from ips_core.life import Life
-from ips_core.machine import find_resources
+from ips_core.files import staging
+from ips_core.framework.interruption import Interruptions
+from ips_core.framework.life import Life
+from ips_core.framework.router import Router
+from ips_core.framework.simulation import Simulation, run_id_of
+from ips_core.framework.simulation_service import SimulationService
+from ips_core.log.selection import log_sinks
+from ips_core.log.simulation_log import SimulationLog
 from ips_core.messages import Broadcast, ComponentID, Start, Terminate, pack
-from ips_core.resource_service import Keepers, ResourceService, idle_seconds
-from ips_core.router import Router
-from ips_core.simulation import Simulation, run_id_of
-from ips_core.simulation_log import SimulationLog
-from ips_core.simulation_service import SimulationService
-from ips_core.sinks.selection import log_sinks
+from ips_core.resources.machine import find_resources
+from ips_core.resources.service import Keepers, ResourceService, idle_seconds
 from ips_core.version import ips_core_version
 
 __all__ = ["Framework"]

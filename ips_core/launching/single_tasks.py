@@ -17,11 +17,11 @@ from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from ips_core.errors import IPSError, TaskLaunchError, describe
-from ips_core.events import span_id, trace
+from ips_core.launching.launcher import TaskLauncher
 from ips_core.link import FrameworkLink
+from ips_core.log.events import span_id, trace
 from ips_core.pools.task import Task
-from ips_core.resources import Allocation, Demand
-from ips_core.task_launcher import TaskLauncher
+from ips_core.resources.nodes import Allocation, Demand
 from ips_core.tasks.guard import TaskGuard
 from ips_core.tasks.runner import Runner
 

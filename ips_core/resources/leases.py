@@ -15,7 +15,7 @@ from typing import Any
 
 from ips_core.dask_cluster import ClusterRequest
 from ips_core.errors import BadResourceRequest, DaskClusterError, InsufficientResources, IPSError
-from ips_core.resources import Allocation, Demand, ResourceManager
+from ips_core.resources.nodes import Allocation, Demand, ResourceManager
 
 __all__ = ["Action", "CancelRun", "Close", "Grant", "Lender", "Refuse", "Start", "Ticket", "Wanted"]
 

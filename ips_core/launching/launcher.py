@@ -7,9 +7,9 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
+from ips_core.launching.demand import shape_of
 from ips_core.pools.task import Task
-from ips_core.resources import Allocation
-from ips_core.task_demand import shape_of
+from ips_core.resources.nodes import Allocation
 from ips_core.tasks.launch import (
     Launch,
     launch_command,

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from ips_core.errors import IPSError
-from ips_core.file_copies import copy_file
+from ips_core.files.copies import copy_file
 from ips_core.tasks.guard import TaskGuard
 
 __all__ = ["MERGE_SECONDS", "merge_state", "state_lock"]

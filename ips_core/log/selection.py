@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ips_core.sinks.eventlog import EventLog
-from ips_core.sinks.html_table import HtmlTable
-from ips_core.sinks.portal import Portal
+from ips_core.log.eventlog import EventLog
+from ips_core.log.html_table import HtmlTable
+from ips_core.log.portal import Portal
 
 if TYPE_CHECKING:
     from ips_core.config import SimulationConfig
-    from ips_core.simulation_log import Sink
+    from ips_core.log.simulation_log import Sink
 
 __all__ = ["log_sinks"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ips_core.config import ComponentConfig, SimulationConfig
 from ips_core.errors import ConfigError
-from ips_core.file_copies import copy_files, file_names
+from ips_core.files.copies import copy_files, file_names
 
 __all__ = [
     "make_log_file",

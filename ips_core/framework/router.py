@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from ips_core.calls import Call, CallTable
 from ips_core.errors import ComponentError, IPSError, describe
-from ips_core.events import span_id
+from ips_core.framework.processes import ComponentHandle
+from ips_core.log.events import span_id
 from ips_core.messages import (
     Broadcast,
     ComponentID,
@@ -26,7 +27,6 @@ from ips_core.messages import (
     Returned,
     Start,
 )
-from ips_core.processes import ComponentHandle
 
 __all__ = ["Listener", "Router", "Service"]
 

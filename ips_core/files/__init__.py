@@ -1,0 +1,3 @@
+"""Files and directories of a simulation."""
+
+__all__: list[str] = []
