@@ -2,7 +2,7 @@
 
 A cluster is leased to runs of pools, an allocation is held by whoever launches a task; both come
 out of the same nodes. Every method takes note of something that happened and returns what is to
-be done about it, for ``resource_service`` to do.
+be done about it, for ``service`` to do.
 """
 
 from __future__ import annotations
