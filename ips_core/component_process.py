@@ -86,17 +86,13 @@ class ComponentProcess:
             self._leave(ok)
 
     def _read(self) -> None:
-        with contextlib.suppress(EOFError, OSError):
+        try:
             while True:
-                message = self._channel.receive()
-                if isinstance(message, Reply):
-                    self._link.deliver(message)
-                elif isinstance(message, Broadcast):
-                    self._services.hear(message)
-                else:
-                    self._inbox.put(message)
-                    if isinstance(message, Terminate):
-                        self._stop_method()
+                self._take(self._channel.receive())
+        except (EOFError, OSError):
+            pass
+        except BaseException:  # ours; without a reader every request would wait for ever
+            self._services.exception("the reader of messages failed")
         self._link.hang_up()
         # Nobody is left who would end this process if it cannot leave in order
         killer = threading.Timer(_LEAVE_SECONDS, os._exit, (1,))
@@ -104,6 +100,16 @@ class ComponentProcess:
         killer.start()
         self._inbox.put(Terminate(ok=False))
         self._stop_method()
+
+    def _take(self, message: Any) -> None:
+        if isinstance(message, Reply):
+            self._link.deliver(message)
+        elif isinstance(message, Broadcast):
+            self._services.hear(message)
+        else:
+            self._inbox.put(message)
+            if isinstance(message, Terminate):
+                self._stop_method()
 
     def _stop_method(self) -> None:
         if self._busy:
@@ -252,4 +258,10 @@ def main() -> None:
     install_ipsframework_alias()
     cloudpickle.register_pickle_by_value(component_module)
     with contextlib.suppress(EOFError):
-        ComponentProcess(channel, channel.receive()).run()
+        start = channel.receive()
+        try:
+            process = ComponentProcess(channel, start)
+        except Exception as error:  # LOG_FILE cannot be written, say
+            channel.send(Returned(start.call_id, failure=_failure(error)))
+            return
+        process.run()

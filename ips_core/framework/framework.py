@@ -24,7 +24,7 @@ from ips_core.config import (
     read_platform,
     read_simulations,
 )
-from ips_core.errors import ComponentError, describe
+from ips_core.errors import ComponentError, ConfigError, IPSError, describe
 from ips_core.files import staging
 from ips_core.framework.interruption import Interruptions
 from ips_core.framework.life import Life
@@ -48,10 +48,10 @@ class Framework:
 
     Parameters
     ----------
-    config_file_list : sequence of str
-        The simulation files.
+    config_file_list : sequence of str, or str
+        The simulation files, or the one.
     log_file_name : str or None
-        A file for the framework's own messages. Default: standard output.
+        A file for the framework's own messages. Default: standard output, also as "sys.stdout".
     platform_file_name : str or None
         The platform file. Default: read from the Slurm job, else from this machine.
     debug, verbose_debug : bool
@@ -75,7 +75,7 @@ class Framework:
 
     def __init__(
         self,
-        config_file_list: Sequence[str],
+        config_file_list: Sequence[str] | str,
         log_file_name: str | None = None,
         platform_file_name: str | None = None,
         debug: bool = False,
@@ -86,12 +86,13 @@ class Framework:
     ) -> None:
         self.started = time.time()
         platform = read_platform(platform_file_name)
-        self.configs = read_simulations(config_file_list, platform)
+        files = [config_file_list] if isinstance(config_file_list, str) else config_file_list
+        self.configs = read_simulations(files, platform)
         self.platform = overridden(platform, self.configs)
         self.resources = find_resources(self.platform, cmd_nodes, cmd_ppn)
         #: All that were begun, in that order, without their sub-workflows.
         self.simulations: list[Simulation] = []
-        self._output = log_file_name
+        self._output = None if log_file_name == "sys.stdout" else log_file_name
         self._resume = resume
         self._launch_directory = os.getcwd()
         self._numbers = itertools.count(1)
@@ -107,14 +108,23 @@ class Framework:
         self._router.services |= self._lending.services | self._workflows.services
 
     def run(self) -> bool:
-        """Run the simulations to their ends.
+        """Run the simulations to their ends; once.
 
         Returns
         -------
         bool
             True if all went well. Else :attr:`failure` has the reasons, and the log files have the
             tracebacks.
+
+        Raises
+        ------
+        ConfigError
+            A file or directory of a simulation cannot be written.
+        IPSError
+            This framework has run before.
         """
+        if self.simulations:
+            raise IPSError("this Framework has run before: make a new one for another run")
         self._say(f"Starting IPS {ips_core_version()}")
         for config in self.configs:
             staging.make_tree(config, [config.file, self.platform.file])
@@ -199,8 +209,11 @@ class Framework:
         """Let a simulation begin beside those that run."""
         run_id = run_id_of(config, self.platform, self.started)
         folder = Path(config.root) / "simulation_log"
-        sinks = log_sinks(config, folder, run_id, self._say, self.platform.values)
-        log = SimulationLog(folder, run_id, config.name, sinks)
+        try:
+            sinks = log_sinks(config, folder, run_id, self._say, self.platform.values)
+            log = SimulationLog(folder, run_id, config.name, sinks)
+        except OSError as error:
+            raise ConfigError(config.file, [f"cannot write the simulation log: {error}"]) from None
         simulation = Simulation(config, run_id, log, self.started)
         parent = config.values.get("PARENT_PORTAL_RUNID") or None
         if self.simulations:

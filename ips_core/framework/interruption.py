@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and the wish of another thread as something that a loop can wait for."""
+"""Signals, and the wish of another thread, as something that a loop can wait for."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ __all__ = ["Interruptions"]
 class Interruptions:
     """Takes note of what is to end a loop, instead of raising an exception anywhere.
 
-    As a context manager it handles SIGINT and SIGTERM meanwhile; outside of the main thread, where
-    handlers cannot be set, signals stay what they are. ``fileno`` makes it something to wait for.
+    As a context manager it handles SIGINT, SIGTERM and, unless it is ignored (nohup), SIGHUP
+    meanwhile; outside of the main thread, where handlers cannot be set, signals stay as they are.
+    ``fileno`` makes it something to wait for.
     """
 
     def __init__(self) -> None:
@@ -55,16 +56,17 @@ class Interruptions:
         return self
 
     def _handle_signals(self, wakeup: socket.socket) -> Callable[[], None]:
-        """Take over SIGINT and SIGTERM; return what gives them back."""
+        """Take over the signals; return what gives them back."""
 
         def handle(number: int, _frame: Any) -> None:
             self.request(f"interrupted by {signal.Signals(number).name}")
 
         # Besides the handler's own word, which could come just before the loop begins to wait
         descriptor = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
-        before = {
-            number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, handle) for number in numbers}
 
         def restore() -> None:
             for number, handler in before.items():

@@ -115,6 +115,29 @@ def test_method_that_is_not_there(simulation: Any) -> None:
     )
 
 
+def test_what_a_component_needs_before_its_constructor_is_told(simulation: Any) -> None:
+    simulation.write(
+        """
+        log = services.get_config_param("LOG_FILE")
+        os.rename(log, f"{log}.before")
+        os.mkdir(log)
+        with open("inner.config", "w") as file:
+            file.write("[PORTS]\\nNAMES = DRIVER\\n[[DRIVER]]\\nIMPLEMENTATION = Inner\\n")
+            file.write("[Inner]\\nCLASS = I\\nNAME = Driver\\nSCRIPT = $PWD/driver.py\\n")
+        try:
+            services.create_sub_workflow("inner", "inner.config")
+        except Exception as error:
+            print("told:", error)
+        os.rmdir(log)
+        os.rename(f"{log}.before", log)
+        """
+    )
+    outcome = simulation.run()
+    (told,) = [line for line in outcome.stdout.splitlines() if line.startswith("told: ")]
+    assert told.startswith("told: component I__Driver_2 failed in constructor: IsADirectoryError: ")
+    assert outcome.stderr == ""
+
+
 def test_components_that_wait_for_each_other_are_told(simulation: Any) -> None:
     simulation.write(
         """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -10,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from ips_core import Framework, read_log
-from ips_core.errors import ConfigError
+from ips_core.errors import ConfigError, IPSError
+from ips_core.framework import framework as framework_module
 
 PARENT = """
 import json
@@ -300,7 +304,7 @@ def test_another_thread_ends_all(
     monkeypatch.chdir(tmp_path)
     beside(tmp_path, "a")
     (tmp_path / "b.here").touch()
-    framework = Framework(["a.config"])
+    framework = Framework("a.config", log_file_name="sys.stdout")
     framework.terminate_all_sims()  # nothing runs yet
     results: list[bool] = []
     thread = threading.Thread(target=lambda: results.append(framework.run()))
@@ -313,6 +317,21 @@ def test_another_thread_ends_all(
     assert framework.failure == "terminated"
     assert read_log(tmp_path / "a" / "simulation_log")[-1]["error"] == "terminated"
     framework.terminate_all_sims()  # nothing runs any more
+    with pytest.raises(IPSError, match="has run before: make a new one"):
+        framework.run()
+    assert "Starting IPS" in capfd.readouterr().out
+    assert not Path("sys.stdout").exists()
+
+
+def test_a_log_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    beside(tmp_path, "a")
+    reason = OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "a.eventlog")
+    monkeypatch.setattr(framework_module, "log_sinks", Mock(side_effect=reason))
+    with pytest.raises(ConfigError, match=r"a\.config: cannot write the simulation log: .*quota"):
+        Framework(["a.config"]).run()
 
 
 def test_names_are_unique(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
