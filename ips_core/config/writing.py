@@ -62,12 +62,16 @@ def complete(
     config["SIM_ROOT"] = _literal(os.path.join(directory, name))
 
 
-def absolute_scripts(config: ConfigObj) -> None:
-    """Name scripts by their whole paths that are found beside the file as it was read."""
+def absolute_scripts(config: ConfigObj, launch_directory: str) -> None:
+    """Name scripts by their whole paths that are found beside the file as it was read.
+
+    Those in the launch directory come first.
+    """
     for section in config.sections:
         script = config[section].get("SCRIPT")
         beside = os.path.join(_folder(config), script) if isinstance(script, str) else ""
-        if script and not os.path.exists(script) and os.path.isfile(beside):
+        launched = os.path.join(launch_directory, str(script))
+        if script and not os.path.exists(launched) and os.path.isfile(beside):
             config[section]["SCRIPT"] = _literal(beside)
 
 

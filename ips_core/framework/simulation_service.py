@@ -46,6 +46,7 @@ class SimulationService:
         self._begin = begin
         self._simulations: dict[str, Simulation] = {}
         self.services: dict[str, Service] = {
+            "read_simulation": self._read_simulation,
             "create_sub_workflow": self._create_sub_workflow,
             "create_simulation": self._create_simulation,
             "set_config_param": self._set_config_param,
@@ -59,6 +60,11 @@ class SimulationService:
     def simulation_of(self, component_id: ComponentID) -> Simulation:
         """Return the simulation that a component belongs to."""
         return self._simulations[component_id.simulation]
+
+    def _read_simulation(self, sender: Any, request: Request) -> None:
+        """``read_simulation(file)``: a simulation file as it would run."""
+        (file,) = request.arguments
+        sender.send(Reply(request.request_id, read_simulation(file, self._platform)))
 
     # -- new ones ----------------------------------------------------------------------------
 

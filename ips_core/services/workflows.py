@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ips_core.config import PlatformConfig, read_simulation
 from ips_core.config import writing as workflow_config
 from ips_core.errors import IPSError
 from ips_core.files.copies import copy_files, file_names
@@ -68,18 +67,18 @@ class WorkflowServices(StagingServices):
         if not sub_name or set(sub_name) & set("/:"):
             raise IPSError(f"{sub_name!r} cannot name a sub-workflow: its directory is named so")
         raw = workflow_config.read_raw(config_file)
-        workflow_config.absolute_scripts(raw)
+        workflow_config.absolute_scripts(raw, self._start.launch_directory)
         values = self._start.simulation.values
         workflow_config.complete(raw, values, self.sim_name, sub_name, os.getcwd())
         workflow_config.change(raw, override or {})
-        platform = PlatformConfig(values=self._start.platform)
-        source = read_simulation(workflow_config.write(raw, os.getcwd()), platform)
+        # by the framework, for which $PWD and relative names are of the launch directory
+        source = self.link.ask("read_simulation", workflow_config.write(raw, os.getcwd()))
         directories = {
             section: os.path.abspath(input_dir or section) for section in source.components
         }
         workflow_config.direct_inputs(raw, directories)
         file = workflow_config.write(raw, os.getcwd())
-        config = read_simulation(file, platform)
+        config = self.link.ask("read_simulation", file)
         if input_dir is None:
             stage_sub_flow_inputs(
                 source, os.getcwd(), self._start.launch_directory, missing_ok=True
@@ -141,7 +140,7 @@ class WorkflowServices(StagingServices):
         """
         raw = workflow_config.read_raw(config_file)
         workflow_config.change(raw, override or {})
-        workflow_config.absolute_scripts(raw)
+        workflow_config.absolute_scripts(raw, self._start.launch_directory)
         return self.link.ask("create_simulation", workflow_config.write(raw, os.getcwd()))
 
 
