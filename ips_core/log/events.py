@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 
+#: Of a call's arguments in the log, which has them in both of its events, and in each twice.
+_LONGEST_ARGUMENTS = 500
+
 _as_json = json.JSONEncoder(default=str, allow_nan=False).encode  # made once, not for each event
 
 
@@ -181,10 +184,16 @@ def trace(
 def call_target(
     component_id: object, method: str, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[str, str]:
-    """Return target and operation of a call, such as ``("sim@Worker@2", "step(0.000)")``."""
+    """Return target and operation of a call, such as ``("sim@Worker@2", "step(0.000)")``.
+
+    Of the arguments, the first 500 characters are there.
+    """
 
     def text(value: Any) -> str:
         return f"{value:.3f}" if isinstance(value, float) else str(value)
 
     words = [text(value) for value in args] + [f"{k}={text(v)}" for k, v in kwargs.items()]
-    return str(component_id), f"{method}({' ,'.join(words)})"
+    shown = " ,".join(words)
+    if len(shown) > _LONGEST_ARGUMENTS:
+        shown = f"{shown[:_LONGEST_ARGUMENTS]}..."
+    return str(component_id), f"{method}({shown})"

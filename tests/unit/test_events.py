@@ -100,6 +100,9 @@ def test_span_without_parent_and_tags_has_neither(parent: str | None) -> None:
         ((0,), {}, "step(0)"),
         ((0.0,), {}, "step(0.000)"),
         ((1.23456, "a b", [1]), {"x": 0.5, "y": None}, "step(1.235 ,a b ,[1] ,x=0.500 ,y=None)"),
+        (("x" * 500,), {}, f"step({'x' * 500})"),
+        (("x" * 501,), {}, f"step({'x' * 500}...)"),
+        ((1, "x" * 300), {"y": "z" * 200}, f"step(1 ,{'x' * 300} ,y={'z' * 193}...)"),
     ],
 )
 def test_target_and_operation_of_a_call(
