@@ -92,6 +92,8 @@ class TaskServices(ServicesBase):
             ``tag`` : str
                 A word for the log. Default: ``"None"``.
 
+            Others have no effect but a warning in the log file, as simulations may have some.
+
         Returns
         -------
         int
@@ -111,8 +113,10 @@ GPUResourceRequestMismatch
         InsufficientResources
             It is in use, and ``block`` is False.
         """
-        task = _task(nproc, working_dir, binary, args, keywords)
+        known = {key: value for key, value in keywords.items() if key in _KEYWORDS}
+        task = _task(nproc, working_dir, binary, args, known)
         demand, said = fit(task, self._task_defaults, self._start.resources)
+        said += _unknown(keywords)
         if demand.gpus and self._task_launcher.mpirun in ("mpirun", "mpiexec"):
             said.append(f"task_gpp = {demand.gpus}: only srun hands out GPUs, so it has no effect")
         for sentence in said:
@@ -218,10 +222,6 @@ def _task(
     words = os.fspath(binary).split() or [""]
     name = os.path.basename(words[0])
     for key, value in keywords.items():
-        if key not in _KEYWORDS:
-            close = difflib.get_close_matches(key, _KEYWORDS, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise TaskLaunchError(f"task {name}: unknown keyword {key}{hint}")
         if key in _NUMBERS:
             _check_count(name, key, value)
     if not os.path.isdir(working_dir):
@@ -243,6 +243,17 @@ def _task(
     if task.missing:
         raise TaskLaunchError(task.missing)
     return task
+
+
+def _unknown(keywords: Iterable[str]) -> list[str]:
+    """Return a sentence for each keyword that is none of launch_task's."""
+    found = []
+    for key in keywords:
+        if key not in _KEYWORDS:
+            close = difflib.get_close_matches(key, _KEYWORDS, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            found.append(f"unknown keyword {key}, which has no effect{hint}")
+    return found
 
 
 def _check_count(name: str, key: str, value: Any) -> None:
