@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -69,7 +70,8 @@ class TaskServices(ServicesBase):
             ``stdin`` : path or bytes
                 What it reads. Default: nothing.
             ``timeout`` : float
-                Seconds that it may take; then it is ended, and its code is -1. Default: no limit.
+                Seconds that it may take; then it is ended, and its code is -1. Default: no limit,
+                as for infinity.
             ``task_env`` : dict
                 Environment variables on top of the component's.
             ``task_ppn`` : int
@@ -230,6 +232,8 @@ def _task(
     # relative to where the component is, and not to the task's directory as in pools
     files = {key: os.path.abspath(keywords[key]) for key in _FILES if keywords.get(key)}
     others = {key: value for key, value in keywords.items() if key not in _FILES}
+    if others.get("timeout") == math.inf:
+        del others["timeout"]
     try:
         task = Task(name, nproc, working_dir, binary, *args, **others, **files)
     except TaskPoolError as error:

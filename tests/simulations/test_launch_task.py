@@ -72,9 +72,9 @@ class Driver(Component):
 
     def codes(self):
         services = self.services
-        ids = [self.sh("exit 0", lofgile="x", xyzzy=1), self.sh("exit 3")]
+        ids = [self.sh("exit 0", lofgile="x", xyzzy=1), self.sh("exit 3", timeout=1e9)]
         codes = [services.wait_task(task_id) for task_id in ids]
-        codes.append(services.wait_task(self.sh("kill -9 $$"), 30, 0.1))
+        codes.append(services.wait_task(self.sh("kill -9 $$", timeout=float("inf")), 30, 0.1))
         return [ids, codes, error_of(services.wait_task, 1), dict(services.task_map)]
 
     def files(self):
