@@ -30,6 +30,7 @@ from ips_core.config import ComponentConfig
 from ips_core.errors import ConfigError, describe
 from ips_core.link import FrameworkLink
 from ips_core.messages import (
+    PIPE_CLOSED,
     Broadcast,
     Channel,
     Failure,
@@ -50,6 +51,12 @@ _LEAVE_SECONDS = 8.0
 
 class _Interrupted(SystemExit):
     """Raised in the main thread when the component has to leave in the middle of a method."""
+
+
+class _PipeClosed(SystemExit):
+    """Raised in the main thread when nothing can be sent: the framework is gone, or the component
+    has closed the descriptor itself. Then the exit code says so.
+    """
 
 
 class ComponentProcess:
@@ -131,11 +138,11 @@ class ComponentProcess:
             raise
         except BaseException as error:
             self._services.exception("constructor of %s failed", start.section)
-            self._channel.send(Returned(start.call_id, failure=_failure(error)))
+            self._send(Returned(start.call_id, failure=_failure(error)))
             return False
         finally:
             self._busy = False
-        self._channel.send(Returned(start.call_id))
+        self._send(Returned(start.call_id))
         return True
 
     def _serve(self) -> bool:
@@ -143,7 +150,13 @@ class ComponentProcess:
             message = self._inbox.get()
             if isinstance(message, Terminate):
                 return message.ok
-            self._channel.send(self._invoke(message))
+            self._send(self._invoke(message))
+
+    def _send(self, message: Returned) -> None:
+        try:
+            self._channel.send(message)
+        except OSError:
+            raise _PipeClosed(PIPE_CLOSED) from None
 
     def _invoke(self, call: Invoke) -> Returned:
         component = self._component
@@ -257,11 +270,13 @@ def main() -> None:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     install_ipsframework_alias()
     cloudpickle.register_pickle_by_value(component_module)
-    with contextlib.suppress(EOFError):
+    try:
         start = channel.receive()
-        try:
-            process = ComponentProcess(channel, start)
-        except Exception as error:  # LOG_FILE cannot be written, say
-            channel.send(Returned(start.call_id, failure=_failure(error)))
-            return
-        process.run()
+    except (EOFError, OSError):  # the framework is gone already
+        return
+    try:
+        process = ComponentProcess(channel, start)
+    except Exception as error:  # LOG_FILE cannot be written, say
+        channel.send(Returned(start.call_id, failure=_failure(error)))
+        return
+    process.run()

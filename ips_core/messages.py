@@ -6,6 +6,7 @@ class which only a component's script knows does not have to exist in the framew
 
 from __future__ import annotations
 
+import os
 import select
 import threading
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 import cloudpickle
 
 __all__ = [
+    "PIPE_CLOSED",
     "Broadcast",
     "Channel",
     "ComponentID",
@@ -30,6 +32,10 @@ __all__ = [
     "pack",
     "unpack",
 ]
+
+
+#: The exit code of a component that can no longer say anything.
+PIPE_CLOSED = os.EX_IOERR
 
 
 def pack(value: Any) -> bytes:

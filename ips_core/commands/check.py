@@ -96,9 +96,9 @@ def report(
     number = 0
     for simulation in simulations:
         lines += ["", f"simulation {simulation.name}", *_settings(simulation)]
-        for component in simulation.components.values():
+        for port, section in simulation.ports.items():
             number += 1
-            lines += _component(simulation, component, number)
+            lines += _component(simulation, port, simulation.components[section], number)
     return "\n".join([*lines, ""])
 
 
@@ -131,11 +131,10 @@ def _settings(simulation: SimulationConfig) -> Iterator[str]:
 
 
 def _component(
-    simulation: SimulationConfig, component: ComponentConfig, number: int
+    simulation: SimulationConfig, port: str, component: ComponentConfig, number: int
 ) -> Iterator[str]:
-    ports = [port for port, section in simulation.ports.items() if section == component.section]
     source = component.script or f"module {component.module}"
-    yield f"   port {', '.join(ports)}: [{component.section}]"
+    yield f"   port {port}: [{component.section}]"
     yield f"      class           {component.name} of {source}"
     yield f"      work directory  {work_directory(simulation, component, number)}"
     yield f"      INPUT_DIR       {component.values['INPUT_DIR']}"

@@ -65,7 +65,8 @@ def interpolated(parsed: ConfigObj, others: Iterable[Mapping[str, Any]]) -> tupl
     for source in others:
         for key, value in source.items():
             if key not in parsed and not isinstance(value, Mapping):
-                parsed[key] = value if isinstance(value, list) else str(value)
+                # a $ in it stands for itself: only the file has names to be replaced
+                parsed[key] = value if isinstance(value, list) else str(value).replace("$", "$$")
     unreadable: dict[str, str] = {}
     values = _plain({key: parsed[key] for key in own_keys if _readable(parsed, key, unreadable)})
     return values, [f"{where}: {problem}" for problem, where in unreadable.items()]

@@ -233,22 +233,22 @@ class Framework:
     def _start(self, simulation: Simulation) -> list[Call]:
         """Start all components of a simulation side by side; return calls of their constructors."""
         config = simulation.config
-        ids = {
-            section: ComponentID(config.name, component.name, next(self._numbers))
-            for section, component in config.components.items()
-        }
-        simulation.ports.update({port: ids[section] for port, section in config.ports.items()})
+        simulation.ports.update(
+            (port, ComponentID(config.name, config.components[section].name, next(self._numbers)))
+            for port, section in config.ports.items()
+        )
         calls = []
-        for section, component in config.components.items():
-            number = ids[section].number
+        for port, section in config.ports.items():  # those of one section are components, too
+            component, component_id = config.components[section], simulation.ports[port]
+            number = component_id.number
             directory = staging.work_directory(config, component, number)
             try:
                 directory.mkdir(parents=True, exist_ok=True)
                 self._stage_inputs(simulation, component, directory)
             except OSError as error:
                 raise ComponentError(component.full_id(number), "staging", str(error)) from None
-            calls.append(self._start_process(simulation, section, ids[section], directory))
-            simulation.members.append(ids[section])
+            calls.append(self._start_process(simulation, section, component_id, directory))
+            simulation.members.append(component_id)
         return calls
 
     def _stage_inputs(

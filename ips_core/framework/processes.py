@@ -12,7 +12,7 @@ import time
 from typing import IO
 
 from ips_core.errors import ComponentError
-from ips_core.messages import Channel, ComponentID, Start
+from ips_core.messages import PIPE_CLOSED, Channel, ComponentID, Start
 from ips_core.outbox import Outbox
 
 __all__ = ["ComponentHandle"]
@@ -82,7 +82,7 @@ class ComponentHandle:
     def how_it_ended(self) -> str:
         """Return in words how the process ended; what it left in its session is ended, too."""
         code = self._reap()
-        if code is None:
+        if code is None or code == PIPE_CLOSED:
             return "its process closed the pipe to the framework"
         if code < 0:
             return f"its process was killed by signal {-code} ({signal.Signals(-code).name})"

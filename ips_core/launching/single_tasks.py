@@ -179,7 +179,22 @@ class SingleTasks:
         return launched, payload | {"argv": argv, "env": environment}
 
     def _run(self, launched: LaunchedTask, payload: dict[str, Any]) -> None:
-        """Run a task to its end; in its thread."""
+        """Run a task to its end, and tell everybody; in its thread."""
+        record: dict[str, Any] = {"status": "failed", "exit_status": 126, "error": "it did not run"}
+        try:
+            record = self._ran(launched, payload)
+            self._release(launched.allocation)
+            if launched.begun:
+                self._log_end(launched, record)
+        except Exception:
+            self._logger.exception("task %s (%s)", launched.task_id, launched.target)
+        finally:  # whatever happens: somebody waits for it
+            with self._changed:  # told last: whoever hears of it may count on the cores
+                launched.record = record
+                self._changed.notify_all()
+
+    def _ran(self, launched: LaunchedTask, payload: dict[str, Any]) -> dict[str, Any]:
+        """Run a task and return how it ended."""
 
         def started(first: dict[str, Any]) -> None:
             launched.start_time = first["start_time"]
@@ -200,12 +215,7 @@ class SingleTasks:
         if launched.overdue and record["status"] == "cancelled":
             how = {"status": "timed_out", "exit_status": -signal.SIGKILL}
             record = record | how | {"error": "wait_task did not wait any longer"}
-        self._release(launched.allocation)
-        if launched.begun:
-            self._log_end(launched, record)
-        with self._changed:  # told last: whoever hears of it may count on the cores
-            launched.record = record
-            self._changed.notify_all()
+        return record
 
     def _release(self, allocation: Allocation) -> None:
         with contextlib.suppress(IPSError):  # the framework is gone

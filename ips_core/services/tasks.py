@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -69,7 +70,8 @@ class TaskServices(ServicesBase):
             ``stdin`` : path or bytes
                 What it reads. Default: nothing.
             ``timeout`` : float
-                Seconds that it may take; then it is ended, and its code is -1. Default: no limit.
+                Seconds that it may take; then it is ended, and its code is -1. Default: no limit,
+                as for infinity.
             ``task_env`` : dict
                 Environment variables on top of the component's.
             ``task_ppn`` : int
@@ -92,6 +94,8 @@ class TaskServices(ServicesBase):
             ``tag`` : str
                 A word for the log. Default: ``"None"``.
 
+            Others have no effect but a warning in the log file, as simulations may have some.
+
         Returns
         -------
         int
@@ -111,8 +115,10 @@ GPUResourceRequestMismatch
         InsufficientResources
             It is in use, and ``block`` is False.
         """
-        task = _task(nproc, working_dir, binary, args, keywords)
+        known = {key: value for key, value in keywords.items() if key in _KEYWORDS}
+        task = _task(nproc, working_dir, binary, args, known)
         demand, said = fit(task, self._task_defaults, self._start.resources)
+        said += _unknown(keywords)
         if demand.gpus and self._task_launcher.mpirun in ("mpirun", "mpiexec"):
             said.append(f"task_gpp = {demand.gpus}: only srun hands out GPUs, so it has no effect")
         for sentence in said:
@@ -218,10 +224,6 @@ def _task(
     words = os.fspath(binary).split() or [""]
     name = os.path.basename(words[0])
     for key, value in keywords.items():
-        if key not in _KEYWORDS:
-            close = difflib.get_close_matches(key, _KEYWORDS, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise TaskLaunchError(f"task {name}: unknown keyword {key}{hint}")
         if key in _NUMBERS:
             _check_count(name, key, value)
     if not os.path.isdir(working_dir):
@@ -230,6 +232,8 @@ def _task(
     # relative to where the component is, and not to the task's directory as in pools
     files = {key: os.path.abspath(keywords[key]) for key in _FILES if keywords.get(key)}
     others = {key: value for key, value in keywords.items() if key not in _FILES}
+    if others.get("timeout") == math.inf:
+        del others["timeout"]
     try:
         task = Task(name, nproc, working_dir, binary, *args, **others, **files)
     except TaskPoolError as error:
@@ -243,6 +247,17 @@ def _task(
     if task.missing:
         raise TaskLaunchError(task.missing)
     return task
+
+
+def _unknown(keywords: Iterable[str]) -> list[str]:
+    """Return a sentence for each keyword that is none of launch_task's."""
+    found = []
+    for key in keywords:
+        if key not in _KEYWORDS:
+            close = difflib.get_close_matches(key, _KEYWORDS, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            found.append(f"unknown keyword {key}, which has no effect{hint}")
+    return found
 
 
 def _check_count(name: str, key: str, value: Any) -> None:

@@ -55,6 +55,21 @@ def test_driver_that_does_not_catch_what_its_worker_raised(simulation: Any) -> N
     assert 'raise ValueError("no such plasma")\nValueError: no such plasma\n' in outcome.log
 
 
+def test_component_that_closes_all_files_is_named_without_a_traceback(simulation: Any) -> None:
+    outcome = simulation.write(
+        driver="""
+        try:
+            services.call(services.get_port("WORKER"), "step", 0.0)
+        except Exception as error:
+            print("heard", error)
+        """,
+        worker="os.closerange(3, 64)",
+    ).run()
+    sentence = "its process closed the pipe to the framework"
+    assert f"heard component WORKERS__Worker_2 failed in step: {sentence}\n" in outcome.stdout
+    assert (outcome.code, outcome.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("statement", WAYS)
 def test_caller_hears_who_failed_and_may_go_on(simulation: Any, statement: str) -> None:
     outcome = simulation.write(

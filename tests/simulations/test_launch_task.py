@@ -72,9 +72,9 @@ class Driver(Component):
 
     def codes(self):
         services = self.services
-        ids = [self.sh("exit 0"), self.sh("exit 3")]
+        ids = [self.sh("exit 0", lofgile="x", xyzzy=1), self.sh("exit 3", timeout=1e9)]
         codes = [services.wait_task(task_id) for task_id in ids]
-        codes.append(services.wait_task(self.sh("kill -9 $$"), 30, 0.1))
+        codes.append(services.wait_task(self.sh("kill -9 $$", timeout=float("inf")), 30, 0.1))
         return [ids, codes, error_of(services.wait_task, 1), dict(services.task_map)]
 
     def files(self):
@@ -136,7 +136,6 @@ class Driver(Component):
             error_of(launch, 1, here, os.path.abspath("no_interpreter")),
             error_of(launch, 1, "/nope", "true"),
             error_of(launch, "", here, "true"),
-            error_of(launch, 1, here, "true", lofgile="x"),
             error_of(launch, 1, here, "true", task_ppn="x"),
             error_of(launch, 1, here, "true", launch_cmd_extra_args="'x"),
             error_of(launch, 1, here, "true", logfile="/dev/null/x"),
@@ -182,6 +181,16 @@ def answers(simulation: Any, once: Any) -> Any:
 def test_ids_count_from_one_and_codes_are_those_of_the_programs(answers: Any) -> None:
     _, told, _ = answers
     assert told["codes"] == [[1, 2], [0, 3, -9], NO_TASK.format(1), {}]
+
+
+def test_unknown_keywords_are_warned_of_and_have_no_effect(answers: Any) -> None:
+    outcome, _, work = answers
+    warnings = [line for line in outcome.log.splitlines() if "unknown keyword" in line]
+    assert [line.partition("WARNING  ")[2] for line in warnings] == [
+        "task sh: unknown keyword lofgile, which has no effect; did you mean logfile?",
+        "task sh: unknown keyword xyzzy, which has no effect",
+    ]
+    assert not (work / "x").exists()
 
 
 def test_files_are_where_the_component_is_and_arguments_stay_whole(answers: Any) -> None:
@@ -232,21 +241,20 @@ def test_killed_tasks_are_gone_with_all_they_have_started(answers: Any) -> None:
 def test_errors_name_the_thing_and_the_cause(answers: Any) -> None:
     _, told, work = answers
     errors = [str(text).replace(f"{work}/", "") for text in told["errors"]]
-    assert errors[:9] == [
+    assert errors[:8] == [
         "ValueError: task binary of wrong type, expected str but found int",
         "TaskLaunchError: Program no_such_program is not in path or is not executable",
         f"TaskLaunchError: task no_interpreter: program no_interpreter cannot be started on {HOST}:"
         " no such interpreter",
         "FileNotFoundError: [Errno 2] task true: there is no working directory: '/nope'",
         "TaskLaunchError: task true: nproc = '': expected a whole number of 1 or more",
-        "TaskLaunchError: task true: unknown keyword lofgile; did you mean logfile?",
         "TaskLaunchError: task true: task_ppn = 'x': expected a whole number, 0 or more",
         'TaskLaunchError: task true: launch_cmd_extra_args = "\'x": expected each quote to be '
         "closed",
         f"TaskLaunchError: task true: log file /dev/null/x cannot be opened on {HOST}: "
         "Not a directory",
     ]
-    bad, gpus = errors[9:]
+    bad, gpus = errors[8:]
     assert bad.startswith("nproc = 3 can never be had: there are 1 node(s)")
     assert gpus.startswith(
         "1 process(es) on a node with task_gpp = 1 want 1 GPUs, but a node has 0"

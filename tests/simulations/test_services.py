@@ -38,9 +38,15 @@ class Driver(Component):
     def step(self, timestamp=0.0, **keywords):
         self.worker = self.services.get_port("WORKER")
         told = {}
-        for part in (self.calls, self.lists, self.values, self.messages, self.attributes, self.old):
+        for part in (
+            self.calls, self.lists, self.values, self.messages, self.attributes, self.old, self.twins
+        ):
             told[part.__name__] = part()
         print("told", json.dumps(told | {"init": self.got, "created": self.created}))
+
+    def twins(self):
+        services, twin = self.services, self.services.get_port("TWIN")
+        return [str(self.worker), str(twin), *services.call(self.worker, "where", twin)]
 
     def calls(self):
         services, worker = self.services, self.worker
@@ -113,6 +119,7 @@ class Driver(Component):
 """
 
 WORKER = """
+import os
 import time
 from pathlib import Path
 
@@ -129,6 +136,11 @@ class Worker(Component):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         return name
+
+    def where(self, other=None):
+        services = self.services
+        mine = [services.full_comp_id, os.path.basename(os.getcwd()), os.getpid(), self.KEY]
+        return mine if other is None else [mine, services.call(other, "where")[0]]
 
     def fail(self, *args):
         raise RuntimeError("on purpose")
@@ -150,6 +162,9 @@ FAILED = "IPSError: component WORKERS__Worker_2 failed in fail: RuntimeError: on
 def run(simulation: Any, once: Callable[..., Any]) -> Any:
     def answer() -> Any:
         simulation.write(DRIVER, WORKER)
+        simulation.edit(
+            "DRIVER WORKER", "DRIVER WORKER TWIN\n   [[TWIN]]\n      IMPLEMENTATION = Worker"
+        ).edit("NAME = Worker", "NAME = Worker\n   KEY = value")
         simulation.edit("LOG_LEVEL = INFO", "LOG_LEVEL = DEBUG\nTEXT = $MARK of $TOOLS\nLIST = a,")
         simulation.edit(
             "NAME = Driver",
@@ -180,9 +195,21 @@ def test_calls_give_one_tuples_and_errors_that_name_the_component(run: Any) -> N
         ["go"],
     )
     assert again.startswith("KeyError: 'no call ")
-    assert port == "KeyError: 'no port NOPE; there are DRIVER, WORKER'"
+    assert port == "KeyError: 'no port NOPE; there are DRIVER, WORKER, TWIN'"
     assert fail.startswith(FAILED)
     assert "Worker has no method nope" in nope
+
+
+def test_ports_of_one_section_have_components_of_their_own_which_may_call_each_other(
+    run: Any,
+) -> None:
+    _, told, _ = run
+    worker, twin, ((*first, pid, key), (*second, other_pid, other_key)) = told["twins"]
+    assert (worker, twin) == ("sim@Worker@2", "sim@Worker@3")
+    assert first == ["WORKERS__Worker_2"] * 2
+    assert second == ["WORKERS__Worker_3"] * 2
+    assert (key, other_key) == ("value", "value")
+    assert pid != other_pid
 
 
 def test_lists_of_calls_are_waited_for_to_their_ends(run: Any) -> None:

@@ -95,6 +95,23 @@ def test_several_simulations_are_checked_together(here: Path, capsys: Captured) 
     assert sorted(here.iterdir()) == before
 
 
+def test_each_port_of_a_section_has_a_component_of_its_own(here: Path, capsys: Captured) -> None:
+    text = CONFIG.format(name="a").replace("DRIVER WORKER", "TWIN DRIVER WORKER")
+    Path("a.config").write_text(
+        text.replace("[[WORKER]]", "[[TWIN]]\n      IMPLEMENTATION = Work\n   [[WORKER]]")
+    )
+    assert cli.main(["check", "a.config"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith(("   port", "      work"))] == [
+        "   port TWIN: [Work]",
+        f"      work directory  {here}/a/work/WORKERS_FAST_JSONDecoder_1",
+        "   port DRIVER: [Drive]",
+        f"      work directory  {here}/a/work/DRIVER__Driver_2",
+        "   port WORKER: [Work]",
+        f"      work directory  {here}/a/work/WORKERS_FAST_JSONDecoder_3",
+    ]
+
+
 def test_simulation_file_counts_for_the_machine(capsys: Captured) -> None:
     own = "MPIRUN = eval\nNODES = 5\nOUT_REDIRECT = yes\nPORTAL_URL = http://x\n"
     Path("a.config").write_text(own + CONFIG.format(name="a"))

@@ -217,6 +217,23 @@ def test_environment_and_platform_are_no_values_of_the_file(
     assert (found.environment["IN_ENVIRONMENT"], found.environment["PWD"]) == ("x", str(here))
 
 
+def test_dollars_of_launch_directory_and_platform_stand_for_themselves(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = here / "a$x$$"
+    folder.mkdir()
+    (here / "driver.py").rename(folder / "driver.py")
+    monkeypatch.chdir(folder)
+    platform = PlatformConfig(values={"TOOLS": "/opt/$TOOLS", "NESTED": "${x}"})
+    found = read(changed(KEY="$TOOLS/bin, $SIM_ROOT, $NESTED"), platform)
+    assert found.root == f"{folder}/sim"
+    assert found.components["Worker"].values["KEY"] == [
+        "/opt/$TOOLS/bin",
+        f"{folder}/sim",
+        "${x}",
+    ]
+
+
 @pytest.mark.parametrize("value", ["() { :; }", "a$b", "{x}"])
 def test_odd_variables_of_the_shell_are_ignored(
     monkeypatch: pytest.MonkeyPatch, value: str

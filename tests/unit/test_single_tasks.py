@@ -135,3 +135,28 @@ def test_no_time_is_too_long_to_wait(
     for seconds in (1e10, float("inf")):
         task_id = tasks.launch(Task("t", 1, str(tmp_path), "/bin/true"), Demand(1))
         assert tasks.wait(task_id, seconds) == 0
+
+
+@pytest.mark.parametrize("failing", ["release", "IPS_TASK_END"])
+def test_nobody_waits_for_ever_if_an_end_cannot_be_told(
+    tasks_by: Callable[[str], SingleTasks],
+    link: Link,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failing: str,
+) -> None:
+    method = "ask" if failing == "release" else "emit"
+    works = getattr(link, method)
+
+    def fail(name: str, *arguments: Any, **fields: Any) -> Any:
+        if name == failing:
+            raise TypeError("cannot be sent")
+        return works(name, *arguments, **fields)
+
+    monkeypatch.setattr(link, method, fail)
+    tasks = tasks_by("eval")
+    task_id = tasks.launch(Task("t", 1, "/", "/bin/sh", "-c", "exit 3"), Demand(1))
+    record = tasks.tasks[task_id]
+    assert tasks._await([record], 30)
+    assert tasks.wait(task_id) == 3
+    assert "TypeError: cannot be sent" in caplog.text

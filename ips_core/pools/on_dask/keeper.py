@@ -7,7 +7,6 @@ framework itself never imports distributed and never blocks.
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import time
 from collections.abc import Sequence
@@ -159,8 +158,10 @@ class ClusterKeeper(Component):
     def terminate(self, status: int) -> None:
         """Close the cluster."""
         if self._kept is not None:
-            with contextlib.suppress(Exception):
+            try:
                 self._close(self._kept)
+            except Exception:  # it has to leave all the same
+                self.services.exception("the Dask cluster could not be closed in order")
 
 
 def _cancelled(link: FrameworkLink, code: str, begun: dict[str, Any]) -> dict[str, Any]:
