@@ -107,7 +107,7 @@ def _machine(platform: PlatformConfig, resources: Resources | None) -> Iterator[
     direct = launcher in ("eval", "local")
     yield f"platform file    {platform.file or 'none'}"
     yield f"tasks start by   {'themselves (MPIRUN = eval)' if direct else launcher}"
-    yield f"allocation mode  {platform.allocation_mode or 'not said'}"
+    yield f"allocation mode  {platform.allocation_mode or 'SHARED'}"
     if resources is None:
         yield "nodes            those of a Slurm job: run this inside salloc or sbatch to see them"
         return
