@@ -48,7 +48,8 @@ def main(argv: Sequence[str]) -> int:
     ]
     for problem in problems:
         print(f"ips.py: {problem}", file=sys.stderr)
-    print("This would not run." if problems else "Nothing speaks against running it.")
+    found = f"{len(problems)} problem(s) found."  # a run may do without an input file
+    print(found if problems else "Nothing speaks against running it.")
     return 1 if problems else 0
 
 

@@ -49,7 +49,7 @@ class Framework:
     Parameters
     ----------
     config_file_list : sequence of str
-        The simulation files.
+        The simulation files; a text is one of them.
     log_file_name : str or None
         A file for the framework's own messages. Default: standard output.
     platform_file_name : str or None
