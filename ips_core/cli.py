@@ -143,6 +143,15 @@ def _tell_failures(simulations: Sequence[Simulation]) -> None:
                 print(f"ips.py: more in {log_file}", file=sys.stderr)
 
 
+def _refuse_bare_name(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    if argv and argv[0] and not argv[0].startswith("-"):
+        commands = " and ".join(_COMMANDS)
+        parser.error(
+            f"{argv[0]}: a simulation file is named with --config {argv[0]}; the commands are "
+            f"{commands}"
+        )
+
+
 def _refuse_retired(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     for argument in argv:
         name = argument.partition("=")[0]
@@ -171,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     parser = _parser()
+    _refuse_bare_name(parser, argv)
     _refuse_retired(parser, argv)
     arguments = parser.parse_args(argv)
     framework = Framework(

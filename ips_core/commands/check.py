@@ -48,7 +48,8 @@ def main(argv: Sequence[str]) -> int:
     ]
     for problem in problems:
         print(f"ips.py: {problem}", file=sys.stderr)
-    print("This would not run." if problems else "Nothing speaks against running it.")
+    found = f"{len(problems)} problem(s) found."  # a run may do without an input file
+    print(found if problems else "Nothing speaks against running it.")
     return 1 if problems else 0
 
 
@@ -107,7 +108,7 @@ def _machine(platform: PlatformConfig, resources: Resources | None) -> Iterator[
     direct = launcher in ("eval", "local")
     yield f"platform file    {platform.file or 'none'}"
     yield f"tasks start by   {'themselves (MPIRUN = eval)' if direct else launcher}"
-    yield f"allocation mode  {platform.allocation_mode or 'not said'}"
+    yield f"allocation mode  {platform.allocation_mode or 'SHARED'}"
     if resources is None:
         yield "nodes            those of a Slurm job: run this inside salloc or sbatch to see them"
         return

@@ -23,7 +23,7 @@ def read_simulations(files: Sequence[str], platform: PlatformConfig) -> list[Sim
     Parameters
     ----------
     files : sequence of str
-        Their paths.
+        Their paths; a text is one of them.
     platform : PlatformConfig
         As :func:`~ips_core.config.platform.read_platform` returned it.
 
@@ -33,6 +33,8 @@ def read_simulations(files: Sequence[str], platform: PlatformConfig) -> list[Sim
         With every problem of every file. Each needs a SIM_NAME, a SIM_ROOT and a LOG_FILE of its
         own.
     """
+    if isinstance(files, str):  # else its letters would be taken for files
+        files = [files]
     if not files:
         raise ConfigError("", ["no simulation file is named"])
     simulations: list[SimulationConfig] = []

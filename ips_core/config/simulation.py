@@ -117,7 +117,9 @@ def _mode(values: Mapping[str, Any], problems: list[str]) -> dict[str, str]:
     mode = word_of(values, "SIMULATION_MODE", ("NORMAL", "RESTART"), problems) or "NORMAL"
     if mode == "NORMAL" or values.get("RESTART_TIME") != "LATEST":
         return {"SIMULATION_MODE": mode}
-    root = word(values, "RESTART_ROOT", problems)
+    if not values.get("RESTART_ROOT"):
+        problems.append("RESTART_ROOT is missing, which RESTART_TIME = LATEST needs")
+    root = word(values, "RESTART_ROOT", problems, required=False)
     latest = latest_checkpoint(root) if root else "0"
     if not latest:
         problems.append(

@@ -94,7 +94,8 @@ class StagingServices(ConfigurationServices):
         Raises
         ------
         KeyError
-            Neither the component nor the simulation has STATE_FILES; outputs were copied.
+            Neither the component nor the simulation has STATE_FILES, not even an empty one; outputs
+            were copied.
         OSError
             A file cannot be copied; the message has both paths and the reason.
         """
@@ -221,8 +222,14 @@ class StagingServices(ConfigurationServices):
         own = self._own_values()
         if names:
             return file_names(names)
-        key = "STATE_FILES"
-        return file_names(own[key] if key in own else self.get_config_param(key))
+        if "STATE_FILES" in own:
+            return file_names(own["STATE_FILES"])
+        try:
+            return file_names(self.get_config_param("STATE_FILES", silent=True))
+        except KeyError:
+            missing = f"STATE_FILES is set neither in [{self._start.section}] nor at the top of "
+            message = missing + "the simulation file; STATE_FILES = (empty) if there are none"
+            raise KeyError(message) from None
 
     def _state_directory(self) -> str:
         return self._directory(self.get_config_param("STATE_WORK_DIR"))

@@ -442,8 +442,12 @@ def test_errors_of_wrong_use(runs: Runs) -> None:
 
 def test_sections_that_are_missing(runs: Runs) -> None:
     missing = "'section [CHECKPOINT] is missing'"
+    unset = (
+        "'STATE_FILES is set neither in [Driver] nor at the top of the simulation file; "
+        "STATE_FILES = (empty) if there are none'"
+    )
     assert runs.restarted["errors"] == {
-        "no STATE_FILES": ["KeyError", "'no configuration parameter STATE_FILES'"],
+        "no STATE_FILES": ["KeyError", unset],
         "no [TIME_LOOP]": ["KeyError", "'section [TIME_LOOP] is missing'"],
         "no [CHECKPOINT]": ["KeyError", missing],
         "nothing to save": ["KeyError", missing],

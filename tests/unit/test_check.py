@@ -157,7 +157,7 @@ def test_everything_that_would_not_run_is_said(here: Path, capsys: Captured) -> 
             "[Work] MODULE = json.nope: Python finds no such module",
         )
     ]
-    assert out.endswith("\nThis would not run.\n")
+    assert out.endswith("\n5 problem(s) found.\n")
 
 
 def test_folder_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:

@@ -165,6 +165,11 @@ def test_simulation_that_cannot_be_run_exits_with_1(
             "--sim_name is no option any more: set SIM_NAME in the simulation file",
         ),
         ([], "the following arguments are required: --config/--simulation/-i/-j"),
+        (
+            ["a.config"],
+            "a.config: a simulation file is named with --config a.config; the commands are check "
+            "and init",
+        ),
         (["-i"], "argument --config/--simulation/-i/-j: expected one argument"),
         (["-i", "a", "--nope"], "unrecognized arguments: --nope"),
         (["-i", "a", "-n", "0"], "argument --nodes/-n: expected a number of 1 or more, not '0'"),

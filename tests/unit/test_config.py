@@ -518,7 +518,7 @@ NO_DRIVER = "[PORTS] NAMES has no DRIVER: nothing would run"
         ),
         (
             top(SIMULATION_MODE="RESTART", RESTART_TIME="LATEST"),
-            ["RESTART_ROOT is missing"],
+            ["RESTART_ROOT is missing, which RESTART_TIME = LATEST needs"],
         ),
         (
             top(SIMULATION_MODE="RESTART", RESTART_TIME="LATEST", RESTART_ROOT="/no"),
@@ -700,6 +700,11 @@ def named(name: str) -> str:
 def test_several_simulations_in_their_order() -> None:
     found = read_simulations(write(b=named("b"), a=named("a")), PlatformConfig())
     assert [simulation.name for simulation in found] == ["b", "a"]
+
+
+def test_one_file_as_a_text() -> None:
+    (file,) = write(a=named("a"))
+    assert [each.name for each in read_simulations(file, PlatformConfig())] == ["a"]
 
 
 def test_file_that_is_named_twice_is_read_once(caplog: pytest.LogCaptureFixture) -> None:
