@@ -86,8 +86,7 @@ class Framework:
     ) -> None:
         self.started = time.time()
         platform = read_platform(platform_file_name)
-        files = [config_file_list] if isinstance(config_file_list, str) else config_file_list
-        self.configs = read_simulations(files, platform)
+        self.configs = read_simulations(config_file_list, platform)
         self.platform = overridden(platform, self.configs)
         self.resources = find_resources(self.platform, cmd_nodes, cmd_ppn)
         #: All that were begun, in that order, without their sub-workflows.
