@@ -38,9 +38,8 @@ class Driver(Component):
     def step(self, timestamp=0.0, **keywords):
         self.worker = self.services.get_port("WORKER")
         told = {}
-        for part in (
-            self.calls, self.lists, self.values, self.messages, self.attributes, self.old, self.twins
-        ):
+        texts = (self.messages, self.attributes, self.old)
+        for part in (self.calls, self.lists, self.values, self.twins, *texts):
             told[part.__name__] = part()
         print("told", json.dumps(told | {"init": self.got, "created": self.created}))
 
