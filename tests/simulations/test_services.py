@@ -39,7 +39,8 @@ class Driver(Component):
         self.worker = self.services.get_port("WORKER")
         told = {}
         for part in (
-            self.calls, self.lists, self.values, self.messages, self.attributes, self.old, self.twins
+            self.calls, self.lists, self.values, self.messages, self.attributes, self.old,
+            self.twins,
         ):
             told[part.__name__] = part()
         print("told", json.dumps(told | {"init": self.got, "created": self.created}))
