@@ -6,29 +6,14 @@ could never work is a problem.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ips_core.config.reading import word
+from ips_core.files.checkpoint import CHECKPOINT_MODES, CHECKPOINT_VALUES
+from ips_core.time_loop import arithmetic
 
 __all__ = ["check_checkpoint", "check_time_loop"]
-
-_CHECKPOINT_VALUES = {
-    "ALL": "",
-    "WALLTIME_REGULAR": "WALLTIME_INTERVAL",
-    "WALLTIME_EXPLICIT": "WALLTIME_VALUES",
-    "PHYSTIME_REGULAR": "PHYSTIME_INTERVAL",
-    "PHYSTIME_EXPLICIT": "PHYSTIME_VALUES",
-}
-_ARITHMETIC = (
-    ast.Expression,
-    ast.BinOp,
-    ast.UnaryOp,
-    ast.Constant,
-    ast.operator,
-    ast.unaryop,
-)
 
 
 def check_time_loop(values: Mapping[str, Any]) -> list[str]:
@@ -66,8 +51,8 @@ def check_checkpoint(values: Mapping[str, Any]) -> list[str]:
     if not isinstance(section, Mapping):
         return []
     where, problems = "[CHECKPOINT] ", list[str]()
-    mode = _mode(section, tuple(_CHECKPOINT_VALUES), where, problems)
-    if needed := _CHECKPOINT_VALUES.get(mode):
+    mode = _mode(section, CHECKPOINT_MODES, where, problems)
+    if needed := CHECKPOINT_VALUES.get(mode):
         problems += _check_all(section, needed, where, _is_number)
     for key in ("NUM_CHECKPOINT", "PROTECT_FREQUENCY"):
         text = word(section, key, problems, where, required=False)
@@ -99,14 +84,10 @@ def _check_all(
 
 def _is_arithmetic(text: str) -> bool:
     try:
-        nodes = list(ast.walk(ast.parse(text.strip(), mode="eval")))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        arithmetic(text)
+    except ValueError:
         return False
-    return all(
-        isinstance(node, _ARITHMETIC)
-        and (not isinstance(node, ast.Constant) or type(node.value) in (int, float))
-        for node in nodes
-    )
+    return True
 
 
 def _is_number(text: str) -> bool:

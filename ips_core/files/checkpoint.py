@@ -14,6 +14,8 @@ from ips_core.errors import ConfigError
 from ips_core.files.copies import file_names
 
 __all__ = [
+    "CHECKPOINT_MODES",
+    "CHECKPOINT_VALUES",
     "CheckpointHistory",
     "CheckpointPlan",
     "Moment",
@@ -22,13 +24,14 @@ __all__ = [
     "read_plan",
 ]
 
-_VALUES_OF = {
+#: What each mode of [CHECKPOINT] needs besides.
+CHECKPOINT_VALUES = {
     "WALLTIME_REGULAR": "WALLTIME_INTERVAL",
     "WALLTIME_EXPLICIT": "WALLTIME_VALUES",
     "PHYSTIME_REGULAR": "PHYSTIME_INTERVAL",
     "PHYSTIME_EXPLICIT": "PHYSTIME_VALUES",
 }
-_MODES = ("ALL", *_VALUES_OF)
+CHECKPOINT_MODES = ("ALL", *CHECKPOINT_VALUES)
 
 
 @dataclass(frozen=True)
@@ -183,13 +186,13 @@ def read_plan(file: str, section: Mapping[str, Any]) -> CheckpointPlan:
         A value makes no sense.
     """
     mode = _get(section, "MODE")
-    if mode not in _MODES:
+    if mode not in CHECKPOINT_MODES:
         problem = f"Invalid MODE = {mode} in checkpoint configuration: expected one of "
-        raise ConfigError(file, [problem + ", ".join(_MODES)])
+        raise ConfigError(file, [problem + ", ".join(CHECKPOINT_MODES)])
     protect = _whole(file, section, "PROTECT_FREQUENCY") if "PROTECT_FREQUENCY" in section else 0
     if protect < 0:
         raise ConfigError(file, [f"[CHECKPOINT] PROTECT_FREQUENCY = {protect}: expected 1 or more"])
-    values = _values(file, section, mode) if mode in _VALUES_OF else ()
+    values = _values(file, section, mode) if mode in CHECKPOINT_VALUES else ()
     return CheckpointPlan(mode, kept_checkpoints(file, section), values, protect)
 
 
@@ -210,7 +213,7 @@ def _whole(file: str, section: Mapping[str, Any], key: str) -> int:
 
 
 def _values(file: str, section: Mapping[str, Any], mode: str) -> tuple[float, ...]:
-    key = _VALUES_OF[mode]
+    key = CHECKPOINT_VALUES[mode]
     value = _get(section, key)
     try:
         numbers = tuple(map(float, file_names(value)))

@@ -9,7 +9,8 @@ from pathlib import Path
 from ips_core import cli
 from ips_core.commands.check import report
 from ips_core.compat.names import INSTEAD, NAMES
-from ips_core.config import ComponentConfig, PlatformConfig, SimulationConfig, platform, sections
+from ips_core.config import ComponentConfig, PlatformConfig, SimulationConfig, platform
+from ips_core.files.checkpoint import CHECKPOINT_VALUES
 from ips_core.resources.nodes import Node, Resources
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
@@ -32,8 +33,7 @@ def test_keys_of_a_platform_file() -> None:
 
 
 def test_keys_of_checkpoints() -> None:
-    needed = {key for key in sections._CHECKPOINT_VALUES.values() if key}
-    known = {"MODE", "NUM_CHECKPOINT", "PROTECT_FREQUENCY"} | needed
+    known = {"MODE", "NUM_CHECKPOINT", "PROTECT_FREQUENCY", *CHECKPOINT_VALUES.values()}
     assert first_column("`[CHECKPOINT]`") == known
 
 
