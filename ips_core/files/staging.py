@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import os
 import shutil
 from pathlib import Path
+from typing import IO
 
 from ips_core.config import ComponentConfig, SimulationConfig
 from ips_core.errors import ConfigError
@@ -47,20 +49,34 @@ def make_tree(simulation: SimulationConfig, files: list[str]) -> None:
         raise ConfigError(simulation.file, [f"cannot set up SIM_ROOT: {error}"]) from None
 
 
-def make_log_file(simulation: SimulationConfig) -> None:
-    """Start an empty LOG_FILE.
+def make_log_file(simulation: SimulationConfig) -> IO[bytes]:
+    """Start an empty LOG_FILE; who closes the file that is returned allows another run to do so.
 
     Raises
     ------
     ConfigError
-        It cannot be written.
+        It cannot be written, or a run that goes on writes it.
     """
-    log_file = Path(simulation.log_file)
+    path = Path(simulation.log_file)
     try:
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        log_file.write_text("")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab")  # noqa: SIM115  # for the caller to close
     except OSError as error:
         raise ConfigError(simulation.file, [f"cannot write LOG_FILE: {error}"]) from None
+    if path.is_file():  # and not /dev/null
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            problem = (
+                f"another run writes LOG_FILE = {path} now: wait for its end, or give this one a "
+                "SIM_ROOT and a LOG_FILE of its own"
+            )
+            raise ConfigError(simulation.file, [problem]) from None
+        except OSError:  # a file system without locks
+            pass
+        file.truncate(0)
+    return file
 
 
 def _copy(file: str, directory: Path) -> None:

@@ -6,6 +6,7 @@ component.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -96,6 +97,7 @@ class Framework:
         self._launch_directory = os.getcwd()
         self._numbers = itertools.count(1)
         self._lives: list[Life] = []
+        self._held = contextlib.ExitStack()
         self._interruptions = Interruptions()
         self._router = Router(self)
         control = Keepers(
@@ -103,7 +105,9 @@ class Framework:
         )
         idle = min(idle_seconds(config.file, config.values) for config in self.configs)
         self._lending = ResourceService(self.resources, idle, self._router.calls, control)
-        self._workflows = SimulationService(self._router, self.platform, self._start, self._begin)
+        self._workflows = SimulationService(
+            self._router, self.platform, self._start, self._begin_another
+        )
         self._router.services |= self._lending.services | self._workflows.services
 
     def run(self) -> bool:
@@ -125,10 +129,9 @@ class Framework:
         if self.simulations:
             raise IPSError("this Framework has run before: make a new one for another run")
         self._say(f"Starting IPS {ips_core_version()}")
-        for config in self.configs:
-            staging.make_tree(config, [config.file, self.platform.file])
-            staging.make_log_file(config)
-        with self._interruptions:
+        with self._held, self._interruptions:
+            for config in self.configs:  # all of them before anything starts
+                self._prepare(config)
             try:
                 for config in self.configs:
                     self._begin(config)
@@ -203,6 +206,16 @@ class Framework:
         self._lending.gone(component_id, reason)
 
     # -- simulations and their processes -----------------------------------------------------
+
+    def _prepare(self, config: SimulationConfig) -> None:
+        """Make the directories of a simulation; no other run begins in them until our end."""
+        staging.make_tree(config, [config.file, self.platform.file])
+        self._held.enter_context(staging.make_log_file(config))
+
+    def _begin_another(self, config: SimulationConfig) -> None:
+        """Let a simulation begin that a component asks for."""
+        self._prepare(config)
+        self._begin(config)
 
     def _begin(self, config: SimulationConfig) -> None:
         """Let a simulation begin beside those that run."""

@@ -30,7 +30,7 @@ class SimulationService:
         ``start(simulation)`` starts the components of a simulation, and returns the calls of their
         constructors.
     begin : callable
-        ``begin(config)`` lets a simulation begin beside those that run.
+        ``begin(config)`` makes its directories and lets a simulation begin beside those that run.
     """
 
     def __init__(
@@ -117,8 +117,6 @@ class SimulationService:
         others = [each.config for each in self._simulations.values() if not each.is_part]
         if shared := shared_values([*others, config]):
             raise ConfigError("", shared)
-        staging.make_tree(config, [file])
-        staging.make_log_file(config)
         self._begin(config)
         sender.send(Reply(request.request_id, config.name))
 

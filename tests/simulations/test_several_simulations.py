@@ -311,6 +311,11 @@ def test_another_thread_ends_all(
     thread.start()
     work = tmp_path / "a" / "work" / "DRIVER__Driver_1"
     wait_until((work / "here").exists, 30, "the step")
+    log_file = tmp_path / "a" / "a.log"
+    log_file.write_text("of the first\n")
+    with pytest.raises(ConfigError, match=r"another run writes LOG_FILE = .*a\.log now: wait for"):
+        Framework(["a.config"]).run()
+    assert log_file.read_text() == "of the first\n"
     framework.terminate_all_sims()
     thread.join(30)
     assert results == [False]
