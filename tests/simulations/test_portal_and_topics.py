@@ -94,7 +94,8 @@ def run(simulation: Any, web_portal: Any, once: Callable[..., Any]) -> Any:
 @pytest.fixture
 def facts(run: Any) -> dict[str, Any]:
     """What the driver has found."""
-    return json.loads(run[0].stdout.splitlines()[-1] if "{" in run[0].stdout else "")
+    (line,) = [line for line in run[0].stdout.splitlines() if line.startswith("{")]
+    return json.loads(line)
 
 
 def test_subscribers_hear_what_is_published_later(facts: dict[str, Any]) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from ips_core import read_log
 
@@ -42,6 +46,17 @@ class Pool(Component):
 """
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How many attempts have ended in which way, and how often each task has begun."""
+
+    ended: Counter[str]
+    begun: list[int]
+
+    def __bool__(self) -> bool:
+        return self == Progress(Counter(finished=24), [1] * 32)
+
+
 def test_what_one_allocation_has_finished_the_next_one_has(
     slurm: Any, pool_simulation: Any, shared_tmp_path: Path, wait_until: Any
 ) -> None:
@@ -52,14 +67,17 @@ def test_what_one_allocation_has_finished_the_next_one_has(
     root = pool_simulation()
     Path("pool.py").write_text(DRIVER.format(folder=str(shared_tmp_path)))
 
-    def ended() -> bool:
+    def progress() -> Progress:
+        if first.done():
+            pytest.fail(f"it has ended already: {first.result()}")
         logs = list(root.glob("simulation_log/*.json"))
         events = read_log(logs[0]) if logs else []
-        return [e["eventtype"] for e in events].count("IPS_TASK_END") == 24
+        ends = [e["status"] for e in events if e["eventtype"] == "IPS_TASK_END"]
+        return Progress(Counter(ends), counts())
 
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(slurm.salloc, [*IPS, "--resume"], nodes=4, timeout=100)
-        wait_until(lambda: ended() and sum(counts()) == 32, 60, "eight tasks are left")
+        wait_until(progress, 60, "eight tasks are left")
         slurm.run(["scancel", *slurm.jobs()])
         assert first.result().returncode != 0
     wait_until(lambda: not slurm.jobs(), 30, "the allocation is gone")
