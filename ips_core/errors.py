@@ -45,6 +45,7 @@ __all__ = [
     "TaskLaunchError",
     "TaskPoolError",
     "describe",
+    "did_you_mean",
 ]
 
 
@@ -182,3 +183,11 @@ def describe(error: BaseException) -> str:
     if isinstance(error, IPSError) or (type(error) is Exception and text):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """Return the end of a sentence about an unknown word: the closest one, if any is close."""
+    from difflib import get_close_matches  # here: only who mistyped pays for it
+
+    close = get_close_matches(word, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -5,7 +5,16 @@ Each is the error that is raised here for the same reason.
 
 from __future__ import annotations
 
-from ips_core import errors
+from ips_core.errors import (
+    BadResourceRequestException,
+    ConfigError,
+    GPUResourceRequestMismatchException,
+    IncompleteCallException,
+    InsufficientResourcesException,
+    IPSError,
+    ResourceRequestMismatchException,
+    ResourceRequestUnequalPartitioningException,
+)
 
 __all__ = [
     "BadResourceRequestException",
@@ -18,26 +27,8 @@ __all__ = [
     "ResourceRequestUnequalPartitioningException",
 ]
 
-
-def _ours(name: str) -> type[Exception]:
-    """Return the error of that name, with or without the suffix; else the one for what can never
-    be had.
-    """
-    for known in (name, name.removesuffix("Exception")):
-        if known in errors.__all__:
-            found: type[Exception] = getattr(errors, known)
-            return found
-    return errors.BadResourceRequest
+InvalidResourceSettingsException = ConfigError
 
 
-class BlockedMessageException(errors.IPSError):
+class BlockedMessageException(IPSError):
     """Never raised: what cannot be had yet is waited for."""
-
-
-BadResourceRequestException = errors.BadResourceRequest
-GPUResourceRequestMismatchException = _ours("GPUResourceRequestMismatchException")
-IncompleteCallException = errors.IncompleteCallException
-InsufficientResourcesException = errors.InsufficientResources
-InvalidResourceSettingsException = errors.ConfigError
-ResourceRequestMismatchException = _ours("ResourceRequestMismatchException")
-ResourceRequestUnequalPartitioningException = _ours("ResourceRequestUnequalPartitioningException")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ips_core.compat import exceptions
+
 __all__ = ["INSTEAD", "NAMES"]
 
 _COMPONENT = "ips_core.component:Component"
@@ -10,19 +12,7 @@ _SERVICES = "ips_core.services:ServicesProxy"
 _TASK = "ips_core.pools.task:Task"
 _TASK_POOL = "ips_core.pools.pool:TaskPool"
 
-_EXCEPTIONS = {
-    name: f"ips_core.compat.exceptions:{name}"
-    for name in (
-        "BadResourceRequestException",
-        "BlockedMessageException",
-        "GPUResourceRequestMismatchException",
-        "IncompleteCallException",
-        "InsufficientResourcesException",
-        "InvalidResourceSettingsException",
-        "ResourceRequestMismatchException",
-        "ResourceRequestUnequalPartitioningException",
-    )
-}
+_EXCEPTIONS = {name: f"ips_core.compat.exceptions:{name}" for name in exceptions.__all__}
 _FILES = {
     name: f"ips_core.compat.files:{name}"
     for name in ("copyFiles", "getTimeString", "params_from_csv", "which", "writeToContainer")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import inspect
 import math
@@ -16,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ips_core.errors import TaskPoolError
+from ips_core.errors import TaskPoolError, did_you_mean
 
 __all__ = ["Task"]
 
@@ -298,7 +297,7 @@ def _program(
     known = [*_KEYWORDS, *_LAUNCHER_KEYWORDS]
     for key in keywords:
         if key not in known:
-            raise TaskPoolError(f"task {name}: unknown keyword {key}{_did_you_mean(key, known)}")
+            raise TaskPoolError(f"task {name}: unknown keyword {key}{did_you_mean(key, known)}")
     values = _read(name, keywords)
     if values["isolate"] is not None:
         raise TaskPoolError(f"task {name}: isolate= is for callables; a program always is")
@@ -312,11 +311,6 @@ def _program(
         "program": words[0],
         "missing": "" if found else f"Program {words[0]} is not in path or is not executable",
     }
-
-
-def _did_you_mean(key: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _callable(
@@ -402,7 +396,7 @@ def _check_arguments(
         called = getattr(function, "__name__", function)
         known = [*signature.parameters, *_KEYWORDS, *_LAUNCHER_KEYWORDS]
         unexpected = [key for key in kwargs if str(error).endswith(f"argument '{key}'")]
-        hint = "".join(_did_you_mean(key, known) for key in unexpected)
+        hint = "".join(did_you_mean(key, known) for key in unexpected)
         raise TaskPoolError(f"task {name}: {called}() cannot be called so: {error}{hint}") from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import sys
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from ips_core.errors import TaskPoolError
+from ips_core.errors import TaskPoolError, did_you_mean
 from ips_core.messages import Broadcast
 from ips_core.pools.on_dask.backend import DaskBackend, DaskClusters
 from ips_core.pools.policy import Policy
@@ -369,9 +368,7 @@ def _check_keywords(pool: str, keywords: Mapping[str, Any]) -> None:
                 raise TaskPoolError(f"pool {pool}: {key}={value!r} is not supported")
             continue
         known = list(inspect.signature(PoolServices.submit_tasks).parameters)[2:-1]
-        close = difflib.get_close_matches(key, known, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise TaskPoolError(f"pool {pool}: unknown keyword {key}{hint}")
+        raise TaskPoolError(f"pool {pool}: unknown keyword {key}{did_you_mean(key, known)}")
 
 
 def _check_needs_no_dask(pool: str, **asked: bool) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ips_core.errors import TaskLaunchError, TaskPoolError
+from ips_core.errors import TaskLaunchError, TaskPoolError, did_you_mean
 from ips_core.launching.demand import fit
 from ips_core.launching.single_tasks import LaunchedTask, SingleTasks
 from ips_core.pools.task import Task
@@ -254,8 +253,7 @@ def _unknown(keywords: Iterable[str]) -> list[str]:
     found = []
     for key in keywords:
         if key not in _KEYWORDS:
-            close = difflib.get_close_matches(key, _KEYWORDS, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(key, _KEYWORDS)
             found.append(f"unknown keyword {key}, which has no effect{hint}")
     return found
 
