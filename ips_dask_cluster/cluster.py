@@ -201,6 +201,7 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
         self._closing: asyncio.Future[None] | None = None
         self._given_up: set[str] = set()
         self._start_errors: list[StepError] = []
+        self._early_losses: list[Loss] = []
         self._seen: set[str] = set()
         self._gpus_per_worker = int(configured("gpus-per-worker") or configured("worker-per-gpu"))
         there = nodes  # of this machine's making, if there is no Slurm; its GPUs are one node's
@@ -310,6 +311,9 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
             if error.__cause__ is None:
                 raise
             raise error.__cause__ from None
+        # Not before: a start that fails tells its reason once, in its error
+        while self._early_losses:
+            self._reports.loss(self._early_losses.pop(0))
         self._watching.append(asyncio.ensure_future(self._plugins.watch(self.scheduler_comm)))
 
     async def _start_steps(self) -> None:
@@ -425,7 +429,10 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
         gone = [w for w in self.steps.workers_of(step) if self._is_on(w, loss.node.split(","))]
         if not gone or self.status in (Status.closing, Status.closed):
             return
-        self._reports.loss(loss)
+        if self.status == Status.running:
+            self._reports.loss(loss)
+        else:
+            self._early_losses.append(loss)
         if loss.worker:
             self._given_up |= set() if loss.restarted else {loss.worker}
             return

@@ -86,14 +86,17 @@ $check
 sys.stdout.reconfigure(line_buffering=True)  # what tasks print comes at once, in whole lines
 main = import_module(sys.argv[1]).main
 
-def reach(address):
+def reach(address, told=sys.stderr):  # tasks may have that name replaced later
     """Leave with the reason where distributed would try for minutes and say nothing."""
     import socket, time
     from distributed import Nanny, Worker
     from psutil import net_if_addrs
-    time.sleep(10)
-    if any(each.status.name == "running" for each in (*Worker._instances, *Nanny._instances)):
-        return
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        time.sleep(0.1)  # a worker that is closing again did reach it
+        if any(each.status.name not in ("undefined", "created", "init", "starting")
+               for each in (*Worker._instances, *Nanny._instances)):
+            return
     host, _, port = address.rpartition("/")[2].rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), 10).close()
@@ -102,7 +105,7 @@ def reach(address):
                if each.family == socket.AF_INET]
         node = os.environ.get("IPS_DASK_NODE")
         print(f"ips-dask: node {node} cannot reach the scheduler at {address} "
-              f"({error.strerror or error}); its own addresses are {own}", file=sys.stderr, flush=True)
+              f"({error.strerror or error}); its own addresses are {own}", file=told, flush=True)
         os._exit(68)
 
 address = sys.stdin.readline().strip()

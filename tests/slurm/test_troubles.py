@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from distributed import Security
@@ -151,6 +154,28 @@ def test_gpus_that_are_not_there(job_id, failed_start):
     assert "GPUs (gres)" in failed_start(30, srun_extra_args=["--gres=gpu:2"])
 
 
+def test_start_that_fails_tells_its_reason_once(job_id, shared_tmp_path, caplog):
+    """Also if the workers' step is the first to end, while the scheduler is still to come."""
+    templates = shared_tmp_path / "templates"
+    shutil.copytree(Path(step.__file__).parent / "templates", templates)
+    srun = templates / "srun"
+    srun.write_text('#!/bin/sh\ncase "$*" in *-scheduler-*) sleep 3 ;; esac\nexec srun "$@"\n')
+    srun.chmod(0o755)
+    text = (templates / "srun.txt").read_text()
+    (templates / "srun.txt").write_text(text.replace("\nsrun\n", f"\n{srun}\n"))
+    losses = []
+    with pytest.raises(StepError, match="the scheduler step on n1.*GPUs"):
+        SlurmAllocationCluster(
+            2,
+            scheduler_options=NO_DASHBOARD,
+            template_directory=templates,
+            srun_extra_args=["--gres=gpu:2"],
+            on_loss=losses.append,
+        )
+    said = [record for record in caplog.records if record.name == "ips_dask_cluster"]
+    assert (losses, said) == ([], [])
+
+
 def test_node_that_is_not_held(slurm, allocate, failed_start):
     allocate(slurm, 2, "--exclusive", "--nodelist=n1,n2")
     sentence = failed_start(30, srun_extra_args=["--nodelist=n3"])
@@ -193,6 +218,20 @@ def test_scheduler_that_the_nodes_cannot_reach(job_id, failed_start, monkeypatch
     sentence = failed_start(60)
     assert "cannot reach the scheduler at tls://127.0.0.1:1 (Connection refused)" in sentence
     assert "its own addresses are ['lo 127.0.0.1'" in sentence
+
+
+def test_worker_that_reached_its_scheduler_does_not_look_again(job_id, wait_until):
+    """It would take a cluster that closes for one that cannot be reached."""
+
+    def looks() -> bool:
+        return any("reach" in thread.name for thread in threading.enumerate())
+
+    with SlurmAllocationCluster(2, scheduler_options=NO_DASHBOARD) as cluster:
+        cluster.wait_for_workers()
+        with cluster.get_client() as client:
+            arrived = time.monotonic()
+            wait_until(lambda: not any(client.run(looks).values()), 8, "nobody looks any more")
+            assert time.monotonic() - arrived < 8
 
 
 def test_worker_with_another_cluster_s_certificates(job_id, shared_tmp_path):
