@@ -164,7 +164,7 @@ def test_start_that_fails_tells_its_reason_once(job_id, shared_tmp_path, caplog)
     text = (templates / "srun.txt").read_text()
     (templates / "srun.txt").write_text(text.replace("\nsrun\n", f"\n{srun}\n"))
     losses = []
-    with pytest.raises(StepError, match="the scheduler step on n1.*GPUs"):
+    with pytest.raises(StepError, match=r"the scheduler step on n1.*GPUs"):
         SlurmAllocationCluster(
             2,
             scheduler_options=NO_DASHBOARD,
