@@ -4,18 +4,20 @@ from __future__ import annotations
 
 __all__ = ["ChunkSize"]
 
-_TARGET_SECONDS = 0.5  # of work in a chunk, so that its results are seen soon
-_LEAST_SECONDS = 0.05  # which the last chunks have as well
-_LIMIT_SECONDS = 1.0  # of work, if all were as long as the longest of late
-_MOST = 100
+_TARGET_SECONDS = 1.0  # of work in a chunk: what is behind a long task waits for it
+_LEAST_SECONDS = 0.2  # which the last chunks have as well
+_LIMIT_SECONDS = 2.0  # of work, if all were as long as the longest of late
+_MOST = 300
 _MEMORY = 0.05  # how much a new duration counts
+_FADING = 0.2  # how much of the longest is forgotten with each
 
 
 class ChunkSize:
     """Follows the durations of a pool's plain tasks.
 
-    One Dask task for each piece of work costs about 2 ms; for tasks that are shorter it pays to
-    send several as one. Long ones always travel alone.
+    A Dask task costs 2 ms, and several times as much where its worker, the scheduler and this
+    process share their cores with the work; for tasks that are not much longer it pays to send
+    several as one. Long ones always travel alone.
     """
 
     def __init__(self) -> None:
@@ -28,7 +30,7 @@ class ChunkSize:
         self._seen += 1
         weight = max(_MEMORY, 1 / self._seen)
         self._mean += weight * (elapsed - self._mean)
-        self._longest = max(elapsed, (1 - _MEMORY) * self._longest)
+        self._longest = max(elapsed, (1 - _FADING) * self._longest)
 
     def next(self, waiting: int | None, slots: int) -> int:
         """Return how many tasks the next chunk should have.

@@ -52,6 +52,8 @@ class Files:
         For what is no file.
     lines : Lines
         Takes what comes through the pipe.
+    nothing : int
+        A descriptor that nothing comes from.
     host : str
         Where it is, for the errors.
 
@@ -61,18 +63,21 @@ class Files:
         Something cannot be opened.
     """
 
-    def __init__(self, task: Mapping[str, Any], pipes: Pipes, lines: Lines, host: str) -> None:
+    def __init__(
+        self, task: Mapping[str, Any], pipes: Pipes, lines: Lines, nothing: int, host: str
+    ) -> None:
         self._cwd: str | None = task.get("cwd")
         self._host = host
         self._lines = lines
         self._descriptors: list[int] = []
         self._log = self._errors = -1
-        if self._cwd is not None and not os.path.isdir(self._cwd):
-            # before a log file below it creates it
-            raise Refused(f"working directory {self._cwd} not found on {host}", _NOT_FOUND)
+        logfile, errfile = task.get("logfile"), task.get("errfile")
+        # before a log file below it creates it; without one the start finds out
+        named = logfile is not None or errfile is not None
+        if named and self._cwd is not None and not os.path.isdir(self._cwd):
+            raise self._no_directory()
         try:
-            stdin = self._input(task.get("stdin"), pipes)
-            logfile, errfile = task.get("logfile"), task.get("errfile")
+            stdin = self._input(task.get("stdin"), pipes, nothing)
             if logfile is not None:
                 self._log = self._output("log file", logfile)
             if errfile not in (None, logfile):
@@ -84,9 +89,9 @@ class Files:
             raise
         self.streams = (stdin, stdout, stderr)
 
-    def _input(self, given: str | bytes | None, pipes: Pipes) -> int:
+    def _input(self, given: str | bytes | None, pipes: Pipes, nothing: int) -> int:
         if given is None:
-            return subprocess.DEVNULL
+            return nothing
         if isinstance(given, bytes):
             return pipes.writer(given)
         return self._opened("input file", given, os.O_RDONLY)
@@ -118,12 +123,17 @@ class Files:
             return Refused(f"program {program!r} cannot be started {where}: {error}")
         reason = error.strerror or str(error)
         if self._cwd is not None and error.filename == self._cwd != program:
+            if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                return self._no_directory()
             return Refused(f"working directory {self._cwd} cannot be entered {where}: {reason}")
         if isinstance(error, FileNotFoundError):
             if os.path.exists(os.path.join(self._cwd or "", program)) and os.sep in program:
                 return Refused(f"program {program} cannot be started {where}: no such interpreter")
             return Refused(f"program {program} not found {where}", _NOT_FOUND)
         return Refused(f"program {program} cannot be started {where}: {reason}")
+
+    def _no_directory(self) -> Refused:
+        return Refused(f"working directory {self._cwd} not found on {self._host}", _NOT_FOUND)
 
     def tail(self) -> bytes:
         """Return the end of what was written, that of an own error file last."""

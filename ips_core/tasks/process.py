@@ -56,6 +56,9 @@ class Pipes:
         self._events: dict[int, int] = {}
         self._theirs: list[int] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._ready)
+
     def reader(self, take: Callable[[bytes], object]) -> int:
         """Return a descriptor for the child to write to; what it writes is given to ``take``."""
 
@@ -233,7 +236,7 @@ class Child:
     def _serve_what_is_left(self) -> None:
         """Read what it wrote before it ended; its children may keep the pipes open for long."""
         for _ in range(_MOST_LEFT):
-            if not self._pipes.serve(self._poll.poll(0), self._poll):
+            if not (self._pipes and self._pipes.serve(self._poll.poll(0), self._poll)):
                 break
 
     def signal(self, number: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -137,7 +138,7 @@ class Bed:
         return found
 
     def tell(self, **news: Any) -> list[News]:
-        self.executor.hear_event({"run": "run", **news})
+        self.executor.hear_event({"run": "run", "news": pickle.dumps(news)})
         return self.news()
 
     def note_begun(self, *names: str) -> None:

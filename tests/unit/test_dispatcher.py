@@ -482,7 +482,7 @@ def test_what_is_given_back_starts_next_and_nothing_more_is_heard_of_before() ->
 
 
 def test_what_is_given_back_as_the_executors_trouble_travels_alone() -> None:
-    bed = Bed(numbered(100), slots=1)
+    bed = Bed(numbered(1000), slots=1)
 
     def script(world: World) -> Script:
         world.end(*world.on_way, elapsed=SHORT)
@@ -497,7 +497,7 @@ def test_what_is_given_back_as_the_executors_trouble_travels_alone() -> None:
             yield
         assert all([name] in world.chunks for name in together)
 
-    assert len(bed.run(script)) == 100
+    assert len(bed.run(script)) == 1000
 
 
 # Failures and lost workers.

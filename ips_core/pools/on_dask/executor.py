@@ -8,6 +8,7 @@ cluster was lost, and the workers' journals tell what had begun and what had end
 from __future__ import annotations
 
 import contextlib
+import pickle
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -154,7 +155,7 @@ class DaskExecutor:
         if "held" in event:
             self._mpi.take_held(event["held"])
             return
-        self._hear(partial(self._read, event))
+        self._hear(partial(self._read, event["news"]))
 
     def lose(self, reason: str) -> None:
         """Take note that the cluster is lost, and why; returns at once."""
@@ -206,19 +207,20 @@ class DaskExecutor:
 
     # -- in the dispatcher's thread ----------------------------------------------------------
 
-    def _read(self, event: dict[str, Any]) -> Iterator[News]:
+    def _read(self, packed: bytes) -> Iterator[News]:
         """Yield the news of a worker's event."""
-        for key, record in event.get("begun", ()):
+        told = pickle.loads(packed)
+        for key, record in told.get("begun", ()):
             if key in self._chunk_of:
                 self._chunks[self._chunk_of[key]].begun.add(key)
-            yield Begun(key, cloudpickle.loads(record))
-        for ended in event.get("ended", ()):
+            yield Begun(key, pickle.loads(record))
+        for ended in told.get("ended", ()):
             record = ended["record"] if "record" in ended else self._file(ended["file"])
             yield from self._ended(ended["key"], record)
-        if event.get("given_back"):
-            yield self._take_back(tuple(event["given_back"]))
-        if "unreadable" in event:
-            yield from self._unreadable(event["unreadable"], event["error"])
+        if told.get("given_back"):
+            yield self._take_back(tuple(told["given_back"]))
+        if "unreadable" in told:
+            yield from self._unreadable(told["unreadable"], told["error"])
 
     def _file(self, name: str) -> bytes | None:
         return self._journal.take_file(name)

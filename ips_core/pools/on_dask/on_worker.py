@@ -20,7 +20,7 @@ from ips_core.tasks.runner import Journal, Runner, install_output
 
 __all__ = ["Chunk", "TaskRunner"]
 
-_GIVE_BACK_SECONDS = 1.0  # after which the rest of a chunk does not wait for a long task
+_GIVE_BACK_SECONDS = 2.0  # after which the rest of a chunk does not wait for a long task
 _TELL_SECONDS = 0.25  # between the news of a chunk
 
 
@@ -122,9 +122,6 @@ class Chunk:
             self._tell(unreadable=self._key, error=f"{type(error).__name__}: {error}")
             return
         self._is_single = len(self._waiting) == 1
-        if not self._is_single:
-            loop = self._worker.loop
-            loop.add_callback(loop.call_later, _GIVE_BACK_SECONDS, self._give_back)
         told = time.monotonic()
         while (item := self._next()) is not None:
             self._run_one(*item)
@@ -162,10 +159,16 @@ class Chunk:
 
     def _ask(self, key: str, record: bytes) -> bool:
         """Ask the scheduler whether this may begin; the start of a single task is told so."""
-        news = {"run": self._run, "begun": [(key, record)]} if self._is_single else {}
-        call = {"key": self._key, "topic": self._topic, "news": news}
+        news = self._packed(begun=[(key, record)]) if self._is_single else {}
+
+        async def ask() -> bool:
+            if not self._is_single:
+                self._worker.loop.call_later(_GIVE_BACK_SECONDS, self._give_back)
+            scheduler = self._worker.scheduler
+            return await scheduler.ips_begin_task(key=self._key, topic=self._topic, news=news)
+
         try:
-            return sync(self._worker.loop, self._worker.scheduler.ips_begin_task, **call)
+            return sync(self._worker.loop, ask)
         except Exception:  # no scheduler any more, so that this worker ends, too
             return False
 
@@ -185,7 +188,12 @@ class Chunk:
             self._tell(ended=ended)
 
     def _tell(self, **news: Any) -> None:
-        self._worker.log_event(self._topic, {"run": self._run} | news)
+        self._worker.log_event(self._topic, self._packed(**news))
+
+    def _packed(self, **news: Any) -> dict[str, Any]:
+        # As bytes: Dask looks into all else on every hop, and keeps it where it slows down Python's
+        # garbage collector
+        return {"run": self._run, "news": pickle.dumps(news)}
 
 
 def _cores(worker: str, processes: int) -> list[int]:
