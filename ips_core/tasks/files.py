@@ -71,13 +71,13 @@ class Files:
         self._lines = lines
         self._descriptors: list[int] = []
         self._log = self._errors = -1
-        logfile, errfile = task.get("logfile"), task.get("errfile")
-        # before a log file below it creates it; without one the start finds out
-        named = logfile is not None or errfile is not None
+        stdin, logfile, errfile = (task.get(key) for key in ("stdin", "logfile", "errfile"))
+        named = (stdin, logfile, errfile) != (None, None, None)  # else the start finds out
         if named and self._cwd is not None and not os.path.isdir(self._cwd):
+            # before a log file below it creates it
             raise self._no_directory()
         try:
-            stdin = self._input(task.get("stdin"), pipes, nothing)
+            stdin = self._input(stdin, pipes, nothing)
             if logfile is not None:
                 self._log = self._output("log file", logfile)
             if errfile not in (None, logfile):

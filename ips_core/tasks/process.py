@@ -57,6 +57,7 @@ class Pipes:
         self._theirs: list[int] = []
 
     def __bool__(self) -> bool:
+        """Tell whether any of them is open on this side."""
         return bool(self._ready)
 
     def reader(self, take: Callable[[bytes], object]) -> int:

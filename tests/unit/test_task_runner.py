@@ -324,6 +324,11 @@ HOST = socket.gethostname()
             {"cwd": "/no/dir", "logfile": "logs/log"},
             *(127, f"working directory /no/dir not found on {HOST}"),
         ),
+        (
+            {"cwd": "/no/dir", "stdin": "input"},
+            *(127, f"working directory /no/dir not found on {HOST}"),
+        ),
+        ({"cwd": "/dev/null"}, 127, f"working directory /dev/null not found on {HOST}"),
         ({"argv": ["/"]}, 126, f"program / cannot be started on {HOST}: Permission denied"),
         (
             {"logfile": "/dev/null/log"},
