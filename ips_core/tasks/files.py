@@ -52,8 +52,6 @@ class Files:
         For what is no file.
     lines : Lines
         Takes what comes through the pipe.
-    nothing : int
-        A descriptor that nothing comes from.
     host : str
         Where it is, for the errors.
 
@@ -63,9 +61,7 @@ class Files:
         Something cannot be opened.
     """
 
-    def __init__(
-        self, task: Mapping[str, Any], pipes: Pipes, lines: Lines, nothing: int, host: str
-    ) -> None:
+    def __init__(self, task: Mapping[str, Any], pipes: Pipes, lines: Lines, host: str) -> None:
         self._cwd: str | None = task.get("cwd")
         self._host = host
         self._lines = lines
@@ -77,7 +73,7 @@ class Files:
             # before a log file below it creates it
             raise self._no_directory()
         try:
-            stdin = self._input(stdin, pipes, nothing)
+            stdin = self._input(stdin, pipes)
             if logfile is not None:
                 self._log = self._output("log file", logfile)
             if errfile not in (None, logfile):
@@ -89,9 +85,9 @@ class Files:
             raise
         self.streams = (stdin, stdout, stderr)
 
-    def _input(self, given: str | bytes | None, pipes: Pipes, nothing: int) -> int:
+    def _input(self, given: str | bytes | None, pipes: Pipes) -> int:
         if given is None:
-            return nothing
+            return subprocess.DEVNULL
         if isinstance(given, bytes):
             return pipes.writer(given)
         return self._opened("input file", given, os.O_RDONLY)

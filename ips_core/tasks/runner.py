@@ -15,7 +15,6 @@ import socket
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -71,8 +70,6 @@ class Runner:
         self._cores = _Stock("cores", cores)
         self._gpus = _Stock("GPUs", gpus)
         self._sink = Sink(1)
-        self._nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # opened once, as stdin
-        weakref.finalize(self, os.close, self._nothing)
         self._marks = Marks()
         self._environ: tuple[str | None, dict[bytes, bytes]] = None, {}  # as of a pool's first task
         self._changed = threading.Condition()  # guards what follows
@@ -308,7 +305,7 @@ class Runner:
         others: Sequence[int] = (),
     ) -> dict[str, Any]:
         lines = Lines(getattr(sys.stdout, "sink", self._sink))
-        with contextlib.closing(Files(task, pipes, lines, self._nothing, self.host)) as files:
+        with contextlib.closing(Files(task, pipes, lines, self.host)) as files:
             mark, variables = self._marks.next()
             environment = self._environment(task, gpus, variables)
             try:

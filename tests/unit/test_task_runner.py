@@ -365,7 +365,7 @@ def test_directory_that_cannot_be_entered_is_not_the_programs_fault() -> None:
     """By words only: a superuser enters all of them."""
     pipes = Pipes()
     with contextlib.closing(pipes):
-        files = Files({"cwd": "/tmp"}, pipes, Lines(Sink(-1)), -1, "host")
+        files = Files({"cwd": "/tmp"}, pipes, Lines(Sink(-1)), "host")
         why = files.why_not("solve", PermissionError(errno.EACCES, "Permission denied", "/tmp"))
     expected = "working directory /tmp cannot be entered on host: Permission denied"
     assert (str(why), why.exit_status) == (expected, 126)
