@@ -8,6 +8,7 @@ _TARGET_SECONDS = 1.0  # of work in a chunk: what is behind a long task waits fo
 _LEAST_SECONDS = 0.2  # which the last chunks have as well
 _LIMIT_SECONDS = 2.0  # of work, if all were as long as the longest of late
 _MOST = 300
+_MOST_IN_ALL = 100_000  # for all slots together: each task on its way takes memory here
 _MEMORY = 0.05  # how much a new duration counts
 _FADING = 0.2  # how much of the longest is forgotten with each
 
@@ -46,6 +47,7 @@ class ChunkSize:
             return 1
         size = min(
             _MOST,
+            _MOST_IN_ALL // slots,
             int(_TARGET_SECONDS / max(self._mean, 1e-6)),
             int(_LIMIT_SECONDS / max(self._longest, 1e-6)),
         )

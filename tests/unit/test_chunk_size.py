@@ -29,6 +29,11 @@ def test_short_tasks_travel_together_and_long_ones_alone() -> None:
     assert after(*[0.6] * 50).next(None, 4) == 1
 
 
+def test_many_slots_have_shorter_chunks() -> None:
+    assert after(0.0).next(None, 1000) == 100
+    assert after(0.0).next(None, 1_000_000) == 1
+
+
 def test_one_long_task_makes_chunks_short_for_a_while() -> None:
     size = after(*[0.001] * 500)
     assert size.next(None, 4) == 300
