@@ -84,7 +84,8 @@ from importlib import import_module
 sys.path.append(sys.path.pop(0))  # modules beside the driver are found, but hide no others
 $check
 sys.stdout.reconfigure(line_buffering=True)  # what tasks print comes at once, in whole lines
-main = import_module(sys.argv[1]).main
+command = import_module(sys.argv[1])
+main = command.main
 
 def reach(address, told=sys.stderr):  # tasks may have that name replaced later
     """Leave with the reason where distributed would try for minutes and say nothing."""
@@ -107,6 +108,18 @@ def reach(address, told=sys.stderr):  # tasks may have that name replaced later
         print(f"ips-dask: node {node} cannot reach the scheduler at {address} "
               f"({error.strerror or error}); its own addresses are {own}", file=told, flush=True)
         os._exit(68)
+
+if hasattr(command, "wait_for_signals"):
+    async def wait_for_signals(wait=command.wait_for_signals):
+        """Close in order: main without a nanny cancels even a write that closing then waits for."""
+        import asyncio, signal
+        from distributed import Worker
+        signal.signal(signal.SIGTERM, lambda *_: None)  # Slurm and this script may both send one
+        number = await wait()
+        await asyncio.gather(*(each.close(executor_wait=False, reason=f"signal-{number}")
+                               for each in list(Worker._instances)))
+        return number
+    command.wait_for_signals = wait_for_signals
 
 address = sys.stdin.readline().strip()
 if address.startswith(("tcp:", "tls:")):

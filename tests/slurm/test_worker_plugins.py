@@ -396,6 +396,49 @@ def test_a_killed_driver_does_not_keep_nodes_from_copying_out(
     wait_until(lambda: list(Path("out").glob("n1/file")), 60, "the copy")
 
 
+def test_a_worker_that_talks_when_its_driver_is_killed_leaves_in_time(job_id, shared_tmp_path):
+    """A write that is cancelled half-way would keep distributed for 30 s."""
+    Path("driver.py").write_text(
+        textwrap.dedent(f"""
+        import os, signal, time
+        from distributed import WorkerPlugin
+        from ips_dask_cluster import SlurmAllocationCluster
+
+        class Patient(WorkerPlugin):
+            '''With it the node scripts do not kill the worker after three seconds.'''
+
+            async def teardown(self, worker):
+                worker.nothing = None
+
+        def talk():
+            from distributed import get_worker
+            from tornado.ioloop import PeriodicCallback
+
+            stream = get_worker().batched_stream
+            message = {{"op": "log-event", "topic": "much", "msg": os.urandom(50_000_000)}}
+
+            def send():
+                if not stream.buffer and not stream.comm.closed():
+                    stream.send(message)
+
+            get_worker().loop.add_callback(PeriodicCallback(send, 1).start)
+
+        with SlurmAllocationCluster(
+            1, worker_plugins=[Patient()], scheduler_options={NO_DASHBOARD}
+        ) as cluster:
+            cluster.wait_for_workers()
+            cluster.get_client().submit(talk).result()
+            time.sleep(1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        """)
+    )
+    started = time.monotonic()
+    # the step shares our pipe: its end is the end of all
+    done = subprocess.run([sys.executable, "driver.py"], capture_output=True, timeout=90)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert time.monotonic() - started < 25
+
+
 # The documentation.
 
 
