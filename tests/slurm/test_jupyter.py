@@ -35,6 +35,9 @@ pytestmark = [
 DOCS = Path(__file__).parents[2] / "docs"
 BIN = Path(sys.executable).parent
 NO_DASHBOARD = {"dashboard": False}
+#: What Jupyter may say on stderr. The last: two of a kernel's threads at one socket of ZeroMQ while
+#: it shuts down, all outputs being saved (seen once; ipykernel #1518 is about the same moment).
+JUPYTERS_OWN = ("[NbC", "[IPKernel", "Assertion failed: pfd.revents & POLLIN (src/signaler.cpp:")
 START = """
 from ips_dask_cluster import SlurmAllocationCluster
 cluster = SlurmAllocationCluster({arguments})
@@ -135,9 +138,7 @@ def text(outputs: list[Any]) -> str:
 
 def check_alpha_losses(nodes: int) -> None:
     outputs, stderr = execute("alpha_losses.ipynb")
-    unexpected = [
-        line for line in stderr.splitlines() if not line.startswith(("[NbC", "[IPKernel"))
-    ]
+    unexpected = [line for line in stderr.splitlines() if not line.startswith(JUPYTERS_OWN)]
     assert unexpected == []
     (shown,) = (
         o
