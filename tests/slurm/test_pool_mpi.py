@@ -114,8 +114,8 @@ def test_slots_are_never_overbooked_by_two_components(run, shared_tmp_path) -> N
         for name, record in told[pool].items():
             ranks = [path.read_text().split() for path in shared_tmp_path.glob(f"{pool}-{name}-*")]
             assert len(ranks) == record["slots"]
-            nodes = sorted({rank[0] for rank in ranks})
-            assert record["host"] == ",".join(nodes)
+            nodes = {rank[0] for rank in ranks}
+            assert set(record["host"].split(",")) == nodes
             assert len(nodes) == -(-record["slots"] // 2)
             if record["slots"] > 1:
                 assert sorted(int(rank[3]) for rank in ranks) == list(range(record["slots"]))
@@ -188,7 +188,7 @@ def test_kinds_of_programs_and_of_ends(run, mpich, shared_tmp_path, processes_wi
     assert [rank[:2] for rank in ranks] == [(n, 4) for n in range(4)]
     nodes = [rank[2] for rank in ranks]
     assert nodes[0] == nodes[1] != nodes[2] == nodes[3]
-    assert records["real"]["host"] == f"{nodes[0]},{nodes[2]}"
+    assert set(records["real"]["host"].split(",")) == {nodes[0], nodes[2]}
     ranks = eval(Path("small").read_text())
     assert [rank[:2] for rank in ranks] == [(0, 2), (1, 2)]
     assert {rank[2] for rank in ranks} == {records["small"]["host"]}
