@@ -91,3 +91,34 @@ def test_framework_killed_while_tasks_run(simulation: Any, wait_until: Callable[
     outcome = running.finish(10)
     assert outcome.code == -signal.SIGKILL
     assert outcome.events[-1]["eventtype"] == "IPS_LAUNCH_DASK_TASK"
+
+
+def test_a_lost_cluster_is_reported_without_dask_traceback(simulation: Any) -> None:
+    """A signal reaches all processes of a simulation at once, so this happens at every Ctrl-C."""
+    talk = """
+import psutil
+from distributed import Client
+from tornado.ioloop import PeriodicCallback
+
+services.create_task_pool("pool")
+services.add_task("pool", "t", 1, cwd, "true")
+services.submit_tasks("pool", use_dask=True)
+services.get_finished_tasks("pool")
+(client,) = Client._instances
+say = PeriodicCallback(lambda: client._send_to_scheduler({"op": "heartbeat-client"}), 1)
+client.loop.add_callback(say.start)
+time.sleep(1)
+(scheduler,) = [
+    process
+    for process in psutil.Process(os.getppid()).children(recursive=True)
+    if "python" in process.name() and "ips_dask_announce" in process.cmdline()
+]
+scheduler.kill()
+time.sleep(1)
+client.loop.add_callback(say.stop)
+print("ended")
+"""
+    outcome = simulation.write(talk).start().finish(60)
+    assert "ended" in outcome.stdout
+    assert "the scheduler step on" in outcome.stderr
+    assert "Batched Comm Closed" not in outcome.stderr
