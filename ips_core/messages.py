@@ -16,6 +16,8 @@ from typing import Any
 
 import cloudpickle
 
+from ips_dask_cluster.by_value import dumps
+
 __all__ = [
     "PIPE_CLOSED",
     "Broadcast",
@@ -40,7 +42,7 @@ PIPE_CLOSED = os.EX_IOERR
 
 def pack(value: Any) -> bytes:
     """Return a value as bytes; classes of a component's script go along by value."""
-    return cloudpickle.dumps(value)
+    return dumps(value)
 
 
 def unpack(data: bytes) -> Any:

@@ -1,7 +1,7 @@
 """Dask clusters on the nodes of a Slurm allocation that one already holds.
 
-``SlurmAllocationCluster`` is loaded on first use, so that the light parts of the package
-(``allocation``, ``containers``, ``testing``) cost no import of distributed.
+Names are loaded on first use, so that the light parts of the package (``allocation``,
+``containers``, ``testing``) cost no import of distributed.
 """
 
 from __future__ import annotations
@@ -9,18 +9,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ips_dask_cluster.containers import Apptainer, Charliecloud, PodmanHPC, Shifter
-from ips_dask_cluster.errors import (
-    ClusterError,
-    ClusterStartError,
-    NotEnoughNodesError,
-    SlurmCommandError,
-    StepError,
-    WorkerPluginError,
-)
-
 if TYPE_CHECKING:
     from ips_dask_cluster.cluster import SlurmAllocationCluster
+    from ips_dask_cluster.containers import Apptainer, Charliecloud, PodmanHPC, Shifter
+    from ips_dask_cluster.errors import (
+        ClusterError,
+        ClusterStartError,
+        NotEnoughNodesError,
+        SlurmCommandError,
+        StepError,
+        WorkerPluginError,
+    )
 
 __all__ = [
     "Apptainer",
@@ -38,8 +37,15 @@ __all__ = [
 
 __version__ = "0.1.0"
 
+_LAZY = {
+    "SlurmAllocationCluster": "ips_dask_cluster.cluster",
+    **dict.fromkeys(
+        ("Apptainer", "Charliecloud", "PodmanHPC", "Shifter"), "ips_dask_cluster.containers"
+    ),
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "SlurmAllocationCluster":
-        return import_module("ips_dask_cluster.cluster").SlurmAllocationCluster
+    if name in __all__:
+        return getattr(import_module(_LAZY.get(name, "ips_dask_cluster.errors")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

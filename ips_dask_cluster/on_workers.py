@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cloudpickle
+from ips_dask_cluster.by_value import dumps
 
 __all__ = ["run_on_workers"]
 
@@ -30,8 +30,8 @@ async def run_on_workers(
     answers = await scheduler.broadcast(
         msg={
             "op": "run",
-            "function": cloudpickle.dumps(function),
-            "kwargs": cloudpickle.dumps(keywords),
+            "function": dumps(function),
+            "kwargs": dumps(keywords),
             "wait": True,
         },
         workers=list(workers),

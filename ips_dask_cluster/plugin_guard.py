@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import cloudpickle
 from distributed.diagnostics.plugin import WorkerPlugin
 
-__all__ = ["STOP_SECONDS", "TOPIC", "ByValue", "guard", "report", "set_up", "tear_down"]
+__all__ = ["STOP_SECONDS", "TOPIC", "guard", "report", "set_up", "tear_down"]
 
 #: Topic of ``Client.get_events`` and ``Client.subscribe_topic`` under which trouble is reported.
 TOPIC = "ips-dask-plugins"
@@ -27,36 +26,6 @@ STOP_SECONDS = 3.0
 _REPORT_SECONDS = 5.0
 
 logger = logging.getLogger("distributed.ips_dask_plugins")  # so that it is in the worker's log
-
-
-class ByValue:
-    """A function or class of this package that arrives by value, however it is pickled.
-
-    ``cloudpickle.register_pickle_by_value`` alone is not enough: distributed tries plain pickle
-    first, which writes down a reference (distributed #8607).
-
-    Parameters
-    ----------
-    thing : callable
-        What arrives.
-    """
-
-    def __init__(self, thing: Callable[..., Any]) -> None:
-        package = sys.modules[__name__.partition(".")[0]]
-        registered = package.__name__ in cloudpickle.list_registry_pickle_by_value()
-        cloudpickle.register_pickle_by_value(package)
-        try:
-            self._pickled = cloudpickle.dumps(thing)
-        finally:
-            if not registered:
-                cloudpickle.unregister_pickle_by_value(package)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[bytes]]:
-        return cloudpickle.loads, (self._pickled,)
-
-    def __call__(self, *args: Any) -> Any:
-        """Call it here; only so that pickle takes this for a callable."""
-        return cloudpickle.loads(self._pickled)(*args)
 
 
 async def report(worker: Any, plugin: str, action: str, problem: str) -> None:

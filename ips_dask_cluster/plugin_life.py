@@ -12,14 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import cloudpickle
 from distributed.core import rpc
 from distributed.diagnostics.plugin import NannyPlugin, SchedulerPlugin, WorkerPlugin
-from distributed.protocol.pickle import dumps
 
+from ips_dask_cluster.by_value import ByValue, dumps
 from ips_dask_cluster.errors import WorkerPluginError
 from ips_dask_cluster.on_workers import run_on_workers
-from ips_dask_cluster.plugin_guard import TOPIC, ByValue, guard, set_up, tear_down
+from ips_dask_cluster.plugin_guard import TOPIC, guard, set_up, tear_down
 
 __all__ = ["ClusterPlugins", "named", "sentences"]
 
@@ -112,7 +111,7 @@ class _Guarded:
 
 def _pickled(plugin: WorkerPlugin, name: str, seconds: float) -> bytes:
     try:
-        return cloudpickle.dumps(_Guarded(plugin, name, seconds))
+        return dumps(_Guarded(plugin, name, seconds))
     except Exception as error:
         raise TypeError(f"worker_plugins: {name!r} cannot be pickled: {error}") from error
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from ips_dask_cluster.by_value import ByValue
 from ips_dask_cluster.file_trees import (
     Copier,
     Entries,
@@ -31,7 +32,7 @@ from ips_dask_cluster.file_trees import (
     scan,
     write_tar,
 )
-from ips_dask_cluster.plugin_guard import STOP_SECONDS, TOPIC, ByValue, report
+from ips_dask_cluster.plugin_guard import STOP_SECONDS, TOPIC, report
 
 __all__ = ["TOPIC", "Archive", "CopyOut"]
 

@@ -36,6 +36,7 @@ import cloudpickle
 from ips_core.errors import TaskPoolError, describe
 from ips_core.pools.on_dask.journal import ended_records
 from ips_core.pools.record import TaskRecord
+from ips_dask_cluster.by_value import dump
 
 __all__ = ["PoolJournal", "Submission"]
 
@@ -191,7 +192,7 @@ class PoolJournal:
             return {}
         file = _Bounded()
         try:
-            cloudpickle.dump(value, file)
+            dump(value, file)
             return {"value": base64.b64encode(file.getvalue()).decode()}
         except _TooLargeError:
             if keep_large:
@@ -206,7 +207,7 @@ class PoolJournal:
         try:
             self._values.mkdir(mode=0o700, exist_ok=True)
             with open(part, "xb", opener=_open_private) as file:
-                cloudpickle.dump(value, file)
+                dump(value, file)
             part.rename(self._values / name)
             return {"file": name}
         except Exception as error:

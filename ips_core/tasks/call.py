@@ -1,7 +1,6 @@
 """Calls a function that is a task: in this process, or in one of its own.
 
-Standard library only, cloudpickle for the latter, and nothing of ours: it arrives on Dask workers
-by value, see ``tasks.runner.BY_VALUE``.
+Needs the standard library and cloudpickle; Dask workers get it by value, see ``runner.BY_VALUE``.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
+
+from ips_dask_cluster.by_value import dumps
 
 __all__ = ["BOOT", "call", "describe", "request", "result"]
 
@@ -89,19 +90,15 @@ def request(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
     Exception
         One of them cannot be pickled.
     """
-    import cloudpickle
-
     places = [path for path in sys.path if path]
     with contextlib.suppress(OSError):  # this directory may be gone
         places += [os.getcwd()] if "" in sys.path else []
     parts = (places, _answer, (function, tuple(args), dict(kwargs)))
-    return b"".join(cloudpickle.dumps(part) for part in parts)
+    return b"".join(dumps(part) for part in parts)
 
 
 def _answer(source: IO[bytes], descriptor: int) -> None:
     """Do what is asked; this is run by ``BOOT``."""
-    import cloudpickle
-
     os.set_inheritable(descriptor, False)
     del sys.argv[1:]
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -113,10 +110,10 @@ def _answer(source: IO[bytes], descriptor: int) -> None:
     else:
         outcome = call(function, args, kwargs)
     try:
-        text = cloudpickle.dumps(outcome)
+        text = dumps(outcome)
     except BaseException as error:
         outcome = _failed(f"its result cannot be pickled: {describe(error)}", error)
-        text = cloudpickle.dumps(outcome)
+        text = dumps(outcome)
     with contextlib.suppress(OSError), open(descriptor, "wb") as answer:
         answer.write(text)
 

@@ -24,13 +24,17 @@ from ips_core.tasks.files import Files, Refused
 from ips_core.tasks.journal import Journal
 from ips_core.tasks.output import Lines, Sink, as_text, install_output
 from ips_core.tasks.process import Child, Pipes
+from ips_dask_cluster import by_value
 
 __all__ = ["BY_VALUE", "Journal", "Runner", "install_output"]
 
 #: What must be registered with ``cloudpickle.register_pickle_by_value``.
-BY_VALUE = tuple(
-    sys.modules[f"ips_core.tasks.{name}"]
-    for name in ("call", "family", "files", "journal", "output", "process", "runner")
+BY_VALUE = (
+    by_value,
+    *(
+        sys.modules[f"ips_core.tasks.{name}"]
+        for name in ("call", "family", "files", "journal", "output", "process", "runner")
+    ),
 )
 
 _CANCEL_GRACE = 3.0

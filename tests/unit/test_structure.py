@@ -21,6 +21,8 @@ import ips_dask_cluster
 
 PACKAGES = ("ips_core", "ips_dask_cluster")
 _MOST_LINES = 350
+#: Modules of the cluster that ``ips_core`` may import anywhere, since they bring nothing along.
+CLUSTER_LEAVES = {"ips_dask_cluster.by_value"}
 _NO_CODE = {
     tokenize.COMMENT,
     tokenize.NL,
@@ -107,9 +109,25 @@ def test_the_cluster_knows_nothing_of_ips(module: str) -> None:
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("ips_core")])
 def test_one_module_asks_the_cluster_and_only_when_called(module: str) -> None:
-    found = [each for each in imports(module) if each.module.startswith("ips_dask_cluster")]
+    found = [
+        each
+        for each in imports(module)
+        if each.module.startswith("ips_dask_cluster") and each.module not in CLUSTER_LEAVES
+    ]
     allowed = module == "ips_core.dask_cluster"
     assert [each for each in found if not (allowed and each.lazy)] == []
+
+
+@pytest.mark.parametrize("module", sorted(CLUSTER_LEAVES))
+def test_leaves_import_only_the_standard_library_and_cloudpickle(module: str) -> None:
+    """Importing one costs no component any time, and no worker a package that it lacks."""
+    names: set[str] = set()
+    for statement, _ in statements(tree(module)):
+        if isinstance(statement, ast.ImportFrom):
+            names.add((statement.module or "").partition(".")[0])
+        else:
+            names |= {alias.name.partition(".")[0] for alias in statement.names}
+    assert names - sys.stdlib_module_names <= {"cloudpickle"}
 
 
 def test_no_circular_imports() -> None:

@@ -434,6 +434,7 @@ def test_modules_that_go_by_value_import_only_pythons_own_and_each_other() -> No
                 imported |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
-                imported |= set(names) if node.module == "ips_core" else {node.module}
+                packages = ("ips_core", "ips_dask_cluster")
+                imported |= set(names) if node.module in packages else {node.module}
     ours = {module.__name__ for module in BY_VALUE}
     assert imported - ours - set(sys.stdlib_module_names) - {"collections.abc"} == {"cloudpickle"}

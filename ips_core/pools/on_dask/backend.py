@@ -134,7 +134,7 @@ class DaskClusters:
         client = self._clients.get(reached.address)
         if client is not None:
             return client
-        # Dask logs a traceback here when the cluster has gone; the pool reports that in one sentence.
+        # Dask logs a traceback when the cluster has gone, which the pool reports in one sentence.
         logging.getLogger("distributed.batched").setLevel(logging.WARNING)
         client = Client(
             reached.address, security=reached.security, set_as_default=False, timeout=60

@@ -26,6 +26,7 @@ from ips_core.pools.on_dask.journal import JournalReader
 from ips_core.pools.on_dask.mpi import DaskMPI
 from ips_core.pools.on_dask.on_cluster import ask_workers, dask_name, runner_function, task_function
 from ips_core.pools.task import Task
+from ips_dask_cluster.by_value import dumps
 
 __all__ = ["DaskExecutor"]
 
@@ -130,7 +131,7 @@ class DaskExecutor:
         if self._mpi.wants(first.task):
             self._mpi.submit(first, self._hear)
             return
-        payloads = cloudpickle.dumps([(each.key, each.payload(self._run)) for each in attempts])
+        payloads = dumps([(each.key, each.payload(self._run)) for each in attempts])
         label = f"{self._pool} x {len(attempts)}" if len(attempts) > 1 else first.task.name
         key = f"{dask_name(label)}-{first.key}"
         resources = {"slot": first.task.nproc}

@@ -6,10 +6,11 @@ All of it travels by value, since workers and the scheduler need not have this p
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
+
+from ips_dask_cluster.by_value import ByValue
 
 __all__ = [
     "ask_workers",
@@ -22,23 +23,6 @@ __all__ = [
 ]
 
 _REMEMBERED = 100_000  # keys that the scheduler has forgotten and FirstCome has not
-
-
-class _ByValue:
-    """A callable that arrives on workers by value.
-
-    ``Client.submit`` pickles a function of an importable module by reference, also when the
-    module is registered for pickling by value (distributed #8607).
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._pickled = cloudpickle.dumps(function)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[bytes]]:
-        return cloudpickle.loads, (self._pickled,)
-
-    def __call__(self, *args: Any) -> Any:
-        return cloudpickle.loads(self._pickled)(*args)
 
 
 def plugins(journal_directory: str, processes: int = 1) -> list[Any]:
@@ -123,7 +107,7 @@ def task_function() -> Any:
 
         get_worker().plugins["ips-task-runner"].work_off(key, first, topic, run, payloads)
 
-    return _ByValue(run_tasks)
+    return ByValue(run_tasks)
 
 
 def ask_workers(client: Any, function: Any, argument: Any, seconds: float) -> dict[str, Any]:
@@ -165,7 +149,7 @@ def runner_function(method: str) -> Any:
     def call(run: str, dask_worker: Any = None) -> Any:
         return getattr(dask_worker.plugins["ips-task-runner"].runner, method)(run)
 
-    return _ByValue(call)
+    return ByValue(call)
 
 
 def slot_holder() -> Any:
@@ -176,7 +160,7 @@ def slot_holder() -> Any:
 
         get_worker().plugins["ips-task-runner"].hold_slots(key, topic, run)
 
-    return _ByValue(hold)
+    return ByValue(hold)
 
 
 def release_function() -> Any:
@@ -187,4 +171,4 @@ def release_function() -> Any:
         if name in keys:
             dask_worker.plugins["ips-task-runner"].release_slots(keys[name])
 
-    return _ByValue(release)
+    return ByValue(release)

@@ -17,6 +17,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.utils import sync
 
 from ips_core.tasks.runner import Journal, Runner, install_output
+from ips_dask_cluster.by_value import dumps
 
 __all__ = ["Chunk", "TaskRunner"]
 
@@ -216,7 +217,7 @@ def _pickled(record: dict[str, Any]) -> bytes:
     if record["value"] is None:
         return pickle.dumps(record)  # nothing in it has to travel by value
     try:
-        return cloudpickle.dumps(record)
+        return dumps(record)
     except Exception as error:
         lost = {
             "status": "failed",
@@ -225,4 +226,4 @@ def _pickled(record: dict[str, Any]) -> bytes:
             "error": f"its result cannot be pickled: {error}",
             "traceback": traceback.format_exc(),
         }
-        return cloudpickle.dumps(record | lost)
+        return dumps(record | lost)
