@@ -76,6 +76,21 @@ def _program(name: str) -> str:
     return path
 
 
+def _slurm_version() -> tuple[int, int]:
+    """Ask slurmd for its version, which decides about cgroup.conf."""
+    argv = [_program("slurmd"), "-V"]
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, errors="replace", timeout=_QUERY_TIMEOUT
+        )
+    except subprocess.TimeoutExpired:
+        raise LocalSlurmError(f"{' '.join(argv)}: no answer in {_QUERY_TIMEOUT:g} s") from None
+    try:
+        return slurm_conf.parse_version(done.stdout)
+    except ValueError as error:
+        raise LocalSlurmError(f"{' '.join(argv)}: {error} {done.stderr.strip()}") from None
+
+
 def _per_node(name: str, value: int | Sequence[int], nodes: int, least: int) -> list[int]:
     values = [value] * nodes if isinstance(value, int) else list(value)
     if len(values) != nodes:
@@ -91,6 +106,10 @@ class LocalSlurm:
     The nodes are named n1, n2, ...; ``SLURMD_NODENAME`` differs per node, the host name does not.
     Several may run at a time. If the process that started it dies, also by SIGKILL, everything
     ends within seconds: daemons, jobs, commands that use its configuration, and the folder.
+
+    Tested with Slurm 22.05, 24.11 and 26.05, as root and as an ordinary user; 26.05 refuses the
+    user ``nobody``. Slurm 23.02 and 23.11 cannot turn cgroups off: slurmd takes the kind that it
+    finds on the machine, and `start` fails with the end of slurmd's log where it may not use that.
 
     Parameters
     ----------
@@ -167,6 +186,7 @@ class LocalSlurm:
         self.directory = Path("/var/tmp", f"ips-slurm-{secrets.token_hex(4)}")
         self.config_file = self.directory / "slurm.conf"
         self._owner = 0
+        self._version = (0, 0)
         self._environ_of_daemons: dict[str, str] = {}
         self._keepers: dict[str, subprocess.Popen[bytes]] = {}
         self._sweeper: subprocess.Popen[bytes] | None = None
@@ -211,6 +231,7 @@ class LocalSlurm:
         if self._sweeper is not None:
             raise LocalSlurmError(f"this Slurm is already running, in {self.directory}")
         self._check_machine()
+        self._version = _slurm_version()
         deadline = time.monotonic() + self._start_timeout
         self._owner = os.getpid()
         self._environ_of_daemons = {**self.environ, keeper.KEEPER_VARIABLE: "1"}
@@ -431,7 +452,7 @@ class LocalSlurm:
                 )
 
     def _start_daemons(self, deadline: float) -> None:
-        slurm_conf.write_folder(self.directory, self._nodes)
+        slurm_conf.write_folder(self.directory, self._nodes, self._version)
         munged = slurm_conf.munged_argv(_program("munged"), self.directory)
         self._start_daemon("munged", munged)
         self._await(deadline, self._munged_trouble)

@@ -1,7 +1,7 @@
 """What the daemons of a `LocalSlurm` find in their folder: configuration, key, spool folders.
 
-Responsible for: the text of slurm.conf and gres.conf and the daemons' argument lists, all pure,
-and for writing the folder. Starts nothing.
+Responsible for: the text of slurm.conf, gres.conf and cgroup.conf and the daemons' argument lists,
+all pure, and for writing the folder. Starts nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import errno
 import os
 import pwd
 import random
+import re
 import secrets
 import shutil
 import socket
@@ -22,9 +23,11 @@ from shlex import quote
 __all__ = [
     "Node",
     "Settings",
+    "cgroup_conf",
     "gres_conf",
     "munge_socket",
     "munged_argv",
+    "parse_version",
     "slurm_conf",
     "slurmd_argv",
     "task_plugin",
@@ -41,6 +44,9 @@ _FOLDERS = {
     "state": 0o700,
     "tmp": 0o755,
 }
+
+#: First version with CgroupPlugin=disabled (CHANGELOG/slurm-24.05.md of Slurm's sources).
+_CGROUPS_CAN_BE_DISABLED = (24, 5)
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,31 @@ def gres_conf(settings: Settings) -> str:
     return "".join(lines)
 
 
+def parse_version(text: str) -> tuple[int, int]:
+    """Return year and month of a Slurm release from what ``slurmd -V`` prints.
+
+    Raises
+    ------
+    ValueError
+        When the text has no version in it.
+    """
+    # "slurm 24.11.5", and "slurm-wlm 24.11.5" from Debian's packages.
+    found = re.fullmatch(r"slurm\S* (\d+)\.(\d+)\b.*", text.strip())
+    if not found:
+        raise ValueError(f"expected 'slurm YY.MM.N' from slurmd -V, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def cgroup_conf(version: tuple[int, int]) -> str:
+    """Return the text of cgroup.conf for a version of Slurm; empty when there must be no such file.
+
+    From 24.05 on, slurmd loads a cgroup plugin whatever slurm.conf says, and that plugin wants
+    systemd or root. Up to 23.11, slurmd exits when it reads the line that turns the plugin off; it
+    then takes the kind of cgroups that it finds on the machine.
+    """
+    return "CgroupPlugin=disabled\n" if version >= _CGROUPS_CAN_BE_DISABLED else ""
+
+
 def _gpu(directory: Path, index: int) -> Path:
     return directory / "gpu" / str(index)
 
@@ -179,7 +210,7 @@ def task_plugin(cpus: Iterable[int], machine_cpus: int) -> str:
     return "task/affinity" if max(cpus) <= machine_cpus else "task/none"
 
 
-def write_folder(directory: Path, nodes: Sequence[Node]) -> None:
+def write_folder(directory: Path, nodes: Sequence[Node], version: tuple[int, int]) -> None:
     """Fill the folder afresh, with new ports; what an earlier attempt left in it goes.
 
     Parameters
@@ -188,6 +219,8 @@ def write_folder(directory: Path, nodes: Sequence[Node]) -> None:
         The folder, which exists.
     nodes : sequence of Node
         The nodes; their ports are chosen here.
+    version : tuple of int
+        Year and month of the Slurm release that reads the folder.
     """
     for path in directory.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -209,6 +242,8 @@ def write_folder(directory: Path, nodes: Sequence[Node]) -> None:
         # Slurm wants character devices and never opens them; links need no mknod, so no root.
         _gpu(directory, index).symlink_to(os.devnull)
     _write(directory / "munge" / "key", secrets.token_bytes(128), 0o400)
+    if text := cgroup_conf(version):
+        _write(directory / "cgroup.conf", text.encode(), 0o644)
     _write(directory / "gres.conf", gres_conf(settings).encode(), 0o644)
     _write(directory / "slurm.conf", slurm_conf(settings).encode(), 0o644)
 

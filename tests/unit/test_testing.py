@@ -81,6 +81,55 @@ def test_gres_conf_has_only_nodes_with_gpus() -> None:
     assert slurm_conf.gres_conf(SETTINGS) == f"NodeName=n1 Name=gpu File={gpus}\n"
 
 
+@pytest.mark.parametrize(
+    ("printed", "version"),
+    [
+        ("slurm-wlm 22.05.8\n", (22, 5)),  # Debian 12
+        ("slurm-wlm 24.11.5\n", (24, 11)),  # Debian 13
+        ("slurm-wlm 26.05.5\n", (26, 5)),  # Debian sid
+        ("slurm 23.11.4\n", (23, 11)),  # built from the sources
+        ("slurm 25.11.0-0rc1\n", (25, 11)),
+    ],
+)
+def test_version_is_read_from_what_slurmd_prints(printed: str, version: tuple[int, int]) -> None:
+    assert slurm_conf.parse_version(printed) == version
+
+
+@pytest.mark.parametrize("printed", ["", "slurmd: error", "slurm 26"])
+def test_text_without_a_version_is_refused(printed: str) -> None:
+    with pytest.raises(ValueError, match=r"expected 'slurm YY.MM.N' from slurmd -V, got "):
+        slurm_conf.parse_version(printed)
+
+
+@pytest.mark.parametrize(
+    ("version", "text"),
+    [
+        ((22, 5), ""),
+        ((23, 2), ""),
+        ((23, 11), ""),
+        ((24, 5), "CgroupPlugin=disabled\n"),
+        ((24, 11), "CgroupPlugin=disabled\n"),
+        ((26, 5), "CgroupPlugin=disabled\n"),
+    ],
+)
+def test_cgroups_are_disabled_where_slurmd_knows_how(version: tuple[int, int], text: str) -> None:
+    assert slurm_conf.cgroup_conf(version) == text
+
+
+@pytest.mark.parametrize(
+    ("version", "files"),
+    [
+        ((23, 11), {"gres.conf", "slurm.conf"}),
+        ((24, 5), {"cgroup.conf", "gres.conf", "slurm.conf"}),
+    ],
+)
+def test_folder_has_a_cgroup_conf_only_with_text_in_it(
+    tmp_path: Path, version: tuple[int, int], files: set[str]
+) -> None:
+    slurm_conf.write_folder(tmp_path, [slurm_conf.Node("n1", cpus=1, memory=1, gpus=0)], version)
+    assert {path.name for path in tmp_path.glob("*.conf")} == files
+
+
 def test_slurmd_argv() -> None:
     directory = Path("/d")
     plain = ["/sbin/slurmd", "-D", "-N", "n2"]
