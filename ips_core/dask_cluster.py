@@ -173,7 +173,9 @@ def read_allocation() -> tuple[tuple[Node, ...], float | None]:
         found = allocation.read()
     except ClusterError as error:
         raise ConfigError("", [str(error)]) from None
-    nodes = tuple(Node(node.name, node.cpus, node.gpus) for node in found.nodes)
+    nodes = tuple(
+        Node(node.name, node.cpus, node.gpus, slurm_gpus=node.gpus) for node in found.nodes
+    )
     return nodes, None if found.end_time is None else found.end_time.timestamp() - _margin()
 
 

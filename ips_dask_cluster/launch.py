@@ -11,37 +11,10 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-__all__ = ["render", "srun_argv", "without_step_variables", "words"]
+from ips_dask_cluster.slurm.gres import gres_options
+from ips_dask_cluster.slurm.variables import misleading_steps
 
-_MISLEADING_VARIABLES = (
-    # An srun below takes these as options and contradicts the explicit ones on its command line.
-    "SLURM_CPUS_PER_TASK",
-    "SRUN_CPUS_PER_TASK",
-    "SLURM_TRES_PER_TASK",
-    "SLURM_NTASKS",
-    "SLURM_NPROCS",
-    "SLURM_DISTRIBUTION",
-    "SLURM_CPU_BIND",
-    "SLURM_MEM_",
-    "SLURM_GPUS",  # of the whole job: more than the scheduler's node has
-    "SLURM_CPUS_PER_GPU",
-    "SLURM_CONSTRAINT",
-    "SLURM_EXCLUSIVE",
-    "SLURM_GPU_BIND",
-    "SLURM_STEP_",
-    "SLURM_HINT",
-    "SLURM_EXACT",
-    "SLURM_WAIT",
-    "SLURM_OVERLAP",
-    # After sbatch --export=NONE a step would get no PATH.
-    "SLURM_EXPORT_ENV",
-    "SRUN_EXPORT_ENV",
-    # Would come between the node scripts and us.
-    "SLURM_LABELIO",
-    "SLURM_STDINMODE",
-    "SLURM_STDOUTMODE",
-    "SLURM_STDERRMODE",
-)
+__all__ = ["render", "srun_argv", "without_step_variables", "words"]
 
 
 def words(items: Iterable[object]) -> str:
@@ -111,7 +84,7 @@ def srun_argv(
             "node_count": str(len(nodes)),
             "nodelist": shlex.quote(",".join(nodes)),
             "cpus": str(cpus),
-            "gpus": f"--gres=gpu:{gpus}" if gpus else "",
+            "gpus": words(gres_options(gpus, extra_args)),
         },
         directory,
     )
@@ -126,6 +99,5 @@ def without_step_variables(environ: Mapping[str, str]) -> dict[str, str]:
     A driver that itself runs in a step, or below ``sbatch --cpus-per-task``, inherits variables
     that srun reads as options; newer versions refuse such a mix.
     """
-    return {
-        name: value for name, value in environ.items() if not name.startswith(_MISLEADING_VARIABLES)
-    }
+    misleading = frozenset(misleading_steps(environ))
+    return {name: value for name, value in environ.items() if name not in misleading}

@@ -17,6 +17,7 @@ from ips_dask_cluster.diagnosis import diagnose, recognise
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError
 from ips_dask_cluster.logs import end_of_file
 from ips_dask_cluster.settings import StepSettings
+from ips_dask_cluster.slurm.variables import SEEN_BY_TASKS
 from ips_dask_cluster.step import LOG_BYTES, Step
 
 __all__ = ["Steps"]
@@ -133,6 +134,7 @@ class Steps:
         ]
         values = self._common_values(settings.local_directory) | {
             "environment": _exports(settings.environment),
+            "seen_by_tasks": " | ".join(SEEN_BY_TASKS),
             "workers": launch.words(f"{node.name}={worker}" for worker, node in placed.items()),
             "processes": str(settings.processes),
             "gpus_per_worker": str(settings.gpus_per_worker),

@@ -55,8 +55,7 @@ export IPS_DASK_NODE="$$node" SLURM_OVERLAP=1
 # Tasks inherit this environment: variables of the step would mislead an srun or an MPI in them.
 for variable in $${!SLURM_@} $${!SRUN_@} $${!PMI_@} $${!PMIX_@}; do
     case $$variable in
-        SLURM_JOB_* | SLURM_JOBID | SLURM_CONF | SLURM_CLUSTER_NAME | SLURM_SUBMIT_* | SLURM_OVERLAP) ;;
-        SLURM_SPANK_*) ;;                       # a bare shifter takes its image from there
+        $seen_by_tasks | SLURM_OVERLAP) ;;
         *) unset "$$variable" ;;
     esac
 done

@@ -183,6 +183,7 @@ def shape_of(task: Task, allocation: Allocation, named: bool) -> TaskShape:
         ppn=max(share.processes for share in shares),
         cores=min(cores, task.launcher_number("task_cpp") or cores),
         gpus=task.gpus or task.launcher_number("task_gpp"),
+        node_gpus=min(share.slurm_gpus for share in shares),
         omp=bool(task.launcher.get("omp")),
         whole_nodes=allocation.whole_nodes,
         node_names=tuple(share.node for share in shares) if named else (),

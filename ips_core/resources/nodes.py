@@ -36,12 +36,15 @@ class Node:
         How many of it may be used.
     sockets : int
         Over how many sockets its cores are spread.
+    slurm_gpus : int
+        GPUs that Slurm hands out; a platform file may name others.
     """
 
     name: str
     cores: int
     gpus: int = 0
     sockets: int = 1
+    slurm_gpus: int = 0
 
     @property
     def cores_per_socket(self) -> int:
@@ -129,7 +132,13 @@ def detect(
     sockets = platform.number("SOCKETS_PER_NODE") or 1
     # More processes than cores are what the user asks for with hyperthreads that Slurm hides
     held = [
-        Node(node.name, max(node.cores, processes), node.gpus or gpus, sockets) for node in held
+        replace(
+            node,
+            cores=max(node.cores, processes),
+            gpus=node.gpus or gpus,
+            sockets=sockets,
+        )
+        for node in held
     ]
     launcher = "srun" if in_job else "local"
     return Resources(len(held), processes, launcher, flexible, tuple(held))
@@ -221,12 +230,15 @@ class Share:
         How many are to run there.
     cores, gpus : int
         For all of them together.
+    slurm_gpus : int
+        GPUs of the node that Slurm hands out.
     """
 
     node: str
     processes: int
     cores: int
     gpus: int = 0
+    slurm_gpus: int = 0
 
 
 @dataclass(frozen=True)
@@ -366,9 +378,9 @@ class ResourceManager:
         if not count:
             return None
         if demand.whole_nodes:
-            return Share(node.name, count, node.cores, node.gpus)
+            return Share(node.name, count, node.cores, node.gpus, node.slurm_gpus)
         units = -(-count * cores // unit)
-        return Share(node.name, count, units * unit, count * demand.gpus)
+        return Share(node.name, count, units * unit, count * demand.gpus, node.slurm_gpus)
 
 
 def _range(numbers: Iterable[int]) -> str:

@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ips_dask_cluster.slurm.gres import gres_of_node, gres_options
+from ips_dask_cluster.slurm.variables import misleading_programs
+
 __all__ = [
     "Launch",
     "TaskShape",
@@ -26,35 +29,6 @@ __all__ = [
 
 Launch = tuple[list[str], dict[str, str]]
 """A command line, and what comes on top of its environment."""
-
-# srun takes these for options, or hands them on to ranks for which they are wrong
-_MISLEADING_VARIABLES = (
-    "SLURM_CPUS_PER_",
-    "SRUN_CPUS_PER_TASK",
-    "SLURM_TRES_PER_TASK",
-    "SLURM_NTASKS",
-    "SLURM_NPROCS",
-    "SLURM_DISTRIBUTION",
-    "SLURM_CPU_BIND",
-    "SLURM_MEM_",
-    "SLURM_GPU",
-    "SLURM_CONSTRAINT",
-    "SLURM_EXCLUSIVE",
-    "SLURM_EXACT",
-    "SLURM_OVERLAP",
-    "SLURM_STEP_",
-    "SLURM_HINT",
-    "SLURM_WAIT",
-    "SLURM_EXPORT_ENV",
-    "SRUN_EXPORT_ENV",
-    "SLURM_LABELIO",
-    "SLURM_STDINMODE",
-    "SLURM_STDOUTMODE",
-    "SLURM_STDERRMODE",
-    # of a rank of another MPI program
-    "PMI_",
-    "PMIX_",
-)
 
 
 @dataclass(frozen=True)
@@ -73,6 +47,9 @@ class TaskShape:
         Cores of a process; 0: the launcher decides.
     gpus : int
         GPUs of a process.
+    node_gpus : int
+        GPUs of each node, as far as Slurm hands them out. A program without ``gpus`` sees all of
+        them, unless it is an srun on shared nodes, where they would be its own.
     omp : bool
         True: its OpenMP threads are bound, and spread over its cores.
     whole_nodes : bool
@@ -89,6 +66,7 @@ class TaskShape:
     ppn: int = 0
     cores: int = 0
     gpus: int = 0
+    node_gpus: int = 0
     omp: bool = False
     whole_nodes: bool = True
     node_names: tuple[str, ...] = ()
@@ -173,9 +151,8 @@ def srun_command(shape: TaskShape, argv: Sequence[str]) -> Launch:
         options += ["-c", str(shape.cores), "--threads-per-core=1", "--cpu-bind=cores"]
     if not shape.whole_nodes:
         options += ["--exact", "--mem=0"]
-    return ["srun", *options, *_where(shape), *_gpus(shape), *shape.extra_args, *argv], (
-        shape.environment
-    )
+    gpus = _gpus(shape, shape.node_gpus if shape.whole_nodes else 0)
+    return ["srun", *options, *_where(shape), *gpus, *shape.extra_args, *argv], shape.environment
 
 
 def overlapping_srun_command(
@@ -237,7 +214,8 @@ def overlapping_srun_command(
     if shape.nproc == shape.nodes * shape.most_per_node:  # else srun warns that it cannot
         options.append(f"--ntasks-per-node={shape.most_per_node}")
     program = ["env", f"--chdir={cwd}", *argv]
-    return ["srun", *options, *_gpus(shape), *shape.extra_args, *program], shape.environment
+    gpus = _gpus(shape, shape.node_gpus)
+    return ["srun", *options, *gpus, *shape.extra_args, *program], shape.environment
 
 
 def mpirun_command(shape: TaskShape, argv: Sequence[str], exported: Sequence[str] = ()) -> Launch:
@@ -305,9 +283,9 @@ def misleading_variables(environ: Mapping[str, str]) -> list[str]:
     ----------
     environ : mapping of str to str
         What srun would inherit: below ``sbatch --cpus-per-task``, or in a step, such names are in
-        it.
+        it. What says how an MPI program runs, such as ``SLURM_MPI_TYPE``, is not among them.
     """
-    return sorted(name for name in environ if name.startswith(_MISLEADING_VARIABLES))
+    return misleading_programs(environ)
 
 
 def without_variables(names: Iterable[str], argv: Sequence[str]) -> list[str]:
@@ -325,13 +303,21 @@ def without_variables(names: Iterable[str], argv: Sequence[str]) -> list[str]:
 
 
 def _beside(shape: TaskShape) -> dict[str, str]:
-    """Let the step by which mpirun reaches the nodes run beside others; else it waits for them."""
-    return {"SLURM_OVERLAP": "1"} if shape.node_names else {}
+    """Return the options of the step by which mpirun reaches the nodes.
+
+    It runs beside other steps instead of waiting for them, and has the GPUs of its own nodes.
+    """
+    if not shape.node_names:
+        return {}
+    return {"SLURM_OVERLAP": "1", "SLURM_STEP_GRES": gres_of_node(shape.node_gpus)}
 
 
 def _where(shape: TaskShape) -> list[str]:
     return [f"--nodelist={','.join(shape.node_names)}"] if shape.node_names else []
 
 
-def _gpus(shape: TaskShape) -> list[str]:
-    return [f"--gpus-per-task={shape.gpus}"] if shape.gpus else []
+def _gpus(shape: TaskShape, node_gpus: int) -> list[str]:
+    """Return the options for a program that gets GPUs for each process, or those of its nodes."""
+    if shape.gpus:
+        return [f"--gpus-per-task={shape.gpus}"]
+    return gres_options(node_gpus, shape.extra_args)

@@ -19,6 +19,7 @@ OPTIONS = [
     "--nodelist=n1,n2",
     "--ntasks-per-node=1",
     "--cpus-per-task=128",
+    "--gres=none",
     "--overlap",
     "--mem=0",
     "--cpu-bind=none",
@@ -115,50 +116,37 @@ def test_template_that_a_site_lacks_is_an_error(tmp_path: Path) -> None:
 
 # The environment of srun.
 
-DROPPED = [
-    "SLURM_CPUS_PER_TASK",
-    "SRUN_CPUS_PER_TASK",
-    "SLURM_TRES_PER_TASK",
-    "SLURM_NTASKS",
-    "SLURM_NTASKS_PER_NODE",
-    "SLURM_NPROCS",
-    "SLURM_DISTRIBUTION",
-    "SLURM_CPU_BIND",
-    "SLURM_CPU_BIND_TYPE",
-    "SLURM_MEM_BIND",
-    "SLURM_MEM_PER_NODE",
-    "SLURM_MEM_PER_CPU",
-    "SLURM_GPUS_PER_TASK",
-    "SLURM_GPU_BIND",
-    "SLURM_STEP_ID",
-    "SLURM_STEP_NODELIST",
-    "SLURM_HINT",
-    "SLURM_EXACT",
-    "SLURM_WAIT",
-    "SLURM_OVERLAP",
-    "SLURM_GPUS",
-    "SLURM_EXPORT_ENV",
-    "SRUN_EXPORT_ENV",
-    "SLURM_LABELIO",
-    "SLURM_STDINMODE",
-]
 KEPT = [
     "SLURM_CONF",
     "SLURM_JOB_ID",
     "SLURM_JOB_NODELIST",
     "SLURM_JOB_CPUS_PER_NODE",
-    "SLURM_ACCOUNT",
-    "SLURM_PARTITION",
+    "SLURM_JOB_ACCOUNT",
+    "SLURM_STEPMGR",
     "PATH",
     "MY_SLURM_NTASKS",
 ]
 
 
-@pytest.mark.parametrize("name", DROPPED)
-def test_variable_that_contradicts_the_options_is_dropped(name: str) -> None:
-    assert launch.without_step_variables({name: "2", "PATH": "/bin"}) == {"PATH": "/bin"}
+def test_srun_of_a_step_inherits_what_it_needs_and_no_options() -> None:
+    kept = dict.fromkeys(KEPT, "x")
+    assert launch.without_step_variables({**kept, "SLURM_TRES_BIND": "x", "PMI_RANK": "0"}) == kept
 
 
-def test_variables_that_srun_needs_are_kept() -> None:
-    environment = dict.fromkeys(KEPT, "x")
-    assert launch.without_step_variables(environment) == environment
+# GPUs.
+
+
+def gres(**changes: object) -> list[str]:
+    return [word for word in argv(**changes) if word.startswith("--g")]
+
+
+def test_step_without_gpus_asks_for_none() -> None:
+    """Else it would ask for all of the job, which some of its nodes do not have."""
+    assert gres() == ["--gres=none"]
+    assert gres(gpus=4) == ["--gres=gpu:4"]
+
+
+def test_gpus_that_the_user_asks_for_are_not_taken_away() -> None:
+    extra = ["--gpus-per-node=2"]
+    assert gres(extra_args=extra) == extra
+    assert gres(args_skip=["--gres"]) == []

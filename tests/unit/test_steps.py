@@ -1005,7 +1005,9 @@ def test_without_slurm_each_worker_is_a_process_of_its_own() -> None:
     assert steps.groups(placed) == [{"c-0": NODES[0]}, {"c-1": NODES[1]}]
 
 
-@pytest.mark.parametrize(("role", "gres"), [("worker", ["--gres=gpu:4"]), ("scheduler", [])])
+@pytest.mark.parametrize(
+    ("role", "gres"), [("worker", ["--gres=gpu:4"]), ("scheduler", ["--gres=none"])]
+)
 def test_gpus_are_for_workers(role: str, gres: list[str]) -> None:
     command = make_steps().command(role, [replace(NODES[0], gpus=4)], "script", 0)
     assert [word for word in command if word.startswith("--g")] == gres

@@ -22,7 +22,12 @@ import ips_dask_cluster
 PACKAGES = ("ips_core", "ips_dask_cluster")
 _MOST_LINES = 350
 #: Modules of the cluster that ``ips_core`` may import anywhere, since they bring nothing along.
-CLUSTER_LEAVES = {"ips_dask_cluster.by_value"}
+CLUSTER_LEAVES = {
+    "ips_dask_cluster.by_value",
+    "ips_dask_cluster.errors",
+    "ips_dask_cluster.slurm.gres",
+    "ips_dask_cluster.slurm.variables",
+}
 _NO_CODE = {
     tokenize.COMMENT,
     tokenize.NL,
@@ -119,7 +124,7 @@ def test_one_module_asks_the_cluster_and_only_when_called(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", sorted(CLUSTER_LEAVES))
-def test_leaves_import_only_the_standard_library_and_cloudpickle(module: str) -> None:
+def test_leaves_import_only_the_standard_library_cloudpickle_and_leaves(module: str) -> None:
     """Importing one costs no component any time, and no worker a package that it lacks."""
     names: set[str] = set()
     for statement, _ in statements(tree(module)):
@@ -127,7 +132,8 @@ def test_leaves_import_only_the_standard_library_and_cloudpickle(module: str) ->
             names.add((statement.module or "").partition(".")[0])
         else:
             names |= {alias.name.partition(".")[0] for alias in statement.names}
-    assert names - sys.stdlib_module_names <= {"cloudpickle"}
+    assert names - sys.stdlib_module_names <= {"cloudpickle", "ips_dask_cluster"}
+    assert {found.module for found in imports(module)} <= CLUSTER_LEAVES
 
 
 def test_no_circular_imports() -> None:

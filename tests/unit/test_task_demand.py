@@ -69,6 +69,17 @@ def test_shape() -> None:
     assert shape_of(task, TWO_NODES, named=False).node_names == ()
 
 
+@pytest.mark.parametrize("whole_nodes", [True, False])
+def test_shape_has_the_gpus_that_slurm_hands_out_on_each_node(whole_nodes: bool) -> None:
+    """Those that only a platform file names are no matter of Slurm's."""
+    nodes = (Node("n1", 2, 4, slurm_gpus=4), Node("n2", 2, 2, slurm_gpus=2), Node("n3", 2, 8))
+    allocations = ResourceManager(nodes, 2)
+    for nproc, node_gpus in (4, 2), (2, 0):
+        allocation = allocations.allocate(Demand(nproc, whole_nodes=whole_nodes))
+        assert allocation is not None
+        assert shape_of(program(nproc), allocation, named=True).node_gpus == node_gpus
+
+
 def test_one_process_with_several_cores() -> None:
     allocation = Allocation(7, (Share("n2", 1, 3),))
     shape = shape_of(program(3, mpi=False), allocation, named=True)
@@ -79,14 +90,14 @@ def test_one_process_with_several_cores() -> None:
 
 
 def options(task: Task, defaults: TaskDefaults, resources: Resources = CLUSTER) -> str:
-    """The options of srun for a task on empty nodes, without those that are always there."""
+    """The options of srun for a task on empty nodes, without those that IPS-framework lacks."""
     demand, _ = fit(task, defaults, resources)
     manager = ResourceManager(resources.held, resources.cores_per_node)
     allocation = manager.allocate(demand)
     assert allocation is not None
     argv, _ = srun_command(shape_of(task, allocation, named=False), task.argv)
     fixed = ("--threads-per-core=1", "--cpu-bind=cores", "srun", task.argv[0])
-    return " ".join(word for word in argv if word not in fixed)
+    return " ".join(word for word in argv if word not in fixed and not word.startswith("--gres="))
 
 
 @pytest.mark.parametrize(

@@ -28,16 +28,17 @@ def environment(launcher: str, shape: TaskShape) -> dict[str, str]:
 
 
 BOUND = "--threads-per-core=1 --cpu-bind=cores"
+NO_GPUS = "--gres=none"
 
 
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
-        (TaskShape(), "srun -N 1 -n 1"),
+        (TaskShape(), f"srun -N 1 -n 1 {NO_GPUS}"),
         # as IPS-framework has it, three nodes of eight cores
-        (TaskShape(1, 1, 1, 8), f"srun -N 1 -n 1 -c 8 {BOUND}"),
-        (TaskShape(4, 1, 4, 2), f"srun -N 1 -n 4 -c 2 {BOUND}"),
-        (TaskShape(16, 2, 8, 1), f"srun -N 2 -n 16 -c 1 {BOUND}"),
+        (TaskShape(1, 1, 1, 8), f"srun -N 1 -n 1 -c 8 {BOUND} {NO_GPUS}"),
+        (TaskShape(4, 1, 4, 2), f"srun -N 1 -n 4 -c 2 {BOUND} {NO_GPUS}"),
+        (TaskShape(16, 2, 8, 1), f"srun -N 2 -n 16 -c 1 {BOUND} {NO_GPUS}"),
         (
             TaskShape(4, 2, 2, 4, gpus=2),
             f"srun -N 2 -n 4 -c 4 {BOUND} --gpus-per-task=2",
@@ -45,13 +46,22 @@ BOUND = "--threads-per-core=1 --cpu-bind=cores"
         # what else there is
         (
             TaskShape(4, 2, 2, 1, node_names=NODES, extra_args=("--mpi=pmi2",)),
-            f"srun -N 2 -n 4 -c 1 {BOUND} --nodelist=n2,n4 --mpi=pmi2",
+            f"srun -N 2 -n 4 -c 1 {BOUND} --nodelist=n2,n4 {NO_GPUS} --mpi=pmi2",
         ),
         (
             TaskShape(2, 1, 2, 3, gpus=1, whole_nodes=False, node_names=("n3",)),
             f"srun -N 1 -n 2 -c 3 {BOUND} --exact --mem=0 --nodelist=n3 --gpus-per-task=1",
         ),
-        (TaskShape(2, whole_nodes=False), "srun -N 1 -n 2 --exact --mem=0"),
+        (TaskShape(2, whole_nodes=False), f"srun -N 1 -n 2 --exact --mem=0 {NO_GPUS}"),
+        # a program that has its nodes for itself sees all their GPUs, on shared nodes only its own
+        (TaskShape(2, node_gpus=4), "srun -N 1 -n 2 --gres=gpu:4"),
+        (TaskShape(2, gpus=1, node_gpus=4), "srun -N 1 -n 2 --gpus-per-task=1"),
+        (
+            TaskShape(2, node_gpus=4, whole_nodes=False),
+            f"srun -N 1 -n 2 --exact --mem=0 {NO_GPUS}",
+        ),
+        # --gres=none would take away what the user asks for
+        (TaskShape(2, extra_args=("-G", "3")), "srun -N 1 -n 2 -G 3"),
     ],
 )
 def test_srun(shape: TaskShape, expected: str) -> None:
@@ -113,7 +123,9 @@ def test_mpiexec(shape: TaskShape, expected: str) -> None:
 @pytest.mark.parametrize("launcher", ["mpirun", "mpiexec"])
 def test_others_steps_are_no_obstacle_on_nodes_of_a_job(launcher: str) -> None:
     assert environment(launcher, TaskShape(4)) == {}
-    assert environment(launcher, TaskShape(3, 2, node_names=NODES)) == {"SLURM_OVERLAP": "1"}
+    for node_gpus, gres in (0, "none"), (2, "gpu:2"):
+        shape = TaskShape(3, 2, node_gpus=node_gpus, node_names=NODES)
+        assert environment(launcher, shape) == {"SLURM_OVERLAP": "1", "SLURM_STEP_GRES": gres}
 
 
 def test_eval_is_the_program_itself() -> None:
@@ -167,6 +179,15 @@ def test_srun_beside_workers() -> None:
         "--chdir=/my work",
         *PROGRAM,
     ]
+
+
+def test_program_beside_workers_sees_the_gpus_of_its_nodes_unless_it_has_its_own() -> None:
+    for shape, option in (
+        (TaskShape(4, 2), "--gres=none"),
+        (TaskShape(4, 2, node_gpus=2), "--gres=gpu:2"),
+        (TaskShape(4, 2, gpus=1, node_gpus=2), "--gpus-per-task=1"),
+    ):
+        assert [word for word in overlapping(shape) if word.startswith("--g")] == [option]
 
 
 def test_srun_beside_workers_says_nothing_of_processes_per_node_that_do_not_come_out_even() -> None:
