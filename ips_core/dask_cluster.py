@@ -167,10 +167,11 @@ def read_allocation() -> tuple[tuple[Node, ...], float | None]:
     ConfigError
         Slurm's programs are missing, or do not answer.
     """
-    from ips_dask_cluster import ClusterError, allocation
+    from ips_dask_cluster.errors import ClusterError
+    from ips_dask_cluster.slurm import lookup
 
     try:
-        found = allocation.read()
+        found = lookup.read()
     except ClusterError as error:
         raise ConfigError("", [str(error)]) from None
     nodes = tuple(
@@ -221,9 +222,10 @@ def start_cluster(
     DaskClusterError
         It did not start; the sentence is the cluster's own.
     """
-    from ips_dask_cluster import ClusterError, Shifter, SlurmAllocationCluster, allocation
+    from ips_dask_cluster import ClusterError, Shifter, SlurmAllocationCluster
+    from ips_dask_cluster.this_machine import local_allocation
 
-    found = allocation.local(request.nodes) if request.launcher == "local" else None
+    found = local_allocation(request.nodes) if request.launcher == "local" else None
     quiet = {} if request.dashboard else _quiet()
     # Per GPU, the number of workers on a node is known only to the cluster
     own_threads = ["--nthreads", request.threads] if request.per_gpu and request.threads else []
@@ -266,7 +268,7 @@ def taken_nodes(nodes: Sequence[str]) -> tuple[str, ...]:
     """Return those of some nodes of this Slurm job that a cluster of another driver has."""
     from ips_dask_cluster.claims import Claims
 
-    claims = Claims(os.environ.get("SLURM_JOB_ID"), f"look-{os.getpid()}")
+    claims = Claims(os.environ.get("SLURM_JOB_ID") or None, f"look-{os.getpid()}")
     try:
         claims.look_elsewhere()
         return tuple(node for node in nodes if not claims.is_free(node))

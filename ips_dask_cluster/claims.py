@@ -19,8 +19,9 @@ import zlib
 from functools import cache
 from weakref import WeakSet
 
-from ips_dask_cluster.allocation import Allocation, nodes_of_steps
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError, SlurmCommandError
+from ips_dask_cluster.slurm.allocation import Allocation
+from ips_dask_cluster.slurm.lookup import nodes_of_steps
 
 __all__ = ["Claims"]
 

@@ -20,9 +20,7 @@ from distributed import WorkerPlugin
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 
-from ips_dask_cluster import allocation as allocations
 from ips_dask_cluster import draining
-from ips_dask_cluster.allocation import Allocation
 from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.configuration import BASE_CLASS, Configured, checked, duration
 from ips_dask_cluster.containers import Container
@@ -34,6 +32,8 @@ from ips_dask_cluster.reports import TOPIC, Reports
 from ips_dask_cluster.scaling import ScaledByNode
 from ips_dask_cluster.settings import StepSettings, make_run_directory, step_settings
 from ips_dask_cluster.signals import exit_in_order_on
+from ips_dask_cluster.slurm import lookup
+from ips_dask_cluster.slurm.allocation import Allocation, portions_of_gpus, selected
 from ips_dask_cluster.step import Step
 from ips_dask_cluster.steps import Steps
 from ips_dask_cluster.views import Visible
@@ -207,10 +207,10 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
         there = nodes  # of this machine's making, if there is no Slurm; its GPUs are one node's
         if nodes is None and n_workers is not None and not self._gpus_per_worker:
             there = math.ceil(n_workers / configured("processes"))
-        found = checked("allocation", allocation) or allocations.find(
+        found = checked("allocation", allocation) or lookup.find(
             configured("launcher"), job_id, there, configured("cores")
         )
-        self.allocation = found if nodelist is None else allocations.selected(found, nodelist)
+        self.allocation = found if nodelist is None else selected(found, nodelist)
         where = self.allocation.job_id or "local"
         name = name or f"{configured('name')}-{where}-{uuid.uuid4().hex[:6]}"
         self._take_nodes(name, nodes, n_workers)
@@ -258,7 +258,7 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
         """Claim the nodes of the first round, and make the run directory."""
         configured = self._configured
         self.workers_per_node = (
-            allocations.portions_of_gpus(self.allocation, self._gpus_per_worker)
+            portions_of_gpus(self.allocation, self._gpus_per_worker)
             if self._gpus_per_worker
             else configured("processes")
         )

@@ -195,7 +195,7 @@ _KINDS = {
     "n-workers": _NUMBER,
     "nodes": _NUMBER,
     "container": _Kind('a container, such as Shifter(image="...")', _that_has("prefix")),
-    "allocation": _Kind("an ips_dask_cluster.allocation.Allocation", _that_has("nodes")),
+    "allocation": _Kind("an ips_dask_cluster.slurm.allocation.Allocation", _that_has("nodes")),
     "env": _ENVIRONMENT,
     "scheduler-env": _ENVIRONMENT,
     "on-loss": _Kind("a function", _that_has("__call__")),

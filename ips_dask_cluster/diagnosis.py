@@ -8,10 +8,20 @@ from __future__ import annotations
 import re
 from string import Template
 
-from ips_dask_cluster.allocation import expand_hostlist
+from ips_dask_cluster.slurm.hostlist import expand_hostlist
 from ips_dask_cluster.symptoms import SYMPTOMS, Symptom
 
 __all__ = ["RUN_DIRECTORY_INVISIBLE", "diagnose", "holding_steps", "recognise"]
+
+# Line by line, since a step's name may hold anything that its user likes
+_STEP = re.compile(
+    r"^StepId=(?P<id>\S+) UserId=.*\n"
+    r"   State=(?P<state>\S+) Partition=.* NodeList=(?P<nodes>\S*)\n"
+    r"   Nodes=.*? Name=(?P<name>[\s\S]*?) Network=.*\n"
+    r"(?:   .*\n)*?"
+    r"   SrunHost:Pid=\S*:(?P<pid>\d+)$",
+    re.MULTILINE,
+)
 
 RUN_DIRECTORY_INVISIBLE = 66
 """Exit code of the node scripts when the run directory is not there (EX_NOINPUT, sysexits(3))."""
@@ -68,18 +78,24 @@ def holding_steps(listing: str, srun_pid: int) -> list[str]:
     list of str
         The steps of the same job that run on the nodes it waits for; empty when it does not wait.
     """
-    steps = [dict(re.findall(r"(\S+?)=(\S+)", block)) for block in listing.split("\n\n")]
+    steps = list(_STEP.finditer(listing))
     for waiting in steps:
-        pid = waiting.get("SrunHost:Pid", "").rpartition(":")[2]
-        if waiting.get("State") == "PENDING" and pid == str(srun_pid):
-            job = waiting.get("StepId", "").partition(".")[0]
-            nodes = set(expand_hostlist(waiting.get("NodeList", "")))
+        if waiting["state"] == "PENDING" and waiting["pid"] == str(srun_pid):
+            job = waiting["id"].partition(".")[0]
+            nodes = _nodes(waiting["nodes"])
             return [
-                f"{step['StepId']} ({step.get('Name', '')})"
+                f"{step['id']} ({step['name']})"
                 for step in steps
                 # batch, extern and interactive steps hold nothing
-                if re.fullmatch(rf"{job}\.\d+", step.get("StepId", ""))
-                and step.get("State") == "RUNNING"
-                and nodes.intersection(expand_hostlist(step.get("NodeList", "")))
+                if re.fullmatch(rf"{job}\.\d+", step["id"])
+                and step["state"] == "RUNNING"
+                and nodes & _nodes(step["nodes"])
             ]
     return []
+
+
+def _nodes(hostlist: str) -> set[str]:
+    try:
+        return set(expand_hostlist(hostlist))
+    except ValueError:
+        return set()

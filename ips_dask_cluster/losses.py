@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ips_dask_cluster.allocation import expand_hostlist
 from ips_dask_cluster.diagnosis import diagnose
+from ips_dask_cluster.slurm.hostlist import expand_hostlist
 from ips_dask_cluster.step import Step
 
 __all__ = ["Loss", "LossWatch", "read_losses"]

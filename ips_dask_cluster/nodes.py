@@ -14,9 +14,9 @@ from distributed.comm import get_address_host
 from distributed.core import Status
 from distributed.deploy.spec import ProcessInterface
 
-from ips_dask_cluster import allocation as allocations
 from ips_dask_cluster.errors import ClusterError, ClusterStartError
 from ips_dask_cluster.jobqueue import Job
+from ips_dask_cluster.slurm import lookup
 from ips_dask_cluster.step import Step
 from ips_dask_cluster.steps import Steps
 
@@ -94,7 +94,7 @@ class SrunScheduler(ProcessInterface):  # type: ignore[misc]  # distributed is u
 
     def _refuse_loopback(self, step: Step) -> None:
         host = get_address_host(self.address)
-        if ip_address(host).is_loopback and not allocations.on_one_host(self.steps.allocation):
+        if ip_address(host).is_loopback and not lookup.on_one_host(self.steps.allocation):
             raise ClusterError(
                 f"the scheduler on node {step.nodes[0]} listens on {host}, where no other node "
                 "reaches it; pass interface= with a network that the nodes share, such as hsn0 or "

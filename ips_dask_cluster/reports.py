@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ips_dask_cluster.allocation import Allocation
 from ips_dask_cluster.errors import StepError
 from ips_dask_cluster.losses import Loss
+from ips_dask_cluster.slurm.allocation import Allocation
 
 __all__ = ["TOPIC", "Reports"]
 

@@ -16,13 +16,13 @@ from ips_dask_cluster import launch
 from ips_dask_cluster.diagnosis import diagnose, holding_steps
 from ips_dask_cluster.errors import ClusterError, StepError
 from ips_dask_cluster.logs import end_of_file
+from ips_dask_cluster.slurm import commands
 
 __all__ = ["LOG_BYTES", "Step"]
 
 #: Of the end of a log that diagnosis looks at.
 LOG_BYTES = 32768
 _QUOTED_LINES = 12
-_SLURM_COMMAND_SECONDS = 10
 _LOOK_SECONDS = 3
 
 
@@ -126,7 +126,7 @@ class Step:
         for _ in range(2):
             if await self._ended(_LOOK_SECONDS):
                 return
-            listing = await _output("scontrol", "show", "step", *self._job())
+            listing = await commands.show_steps_quietly(self._job())
             holders = holding_steps(listing, self.process.pid)
             if not holders:
                 return
@@ -137,10 +137,10 @@ class Step:
             )
         self.process.terminate()
 
-    def _job(self) -> list[str]:
+    def _job(self) -> str:
         """Return its job's id, if its command line has one: a site has thousands of steps."""
         options = (word.partition("=") for word in self.argv)
-        return [value for option, _, value in options if option == "--jobid"][:1]
+        return next((value for option, _, value in options if option == "--jobid"), "")
 
     async def end(self, patience: float, in_order: bool) -> None:
         """See to it that the process is gone; never raises.
@@ -166,7 +166,8 @@ class Step:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
         else:
-            await self._cancel()
+            if self.job_name:  # srun does not tell the step's id
+                await commands.cancel_steps_quietly(self._job(), self.job_name)
             await self._ended(patience)
         if self.process.stdin is not None:
             self.process.stdin.close()
@@ -179,38 +180,6 @@ class Step:
             return False
         return True
 
-    async def _cancel(self) -> None:
-        """Cancel what Slurm still has of the step; srun does not tell its id, squeue does."""
-        if not self.job_name:
-            return
-        listing = await _output("squeue", "--me", "--steps", "--noheader", "--format=%i %j")
-        for line in listing.splitlines():
-            step_id, _, job_name = line.partition(" ")
-            if job_name == self.job_name:
-                await _output("scancel", step_id)
-
 
 def _quoted(text: str) -> str:
     return "\n".join(text.splitlines()[-_QUOTED_LINES:])
-
-
-async def _output(*argv: str) -> str:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-    except OSError:
-        return ""
-    try:
-        out, _ = await asyncio.wait_for(process.communicate(), _SLURM_COMMAND_SECONDS)
-    except (asyncio.TimeoutError, TimeoutError):
-        process.kill()
-        return ""
-    except asyncio.CancelledError:
-        process.kill()
-        await process.wait()
-        raise
-    return out.decode(errors="replace")

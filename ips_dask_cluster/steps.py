@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 
 from ips_dask_cluster import containers, launch, versions
-from ips_dask_cluster.allocation import Allocation, Node
 from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.diagnosis import diagnose, recognise
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError
 from ips_dask_cluster.logs import end_of_file
 from ips_dask_cluster.settings import StepSettings
+from ips_dask_cluster.slurm.allocation import Allocation, Node
 from ips_dask_cluster.slurm.variables import SEEN_BY_TASKS
 from ips_dask_cluster.step import LOG_BYTES, Step
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from ips_core.config import PlatformConfig
 from ips_core.errors import BadResourceRequest, ConfigError
+from ips_dask_cluster.devices import visible_devices
 
 __all__ = [
     "Allocation",
@@ -84,7 +85,7 @@ class Resources:
 
 def uses_job(platform: PlatformConfig, environ: Mapping[str, str]) -> bool:
     """Tell whether what runs, runs on the nodes of a Slurm job: in one, unless by ``eval``."""
-    return platform.mpirun != "eval" and "SLURM_JOB_ID" in environ
+    return platform.mpirun != "eval" and bool(environ.get("SLURM_JOB_ID"))
 
 
 def detect(
@@ -172,7 +173,7 @@ def _of_job(
 
 
 def _visible_gpus() -> int:
-    return len([word for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if word])
+    return len(visible_devices(os.environ.get("CUDA_VISIBLE_DEVICES", "")))
 
 
 @dataclass(frozen=True)

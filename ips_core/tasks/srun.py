@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +20,7 @@ from ips_core.tasks.launch import (
     without_variables,
 )
 from ips_core.tasks.runner import Runner
+from ips_dask_cluster.slurm.commands import cancel_steps
 
 __all__ = ["MPITasks", "after_srun", "read_srun"]
 
@@ -114,7 +114,8 @@ def after_srun(record: dict[str, Any], job_id: str, job_name: str) -> dict[str, 
     """
     status, code = record["status"], record["exit_status"] or 0
     if status in ("cancelled", "timed_out") or code < 0:
-        _end_step(job_id, job_name)  # srun may have been killed before it could do that
+        # srun may have been killed before it could do that
+        cancel_steps(job_id, job_name, _SLURM_SECONDS)
     elif status == "failed":
         return record | read_srun(code, record["output"])
     return record
@@ -150,33 +151,9 @@ def read_srun(code: int, output: str) -> dict[str, Any]:
     return {"exit_status": status, "error": f"exit code {status} of {who}"}
 
 
-def _end_step(job_id: str, job_name: str) -> None:
-    """Cancel a step if it still runs: srun does not tell its id, and no longer can."""
-    listing = _output("squeue", "--steps", f"--jobs={job_id}", "--noheader", "--format=%i %j")
-    for line in listing.splitlines():
-        step_id, _, name = line.partition(" ")
-        if name == job_name:
-            _output("scancel", step_id)
-
-
 def _signal(text: str, code: int) -> int:
     """Return minus the signal that srun calls so; its code may be that of another process."""
     for number in signal.Signals:
         if text.startswith(signal.strsignal(number) or "?"):  # a core dump may be mentioned, too
             return -number
     return 128 - code if code > 128 else code
-
-
-def _output(*argv: str) -> str:
-    try:
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_SLURM_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout

@@ -1,3 +1,3 @@
-"""Talk to Slurm: what it allocated, what it is asked, and how its steps start."""
+"""Read what Slurm allocated, and build what is asked of it."""
 
 __all__: list[str] = []

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from ips_dask_cluster import allocation
-from ips_dask_cluster.allocation import Allocation
+from ips_dask_cluster.slurm import lookup
+from ips_dask_cluster.slurm.allocation import Allocation
 from ips_dask_cluster.testing import LocalSlurm
 
 _SECONDS = 30
@@ -144,7 +144,7 @@ def larger_than_held() -> Callable[[], Allocation]:
     """``larger_than_held()``: the allocation, had it 64 CPUs a node, which srun refuses."""
 
     def read() -> Allocation:
-        held = allocation.read()
+        held = lookup.read()
         return replace(held, nodes=tuple(replace(node, cpus=64) for node in held.nodes))
 
     return read

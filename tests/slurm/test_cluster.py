@@ -494,7 +494,7 @@ def test_an_interface_for_both_and_one_for_workers(job_id):
 
 
 def test_no_scheduler_on_the_loopback_of_several_hosts(slurm, job_id, monkeypatch, wait_until):
-    monkeypatch.setattr("ips_dask_cluster.allocation.on_one_host", lambda allocation: False)
+    monkeypatch.setattr("ips_dask_cluster.slurm.lookup.on_one_host", lambda allocation: False)
     options = {"protocol": "tcp", "security": False, "scheduler_options": NO_DASHBOARD}
     with pytest.raises(ClusterError, match=r"^the scheduler on node n1 listens on 127"):
         SlurmAllocationCluster(interface="lo", **options)

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from ips_dask_cluster import claims as claims_module
-from ips_dask_cluster.allocation import Allocation, Node
 from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError
+from ips_dask_cluster.slurm.allocation import Allocation, Node
 
 Program = Callable[..., Path]
 NAMES = ["n1", "n2", "n3", "n4"]
@@ -252,12 +252,15 @@ def squeue(program: Program, tmp_path: Path) -> Callable[..., Path]:
     """``squeue(*lines)``: one that knows these steps, asked as Slurm 22.05 wants it."""
 
     def write(*lines: str, job: str, once: bool = False) -> Path:
-        question = f"--jobs={job} --steps --noheader --format=%N %j"
+        question = f"--jobs={job} --steps --noheader --format="
         known = tmp_path / "asked"
         when = f"[ ! -e {known} ] && : > {known}" if once else "true"
-        echo = "".join(f"echo '{line}'\n" for line in lines)
+        mark = "format=${4#--format=}\nmark=${format%%%i*}"
+        echo = "".join(f'echo "$mark"\'17.0 {line}\'"$mark"\n' for line in lines)
         return program(
-            "squeue", f"[ \"$*\" = '{question}' ] || exit 9\nif {when}; then :\n{echo}fi"
+            "squeue",
+            f"[ \"${{*%%format=*}}format=\" = '{question}' ] || exit 9\n{mark}\nif {when}; then :\n"
+            f"{echo}fi",
         )
 
     return write

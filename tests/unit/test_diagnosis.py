@@ -161,3 +161,20 @@ def test_srun_that_does_not_wait_is_held_by_nothing(pid: int) -> None:
 )
 def test_listing_of_nothing(listing: str) -> None:
     assert holding_steps(listing, 7305) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a State=PENDING NodeList=n9",
+        "SrunHost:Pid=vm:7305",
+        "x\n   State=COMPLETED Partition=local NodeList=n9",
+        "x\n\ny",
+    ],
+)
+def test_name_of_a_step_does_not_hide_it(name: str) -> None:
+    assert holding_steps(LISTING.replace("Name=bash", f"Name={name}"), 7305) == [f"17.0 ({name})"]
+
+
+def test_nodes_that_do_not_parse_hold_nothing() -> None:
+    assert holding_steps(LISTING.replace("n[1-2]", "n[2-1]"), 7305) == []

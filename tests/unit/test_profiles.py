@@ -10,9 +10,9 @@ import dask
 import pytest
 import yaml
 
-from ips_dask_cluster.allocation import Allocation, Node
 from ips_dask_cluster.configuration import DEFAULT, Configured, profiles
 from ips_dask_cluster.settings import StepSettings
+from ips_dask_cluster.slurm.allocation import Allocation, Node
 from ips_dask_cluster.steps import Steps
 
 DOCS = Path(__file__).parents[2] / "docs"

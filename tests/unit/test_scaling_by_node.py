@@ -11,9 +11,9 @@ from distributed import Adaptive
 from distributed.core import Status
 
 from ips_dask_cluster.adaptive import NodeAdaptive
-from ips_dask_cluster.allocation import Node
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError
 from ips_dask_cluster.scaling import ScaledByNode
+from ips_dask_cluster.slurm.allocation import Node
 
 GB = 10**9
 

@@ -21,12 +21,12 @@ from typing import Any
 import pytest
 
 from ips_dask_cluster import steps as steps_module
-from ips_dask_cluster.allocation import Allocation, Node
 from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.containers import Shifter
 from ips_dask_cluster.diagnosis import diagnose
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError, StepError
 from ips_dask_cluster.settings import StepSettings
+from ips_dask_cluster.slurm.allocation import Allocation, Node
 from ips_dask_cluster.steps import Steps
 
 GB = 2**30
