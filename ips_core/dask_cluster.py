@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ips_core.errors import ConfigError, DaskClusterError
+from ips_core.resources.allocation_end import JobEnd
 from ips_core.resources.nodes import Node
 
 __all__ = [
@@ -128,6 +129,12 @@ class ClusterAddress:
     margin: float = 0.0
     dashboard: str = ""
 
+    @property
+    def end(self) -> JobEnd:
+        """When tasks on the cluster have to have ended, as it was known at its start."""
+        ends_at = None if self.ends_at is None else self.ends_at - self.margin
+        return JobEnd(self.job_id, ends_at, self.margin)
+
 
 @dataclass(frozen=True)
 class Started:
@@ -156,11 +163,10 @@ class NodesTaken:
         return f"another driver in this Slurm job has a cluster on {nodes}, and too few are left"
 
 
-def read_allocation() -> tuple[tuple[Node, ...], float | None]:
+def read_allocation() -> tuple[tuple[Node, ...], JobEnd]:
     """Return the nodes of this Slurm job, and when tasks have to have ended on them.
 
-    That is before the end of the job by the ``walltime-margin`` of a cluster; in seconds since the
-    epoch, None if the job has no end.
+    That is before the end of the job by the ``walltime-margin`` of a cluster.
 
     Raises
     ------
@@ -177,7 +183,9 @@ def read_allocation() -> tuple[tuple[Node, ...], float | None]:
     nodes = tuple(
         Node(node.name, node.cpus, node.gpus, slurm_gpus=node.gpus) for node in found.nodes
     )
-    return nodes, None if found.end_time is None else found.end_time.timestamp() - _margin()
+    margin = _margin()
+    ends_at = None if found.end_time is None else found.end_time.timestamp() - margin
+    return nodes, JobEnd(found.job_id, ends_at, margin)
 
 
 def _margin() -> float:

@@ -14,6 +14,7 @@ import math
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from distributed import WorkerPlugin
@@ -24,6 +25,7 @@ from ips_dask_cluster import draining
 from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.configuration import BASE_CLASS, Configured, checked, duration
 from ips_dask_cluster.containers import Container
+from ips_dask_cluster.end_watch import watch_end
 from ips_dask_cluster.errors import ClusterError, ClusterStartError, StepError
 from ips_dask_cluster.losses import Loss, LossWatch
 from ips_dask_cluster.nodes import SrunNode, SrunScheduler
@@ -32,7 +34,7 @@ from ips_dask_cluster.reports import TOPIC, Reports
 from ips_dask_cluster.scaling import ScaledByNode
 from ips_dask_cluster.settings import StepSettings, make_run_directory, step_settings
 from ips_dask_cluster.signals import exit_in_order_on
-from ips_dask_cluster.slurm import lookup
+from ips_dask_cluster.slurm import commands, lookup
 from ips_dask_cluster.slurm.allocation import Allocation, portions_of_gpus, selected
 from ips_dask_cluster.step import Step
 from ips_dask_cluster.steps import Steps
@@ -127,7 +129,8 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
         Called with a ``StepError``, in the cluster's own thread, when nothing is left to go on
         with: the scheduler or the last node is lost.
     on_walltime : callable, optional
-        Called with the seconds that are left, in the cluster's own thread, at the margin.
+        Called with the seconds that are left, in the cluster's own thread, at the margin; again if
+        the job's limit is raised after that and comes near once more.
 
     Raises
     ------
@@ -315,6 +318,8 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
         while self._early_losses:
             self._reports.loss(self._early_losses.pop(0))
         self._watching.append(asyncio.ensure_future(self._plugins.watch(self.scheduler_comm)))
+        # Not before: the end may be near already, and nobody would get the event
+        self._watching.append(asyncio.ensure_future(self._watch_end()))
 
     async def _start_steps(self) -> None:
         try:
@@ -335,10 +340,17 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
         await self.steps.start_scheduler()
         if self.worker_spec:
             await self.steps.start_workers(list(self.worker_spec))
-        margin = self._configured("walltime-margin")
-        for watch in (self._loss_watch.run(), self._reports.watch(self.allocation, margin)):
-            self._watching.append(asyncio.ensure_future(watch))
+        self._watching.append(asyncio.ensure_future(self._loss_watch.run()))
         self._loss_watch.look()
+
+    async def _watch_end(self) -> None:
+        def moved(allocation: Allocation) -> None:
+            logger.info("%s has another end now: %s", allocation, allocation.end_time or "none")
+            self.allocation = replace(self.allocation, end_time=allocation.end_time)
+
+        margin = self._configured("walltime-margin")
+        look, near = commands.job_end_quietly, self._reports.walltime
+        await watch_end(self.allocation, margin, look, moved, near)
 
     async def _register_plugins(self, scheduler: str) -> None:
         await self._plugins.register(scheduler, self.security.get_connection_args("client"))

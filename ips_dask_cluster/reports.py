@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -63,13 +62,8 @@ class Reports:
             logger.error("%s", error)
             self._call("failure", error)
 
-    async def watch(self, allocation: Allocation, margin: float) -> None:
-        """Tell once that the allocation ends, some seconds before it does."""
-        left = allocation.time_left()
-        if left is None:
-            return
-        await asyncio.sleep(left - margin)
-        left = max(0.0, allocation.time_left() or 0.0)
+    def walltime(self, allocation: Allocation, left: float) -> None:
+        """Tell that the allocation ends in some seconds."""
         logger.warning("%s ends in %.0f s", allocation, left)
         self._call("walltime", left)
         self._send({"event": "walltime", "seconds": left})

@@ -98,7 +98,7 @@ class Visible(Cluster):  # type: ignore[misc]  # distributed is untyped
     def time_left(self) -> float | None:
         """Return the seconds until the allocation ends; None when it has no known end.
 
-        The end is asked of Slurm once, at the start.
+        A change of the job's limit is noticed within a minute.
         """
         return self.allocation.time_left()
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ips_core.config import PlatformConfig
 from ips_core.dask_cluster import read_allocation
+from ips_core.resources.allocation_end import JobEnd
 from ips_core.resources.nodes import Resources, detect, uses_job
 
 __all__ = ["find_resources"]
@@ -27,5 +28,5 @@ def find_resources(platform: PlatformConfig, nodes: int = 0, ppn: int = 0) -> Re
     ConfigError
         As :func:`~ips_core.resources.nodes.detect`.
     """
-    allocation, ends_at = read_allocation() if uses_job(platform, os.environ) else (None, None)
-    return replace(detect(platform, allocation, nodes, ppn), ends_at=ends_at)
+    allocation, end = read_allocation() if uses_job(platform, os.environ) else (None, JobEnd())
+    return replace(detect(platform, allocation, nodes, ppn), end=end)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ips_core.config import PlatformConfig
 from ips_core.errors import BadResourceRequest, ConfigError
+from ips_core.resources.allocation_end import JobEnd
 from ips_dask_cluster.devices import visible_devices
 
 __all__ = [
@@ -71,8 +72,8 @@ class Resources:
         for more then means one, as ``MPIRUN = eval`` always did.
     held : tuple of Node
         The nodes themselves.
-    ends_at : float or None
-        When tasks have to have ended, in seconds since the epoch; None: not known.
+    end : JobEnd
+        When tasks have to have ended.
     """
 
     nodes: int
@@ -80,7 +81,7 @@ class Resources:
     launcher: str
     flexible: bool = False
     held: tuple[Node, ...] = ()
-    ends_at: float | None = None
+    end: JobEnd = field(default_factory=JobEnd)
 
 
 def uses_job(platform: PlatformConfig, environ: Mapping[str, str]) -> bool:

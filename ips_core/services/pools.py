@@ -299,7 +299,7 @@ class PoolServices(ServicesBase):
             self._task_launcher,
             sum(node.cores for node in resources.held),
             self._task_defaults.exclusive,
-            resources.ends_at,
+            resources.end,
         )
 
     def iter_finished_tasks(self, task_pool_name: str) -> Iterator[TaskRecord]:

@@ -139,3 +139,36 @@ def test_pools_end_before_the_allocation_does(outcome: Any) -> None:
     assert step["ok"]
     assert events[-1]["eventtype"] == "IPS_END"
     assert events[-1]["ok"]
+
+
+CHANGING = """
+import os
+import subprocess
+from ipsframework import Component
+
+
+class Pool(Component):
+    def step(self, timestamp=0.0, **keywords):
+        job = os.environ["SLURM_JOB_ID"]
+        subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=30"], check=True)
+        for use_dask in (False, True):
+            name = f"dask {use_dask}"
+            self.services.create_task_pool(name)
+            for task, seconds in (("fits now", 600), ("too long", 3000)):
+                cwd = self.services.get_working_dir()
+                self.services.add_task(name, task, 1, cwd, "true", time_request=seconds)
+            self.services.submit_tasks(name, use_dask=use_dask, dask_nodes=1)
+            print(f"{name}: {self.services.get_finished_tasks(name)}")
+"""
+
+
+def test_limit_that_was_raised_since_the_start_counts(slurm: Any, pool_simulation: Any) -> None:
+    pool_simulation()
+    Path("pool.py").write_text(CHANGING)
+    options = ("--exclusive", f"--time={LIMIT_MINUTES}")
+    done = slurm.salloc([*IPS], nodes=2, options=options, timeout=100)
+    said = [line for line in done.stdout.splitlines() if line.startswith("dask ")]
+    assert said == [
+        f"dask {use_dask}: {{'fits now': 0, {late('too long')}}}" for use_dask in (False, True)
+    ]
+    assert done.returncode == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ips_dask_cluster import SlurmAllocationCluster
+from ips_dask_cluster import SlurmAllocationCluster, end_watch
 from ips_dask_cluster.testing import LocalSlurm
 
 NO_DASHBOARD = {"dashboard": False}
@@ -34,6 +34,52 @@ def test_the_end_is_known_and_announced_once(slurm: LocalSlurm, allocate, caplog
     assert [event["event"] for _, event in events] == ["walltime"]
     assert [m for m in caplog.messages if m.startswith(f"Slurm job {job_id} ends in ")] != []
     assert len(told) == 1
+
+
+def test_margin_that_has_passed_at_the_start_is_announced(slurm, allocate, wait_until):
+    allocate(slurm, 1, "--exclusive", "--time=5")
+    told, events = [], []
+    with (
+        SlurmAllocationCluster(
+            1, walltime_margin="10 min", on_walltime=told.append, scheduler_options=NO_DASHBOARD
+        ) as cluster,
+        cluster.get_client() as client,
+    ):
+        wait_until(
+            lambda: events or events.extend(client.get_events("ips-dask-cluster")),
+            20,
+            "clients are told",
+        )
+    assert told == [pytest.approx(300, abs=40)]
+    assert [event for _, event in events] == [{"event": "walltime", "seconds": told[0]}]
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Slurm is asked ten times a second for the limit."""
+    monkeypatch.setattr(end_watch, "_SECONDS_BETWEEN_LOOKS", 0.1)
+
+
+@pytest.mark.usefixtures("often")
+def test_limit_that_is_changed_is_noticed(slurm, allocate, wait_until):
+    job_id = allocate(slurm, 1, "--exclusive", "--time=60")
+    told = []
+
+    def limit(minutes: str) -> None:
+        slurm.run(["scontrol", "update", f"JobId={job_id}", f"TimeLimit={minutes}"])
+
+    with SlurmAllocationCluster(
+        1, walltime_margin="10 min", on_walltime=told.append, scheduler_options=NO_DASHBOARD
+    ) as cluster:
+        limit("90")
+        wait_until(lambda: cluster.time_left() > 3700, 30, "the longer limit is known")
+        assert told == []
+        limit("5")
+        wait_until(lambda: told, 30, "the end is announced")
+        assert cluster.time_left() <= 300
+        limit("UNLIMITED")
+        wait_until(lambda: cluster.time_left() is None, 30, "there is no end any more")
+    assert told == [pytest.approx(300, abs=40)]
 
 
 def test_without_a_limit_there_is_no_end(job_id):

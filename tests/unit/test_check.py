@@ -12,6 +12,7 @@ from ips_core import cli
 from ips_core.commands import check, scripts
 from ips_core.config import ComponentConfig, PlatformConfig, read_simulation
 from ips_core.resources import machine
+from ips_core.resources.allocation_end import JobEnd
 from ips_core.resources.nodes import Node, Resources
 
 Captured = pytest.CaptureFixture[str]
@@ -134,7 +135,7 @@ def test_nodes_of_a_job_are_not_known_outside_of_it(capsys: Captured) -> None:
 
 def test_nodes_of_a_job_are_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "1")
-    monkeypatch.setattr(machine, "read_allocation", lambda: ((Node("n7", 4, 1),), None))
+    monkeypatch.setattr(machine, "read_allocation", lambda: ((Node("n7", 4, 1),), JobEnd()))
     assert cli.main(["check", "a.config"]) == 0
     assert "tasks start by   srun\n" in (out := capsys.readouterr().out)
     assert "   n7: 4 core(s), 1 GPU(s)\n" in out

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import datetime
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -134,45 +132,7 @@ def test_logs_are_kept_when_a_node_or_all_is_lost(
 # The end of the allocation.
 
 
-def ends_in(seconds: float | None) -> Allocation:
-    if seconds is None:
-        return Allocation("17", ())
-    end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
-    return Allocation("17", (), end)
-
-
-def watch(reports: Reports, seconds: float | None, margin: float) -> list[float]:
-    """Watch an end; the seconds that were slept until then."""
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asyncio, "sleep", sleep)
-        asyncio.run(asyncio.wait_for(reports.watch(ends_in(seconds), margin), 10))
-    return slept
-
-
-def test_end_is_told_its_margin_before(told: Told, caplog: pytest.LogCaptureFixture) -> None:
-    assert watch(told.reports(), 3000, 120) == [pytest.approx(2880, abs=30)]
-    (what, left), (_, event) = told.all
-    assert (what, event) == ("walltime", {"event": "walltime", "seconds": left})
-    assert left == pytest.approx(3000, abs=30)
-    assert logged(caplog) == [(logging.WARNING, f"Slurm job 17 ends in {left:.0f} s")]
-
-
-def test_end_that_is_nearer_than_the_margin_is_told_at_once(told: Told) -> None:
-    reports = told.reports()
-    asyncio.run(asyncio.wait_for(reports.watch(ends_in(60), 120), 10))
-    assert [what for what, _ in told.all] == ["walltime", "send"]
-
-
-def test_end_that_has_passed_leaves_nothing(told: Told) -> None:
-    watch(told.reports(), -60, 120)
-    assert told.all == [("walltime", 0.0), ("send", {"event": "walltime", "seconds": 0.0})]
-
-
-def test_without_an_end_there_is_nothing_to_tell(told: Told) -> None:
-    assert watch(told.reports(), None, 120) == []
-    assert told.all == []
+def test_end_is_logged_and_told(told: Told, caplog: pytest.LogCaptureFixture) -> None:
+    told.reports().walltime(Allocation("17", ()), 119.6)
+    assert told.all == [("walltime", 119.6), ("send", {"event": "walltime", "seconds": 119.6})]
+    assert logged(caplog) == [(logging.WARNING, "Slurm job 17 ends in 120 s")]

@@ -26,6 +26,7 @@ from ips_core.pools.on_dask.journal import JournalReader
 from ips_core.pools.on_dask.mpi import DaskMPI
 from ips_core.pools.on_dask.on_cluster import ask_workers, dask_name, runner_function, task_function
 from ips_core.pools.task import Task
+from ips_core.resources.allocation_end import AllocationEnd
 from ips_dask_cluster.by_value import dumps
 
 __all__ = ["DaskExecutor"]
@@ -76,8 +77,7 @@ class DaskExecutor:
     ) -> None:
         self._pool = pool
         self.slots = reached.slots
-        end = reached.ends_at
-        self.ends_at = None if end is None else end - reached.margin
+        self._end = AllocationEnd(reached.end)
         self.journal_directory = Path(reached.run_directory)
         self._most = max(place.slots for place in reached.workers)
         self._gpus = max(place.gpus for place in reached.workers)
@@ -96,6 +96,11 @@ class DaskExecutor:
         #: True if functions run on that were to be ended: they keep the slots of their workers.
         self.spoiled = False
         self._function = task_function()
+
+    @property
+    def ends_at(self) -> float | None:
+        """When all have to have ended, in seconds since the epoch; None: not known."""
+        return self._end.ends_at
 
     def why_not(self, task: Task) -> str:
         """Return why a task can never run here."""
@@ -116,14 +121,14 @@ class DaskExecutor:
             Whatever the plugin's ``setup`` raised on a worker.
         """
         self._hear = hear
-        if self._plugin is None:
-            return
-        try:
-            self._client.register_plugin(self._plugin, name=self._run)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                self._client.unregister_worker_plugin(self._run)
-            raise
+        if self._plugin is not None:
+            try:
+                self._client.register_plugin(self._plugin, name=self._run)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self._client.unregister_worker_plugin(self._run)
+                raise
+        self._end.follow(lambda: hear(lambda: ()))
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
         """Send tasks as one Dask task, or start a program on several nodes."""
@@ -194,6 +199,7 @@ class DaskExecutor:
 
     def close(self) -> str:
         """Tear the plugin down; return what went wrong with that."""
+        self._end.close()
         self._mpi.close()
         if self._plugin is None or self._lost:
             return ""

@@ -8,6 +8,7 @@ from ips_core.link import FrameworkLink
 from ips_core.pools.executor import Executor
 from ips_core.pools.task import Task
 from ips_core.pools.without_dask.executor import LocalExecutor
+from ips_core.resources.allocation_end import JobEnd
 from ips_core.resources.nodes import Allocation
 from ips_core.tasks.runner import Runner
 
@@ -27,8 +28,8 @@ class LocalBackend:
         Cores of all nodes.
     whole_nodes : bool
         Whether tasks take whole nodes that do not say so themselves.
-    ends_at : float, optional
-        When the cores are taken away, in seconds since the epoch. Default: not known.
+    end : JobEnd, optional
+        When the cores are taken away. Default: never.
     """
 
     launch_event = "IPS_LAUNCH_TASK_POOL"
@@ -41,13 +42,13 @@ class LocalBackend:
         launcher: TaskLauncher,
         slots: int,
         whole_nodes: bool = False,
-        ends_at: float | None = None,
+        end: JobEnd | None = None,
     ) -> None:
         self._link = link
         self._launcher = launcher
         self._slots = slots
         self._whole_nodes = whole_nodes
-        self._ends_at = ends_at
+        self._end = end
 
     def executor(self, run: str) -> Executor:
         """Return what runs a submission of that name."""
@@ -58,7 +59,7 @@ class LocalBackend:
             self._allocate,
             self._release,
             self._launcher.command,
-            self._ends_at,
+            self._end,
             self._launcher.finish,
             self._launcher.why_not,
         )

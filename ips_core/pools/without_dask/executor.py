@@ -16,6 +16,7 @@ from ips_core.errors import describe
 from ips_core.pools.attempt import Attempt
 from ips_core.pools.executor import Begun, Ended, GivenBack, Hear
 from ips_core.pools.task import Task
+from ips_core.resources.allocation_end import AllocationEnd, JobEnd
 from ips_core.tasks.guard import TaskGuard
 from ips_core.tasks.launch import Launch
 from ips_core.tasks.runner import Runner
@@ -44,8 +45,8 @@ class LocalExecutor:
     launch : callable
         ``launch(task, allocation)``: a program's command line, and what comes on top of its
         environment; a task's own variables win.
-    ends_at : float, optional
-        When the cores are taken away, in seconds since the epoch. Default: not known.
+    end : JobEnd, optional
+        When the cores are taken away. Default: never.
     finish : callable, optional
         ``finish(record, allocation)``: the record of a program that has ended, when the launcher
         knows more of it than its exit code. Default: as it is.
@@ -65,13 +66,13 @@ class LocalExecutor:
         allocate: Callable[[Task], Any],
         release: Callable[[Any], object],
         launch: Callable[[Task, Any], Launch],
-        ends_at: float | None = None,
+        end: JobEnd | None = None,
         finish: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None,
         refuse: Callable[[Task], str] = lambda task: "",
         isolate: bool = True,
     ) -> None:
         self.slots = slots
-        self.ends_at = ends_at
+        self._end = AllocationEnd(end or JobEnd())
         self._pool = pool
         self._runner = runner
         self._allocate = allocate
@@ -93,6 +94,11 @@ class LocalExecutor:
         self._trouble = ""
         self._guard: TaskGuard | None = None
 
+    @property
+    def ends_at(self) -> float | None:
+        """When all have to have ended, in seconds since the epoch; None: not known."""
+        return self._end.ends_at
+
     def why_not(self, task: Task) -> str:
         """Return why a task can never run here, in a sentence; nothing if it can."""
         if task.nproc > self.slots:
@@ -109,6 +115,7 @@ class LocalExecutor:
         """
         self._hear = hear
         self._guard = TaskGuard()
+        self._end.follow(lambda: hear(lambda: ()))
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
         """Run these as soon as there are cores; each for itself, since nothing has to travel.
@@ -153,6 +160,7 @@ class LocalExecutor:
 
         A thread that waits for cores is left to itself: it gives them back when it gets them.
         """
+        self._end.close()
         self.cancel()
         with self._changed:
             self._closed = True
