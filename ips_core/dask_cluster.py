@@ -21,6 +21,7 @@ __all__ = [
     "Place",
     "Started",
     "describe_cluster",
+    "isolate_tls_errors",
     "read_allocation",
     "shifter_arguments",
     "start_cluster",
@@ -161,6 +162,13 @@ class NodesTaken:
     def __str__(self) -> str:
         nodes = ", ".join(self.nodes)
         return f"another driver in this Slurm job has a cluster on {nodes}, and too few are left"
+
+
+def isolate_tls_errors() -> None:
+    """Keep a connection to one cluster that breaks from breaking those to others."""
+    from ips_dask_cluster.tls_errors import isolate_tls_errors
+
+    isolate_tls_errors()
 
 
 def read_allocation() -> tuple[tuple[Node, ...], JobEnd]:

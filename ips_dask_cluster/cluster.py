@@ -38,6 +38,7 @@ from ips_dask_cluster.slurm import commands, lookup
 from ips_dask_cluster.slurm.allocation import Allocation, portions_of_gpus, selected
 from ips_dask_cluster.step import Step
 from ips_dask_cluster.steps import Steps
+from ips_dask_cluster.tls_errors import isolate_tls_errors
 from ips_dask_cluster.views import Visible
 
 __all__ = ["SlurmAllocationCluster"]
@@ -199,7 +200,9 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
             "walltime": checked("on_walltime", on_walltime),
         }
         self._reports = Reports(callbacks, self._send_event)
-        self._plugins = ClusterPlugins(worker_plugins, configured("teardown-timeout"))
+        self._plugins = ClusterPlugins(
+            worker_plugins, configured("teardown-timeout"), configured("nanny")
+        )
         self._watching: list[asyncio.Future[None]] = []
         self._closing: asyncio.Future[None] | None = None
         self._given_up: set[str] = set()
@@ -220,6 +223,7 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
         held = self.allocation.nodes
         self.status = Status.created
         try:
+            isolate_tls_errors()
             # before the start: there are keys in the run directory
             exit_in_order_on(configured.words("close-on-signals"), self)
             super().__init__(
@@ -498,6 +502,7 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
             await asyncio.wait_for(super()._close(), seconds)
         except Exception:
             # Closing never raises; whatever did not answer is ended with its step below
+            connected = False  # the order to end may not have arrived
             logger.debug("the scheduler did not close in order", exc_info=True)
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(Cluster._close(self), seconds)

@@ -19,11 +19,13 @@ from ips_dask_cluster.by_value import ByValue, dumps
 from ips_dask_cluster.errors import WorkerPluginError
 from ips_dask_cluster.on_workers import run_on_workers
 from ips_dask_cluster.plugin_guard import TOPIC, guard, set_up, tear_down
+from ips_dask_cluster.tls_errors import isolating_plugin
 
 __all__ = ["ClusterPlugins", "named", "sentences"]
 
 logger = logging.getLogger("ips_dask_cluster")
 
+_ISOLATING = "ips-dask-tls-errors"
 _NAMED_WORKERS = 3
 _SECONDS_BETWEEN_REPORTS = 2
 #: Seconds beyond the plugins' own deadline that their workers get to answer.
@@ -116,6 +118,13 @@ def _pickled(plugin: WorkerPlugin, name: str, seconds: float) -> bytes:
         raise TypeError(f"worker_plugins: {name!r} cannot be pickled: {error}") from error
 
 
+class _Isolating:
+    """The plugin that keeps apart the TLS connections of a process that a nanny starts."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ByValue(isolating_plugin), ()
+
+
 class ClusterPlugins:
     """The worker plugins of one cluster, from before its first worker to after its last.
 
@@ -125,6 +134,8 @@ class ClusterPlugins:
         As the user gave them.
     teardown_timeout : float
         Seconds that their teardown may take on each worker.
+    nanny : bool
+        Whether nannies start the workers, in processes that the node script does not prepare.
 
     Raises
     ------
@@ -132,7 +143,9 @@ class ClusterPlugins:
         See :func:`named`.
     """
 
-    def __init__(self, plugins: Sequence[WorkerPlugin], teardown_timeout: float) -> None:
+    def __init__(
+        self, plugins: Sequence[WorkerPlugin], teardown_timeout: float, nanny: bool = False
+    ) -> None:
         self.plugins = named(plugins)
         self.teardown_timeout = teardown_timeout
         #: Whether any worker has reported anything.
@@ -141,6 +154,8 @@ class ClusterPlugins:
         self._pickled = {
             name: _pickled(plugin, name, teardown_timeout) for name, plugin in self.plugins.items()
         }
+        if nanny:
+            self._pickled[_ISOLATING] = dumps(_Isolating())
 
     @property
     def seconds(self) -> float:
@@ -159,7 +174,7 @@ class ClusterPlugins:
         connection_args : dict
             From ``Security.get_connection_args("client")``.
         """
-        if not self.plugins:
+        if not self._pickled:
             return
         async with rpc(address, connection_args=connection_args) as scheduler:
             for name, pickled in self._pickled.items():

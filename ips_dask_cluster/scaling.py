@@ -99,7 +99,8 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
             del self.worker_spec[worker]
         while len(self.worker_spec) < nodes and self.status != Status.closing:
             self.worker_spec.update(self.new_worker_spec())
-        self.loop.add_callback(self._correct_state)
+        if self.status != Status.closing:  # SpecCluster waits for it there, and hears of errors
+            self.loop.add_callback(self._correct_state)
         return NoOpAwaitable() if self.asynchronous else None
 
     def _nodes_with(self, memory: Any) -> int:
@@ -150,7 +151,14 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
 
     async def _correct_state_internal(self) -> None:
         try:
-            await super()._correct_state_internal()
+            try:
+                await super()._correct_state_internal()
+            except OSError:  # its connection to the scheduler broke; the next call makes a new one
+                await super()._correct_state_internal()
+        except OSError as error:
+            if self.status != Status.running:
+                raise
+            logger.error("cluster %s could not be scaled, call scale() again: %s", self.name, error)
         except ClusterError as error:
             if self.status != Status.running:
                 raise

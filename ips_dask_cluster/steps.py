@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 
-from ips_dask_cluster import containers, launch, versions
+from ips_dask_cluster import containers, launch, tls_errors, versions
 from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.diagnosis import diagnose, recognise
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError
@@ -170,7 +170,8 @@ class Steps:
             "check": versions.check_source(
                 versions.driver_versions() if settings.version_check else {},
                 [str(settings.run_directory)] if settings.container else [],
-            ),
+            )
+            + tls_errors.isolating_source(),
             "python": shlex.quote(settings.python),
             "grace": str(settings.grace),
         }

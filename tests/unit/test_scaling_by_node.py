@@ -219,6 +219,13 @@ def test_chosen_nodes_go_when_they_or_all_their_workers_are_named(
     assert (list(cluster.worker_spec), cluster.corrected) == (left, 1)
 
 
+def test_closing_waits_for_scaling_itself() -> None:
+    cluster = Cluster(3)
+    cluster.status = Status.closing
+    cluster.scale(0)
+    assert (cluster.worker_spec, cluster.corrected) == ({}, 0)
+
+
 # What cannot start.
 
 
@@ -245,11 +252,24 @@ def test_nodes_that_cannot_start_are_given_up_and_the_others_stay(
     assert caplog.messages == ["cluster c could not grow: srun is not on PATH"]
 
 
+def test_connection_that_breaks_again_is_told_in_one_sentence(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cluster = Cluster(3)
+    corrected(cluster, BrokenPipeError("cut"))
+    assert list(cluster.worker_spec) == ["c-0", "c-1", "c-2"]
+    assert caplog.messages == ["cluster c could not be scaled, call scale() again: cut"]
+
+
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(Status.created, ClusterError("x")), (Status.running, ZeroDivisionError("x"))],
+    [
+        (Status.created, ClusterError("x")),
+        (Status.closing, BrokenPipeError("x")),
+        (Status.running, ZeroDivisionError("x")),
+    ],
 )
-def test_error_of_the_first_start_or_of_another_kind_is_raised(
+def test_error_at_the_start_or_the_end_or_of_another_kind_is_raised(
     status: Status, error: Exception
 ) -> None:
     cluster = Cluster(1)

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ips_core.dask_cluster import ClusterRequest, shifter_arguments
+from ips_core.dask_cluster import ClusterRequest, isolate_tls_errors, shifter_arguments
 from ips_core.errors import DaskClusterError, IPSError, TaskPoolError
 from ips_core.link import FrameworkLink
 from ips_core.messages import Start, unpack
@@ -136,6 +136,7 @@ class DaskClusters:
             return client
         # Dask logs a traceback when the cluster has gone, which the pool reports in one sentence.
         logging.getLogger("distributed.batched").setLevel(logging.WARNING)
+        isolate_tls_errors()
         client = Client(
             reached.address, security=reached.security, set_as_default=False, timeout=60
         )
