@@ -40,10 +40,10 @@ def isolate_tls_errors() -> None:
         return method
 
     names = ("do_handshake", "read", "send", "unwrap", "write")
-    methods = {name: isolated(getattr(usual, name)) for name in names}
-    ssl.SSLContext.sslsocket_class = type(
-        usual.__name__, (usual,), methods | {"empties_error_queue": True}
-    )
+    contents: dict[str, object] = {name: isolated(getattr(usual, name)) for name in names}
+    # It looks like the usual class, so that texts with a socket in them stay as they are
+    contents |= {"__module__": usual.__module__, "empties_error_queue": True}
+    ssl.SSLContext.sslsocket_class = type(usual.__name__, (usual,), contents)
 
 
 def isolating_source() -> str:

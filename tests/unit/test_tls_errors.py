@@ -81,6 +81,11 @@ def test_write_that_fails_leaves_other_connections_alone(connect: Any) -> None:
 
 
 @pytest.mark.usefixtures("isolated")
+def test_socket_is_shown_as_usual(connect: Any) -> None:
+    assert [repr(end).partition(" ")[0] for end in connect()] == ["<ssl.SSLSocket"] * 2
+
+
+@pytest.mark.usefixtures("isolated")
 def test_isolating_twice_changes_nothing() -> None:
     before = ssl.SSLContext.sslsocket_class
     isolate_tls_errors()
