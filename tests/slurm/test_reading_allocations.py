@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ips_dask_cluster import SlurmAllocationCluster
+from ips_dask_cluster.slurm import lookup
 from ips_dask_cluster.testing import LocalSlurm
 
 READ = """
@@ -141,3 +144,43 @@ def test_end_is_known_in_a_batch_script_and_in_its_steps(
             assert found["left"] is None
         else:
             assert_is_plain(found, job)
+
+
+def test_cluster_in_a_terminal_that_knows_the_jobs_id_alone(
+    slurm: LocalSlurm, allocate: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was opened by ssh or by an editor."""
+    job = allocate(slurm, 2, "--exclusive", "--time=10")
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        if name not in ("SLURM_JOB_ID", "SLURM_CONF"):
+            monkeypatch.delenv(name)
+    with SlurmAllocationCluster(scheduler_options={"dashboard": False}) as cluster:
+        cluster.wait_for_workers()
+        assert cluster.allocation.job_id == job
+        assert [node.cpus for node in cluster.allocation.nodes] == [2, 2]
+        with cluster.get_client() as client:
+            assert client.gather(client.map(abs, range(-3, 0))) == [3, 2, 1]
+            seen = client.run(os.getenv, "SLURMD_NODENAME")
+    assert sorted(seen.values()) == [node.name for node in cluster.allocation.nodes]
+
+
+@pytest.mark.parametrize(
+    ("options", "partial"),
+    [((), True), (("--oversubscribe",), True), (("--exclusive",), False)],
+    ids=["plain", "oversubscribe", "exclusive"],
+)
+def test_allocation_of_a_part_of_its_nodes_is_warned_about(
+    slurm: LocalSlurm,
+    allocate: Callable[..., str],
+    caplog: pytest.LogCaptureFixture,
+    options: tuple[str, ...],
+    partial: bool,
+) -> None:
+    job = allocate(slurm, 2, *options)
+    found = lookup.find(None, None, None, None)
+    assert found.shared == partial
+    warning = (
+        f"Slurm job {job} holds 2 of the 4 CPUs of its nodes, and only those are used; "
+        "allocate with --exclusive to have whole nodes"
+    )
+    assert caplog.messages == ([warning] if partial else [])

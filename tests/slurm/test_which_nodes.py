@@ -46,7 +46,8 @@ def test_nodes_that_are_asked_for_are_those_one_gets(job_id, options, nodes):
     ("nodelist", "message"),
     [
         ("n[3-6]", "has no node n5, n6; its nodes are n1, n2, n3, n4"),
-        ("n[1-x]", "is not of the form n[1-4],n7"),
+        ("n[1-x]", "'1-x' is not a number or a range, such as 1-4"),
+        ("n[1-999999999]", "it names more than 4 node(s)"),
         ("n1,n1", "names a node twice; leave it out for all nodes"),
         ([], "names no node; leave it out for all nodes"),
     ],

@@ -141,6 +141,22 @@ def test_leaves_import_only_the_standard_library_cloudpickle_and_leaves(module: 
     assert {found.module for found in imports(module)} <= CLUSTER_LEAVES
 
 
+def test_one_module_runs_the_programs_that_ask_slurm() -> None:
+    """The others would ask without its clean environment."""
+    programs = {"scontrol", "squeue", "scancel"}
+    callers = {
+        module
+        for module in MODULES
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Constant) and node.value in programs
+    }
+    assert callers == {
+        "ips_dask_cluster.slurm.commands",
+        "ips_dask_cluster.testing.local_slurm",  # a Slurm of its own
+        "ips_dask_cluster.nodes",  # an attribute of dask-jobqueue's, which is never run
+    }
+
+
 def test_no_circular_imports() -> None:
     """Nor hidden behind ``TYPE_CHECKING``."""
     graph = {
