@@ -135,7 +135,8 @@ class Step:
                 "ips-dask: Slurm does not start this step while step "
                 f"{', '.join(holders)} runs on {','.join(self.nodes)}\n"
             )
-        self.process.terminate()
+        with contextlib.suppress(ProcessLookupError):  # it may just have ended
+            self.process.terminate()
 
     def _job(self) -> str:
         """Return its job's id, if its command line has one: a site has thousands of steps."""
