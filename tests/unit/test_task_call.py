@@ -402,7 +402,7 @@ def run(**task):
     return record
 run(argv=["/bin/sh", "-c", "echo out; exit 3"])
 run(function=print, args=("printed",), kwargs={})
-run(function=divmod, args=(1, 0), kwargs={})
+run(function=int, args=("one",), kwargs={})
 record = run(function=swap, args=(Pair((1, 2)),), kwargs={}, isolate=True, pin=True, gpus=1)
 print(type(record["value"]) is Pair)
 run(argv=["/no/solve"], cwd="/")
@@ -414,7 +414,7 @@ out
 ['failed', 3, None, 'exit code 3', 'out\\n']
 printed
 ['finished', 0, None, '', '']
-['failed', 1, None, 'ZeroDivisionError: integer division or modulo by zero', '']
+['failed', 1, None, "ValueError: invalid literal for int() with base 10: 'one'", '']
 swap
 ['finished', 0, (2, True, False), '', '']
 True
