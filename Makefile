@@ -1,6 +1,7 @@
 # make example        install into .venv and run the documented simulation; no Slurm needed
 # make example-scan   24 Grad-Shafranov equilibria with FreeGS, as a table and a picture
 # make test           the whole suite, on a real Slurm of four nodes on this machine
+# make test-slurms    tests/slurm and tests/simulations on Slurm 24.11 and 26.05, in root file systems
 # make check          lint, types and unit tests, in under a minute
 # make docs           the pages of docs/ as HTML, in docs/_build
 #
@@ -10,7 +11,7 @@ SLURM ?= yes
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: example example-scan test check docs slurm container mpi clean
+.PHONY: example example-scan test test-slurms test-slurms-short check docs slurm container mpi clean
 .DELETE_ON_ERROR:
 
 example: .venv/installed
@@ -23,6 +24,14 @@ example-scan: .venv/installed-scan
 
 test: .venv/installed-test slurm container mpi
 	$(BIN)/python -m pytest --slurm=$(SLURM) --durations=10 -n 3 --dist loadfile --no-loadscope-reorder
+
+# Debian 13 (Slurm 24.11, Python 3.13) and Debian sid (Slurm 26.05, Python 3.14); needs root
+test-slurms:
+	tools/test-slurms
+
+# the tests with the marker `versions`, in at most ten minutes
+test-slurms-short:
+	tools/test-slurms --short
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

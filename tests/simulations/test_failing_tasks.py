@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.versions
+
 DRIVER = """
 import os
 import sys

@@ -96,6 +96,7 @@ def _shown(outputs: list[Any]) -> str:
     return "".join(output.get("text") or output["data"]["text/plain"] + "\n" for output in outputs)
 
 
+@pytest.mark.versions
 def test_documented_cells(cells: Any) -> None:
     run, log = documented()
     assert cells[run].splitlines()[0].startswith("Starting IPS ")

@@ -25,6 +25,7 @@ services.get_finished_tasks("pool")
 """
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_while_tasks_run(
     simulation: Any, wait_until: Callable[..., Any], number: signal.Signals

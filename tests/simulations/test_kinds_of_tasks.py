@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.versions
+
 DRIVER = """
 from __future__ import annotations
 

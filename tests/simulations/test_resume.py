@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 HELPERS = """
 import os
 import time
@@ -110,6 +112,7 @@ def kill_all(processes: list[tuple[int, str]]) -> None:
                 os.kill(pid, number)
 
 
+@pytest.mark.versions
 def test_a_run_after_one_that_was_killed(
     simulation: Any, wait_until: Callable[..., Any], processes_with: Callable[..., Any]
 ) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.versions
+
 #: Arguments that a shell, or a split on blanks, would not leave alone.
 NASTY = ["a  b", "it's", 'say "hi"', "", "$HOME", "`id`", "two\nlines", "*", "\\", "--x=1", "ä"]
 

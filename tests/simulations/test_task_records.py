@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.versions
+
 DRIVER = """
 from __future__ import annotations
 

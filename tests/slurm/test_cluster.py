@@ -39,6 +39,7 @@ def live_steps(slurm: LocalSlurm) -> list[str]:
     return slurm.run(["squeue", "--steps", "-h", "-o", "%j"]).stdout.split()
 
 
+@pytest.mark.versions
 class TestAllOfTheAllocation:
     """What a cluster of four nodes is; one is looked at by all."""
 
@@ -100,6 +101,7 @@ class TestAllOfTheAllocation:
         assert len(cluster.plan) == 4
 
 
+@pytest.mark.versions
 def test_close_leaves_nothing_and_is_idempotent(
     slurm, two_nodes, shared_tmp_path, capfd, wait_until
 ):
@@ -177,6 +179,7 @@ def test_scaling_down_leaves_the_siblings_and_waits_for_running_tasks(
     assert len(list(folder.iterdir())) == 8
 
 
+@pytest.mark.versions
 def test_a_killed_worker_comes_back_under_its_name_and_its_binary_is_gone(
     pair_of_workers, wait_until
 ):
@@ -219,6 +222,7 @@ def test_a_prologue_may_be_strict(job_id, wait_until):
         )
 
 
+@pytest.mark.versions
 def test_what_srun_reads_from_the_environment_of_the_driver_is_no_matter(job_id, monkeypatch):
     """Left by ``sbatch --export=NONE``, ``--gpus=8`` and by users' own profiles."""
     monkeypatch.setenv("SLURM_EXPORT_ENV", "NONE")
@@ -303,6 +307,7 @@ def failing_start(seconds: float, **options):
     yield str(caught.value)
 
 
+@pytest.mark.versions
 def test_too_many_cpus_quotes_srun_at_once(
     slurm, job_id, larger_than_held, shared_tmp_path, wait_until
 ):
@@ -368,6 +373,7 @@ def test_ctrl_c_during_the_start_leaves_nothing(slurm, job_id, wait_until):
 # Other allocations
 
 
+@pytest.mark.versions
 def test_a_part_of_the_nodes_is_used_and_exclusive_named(slurm, allocate, caplog):
     job_id = allocate(slurm, 2, "--ntasks-per-node=1")
     with SlurmAllocationCluster(scheduler_options=NO_DASHBOARD) as cluster:
@@ -399,6 +405,7 @@ def test_unequal_nodes_each_use_what_they_have(unequal_slurm, allocate):
 # Several workers on a node
 
 
+@pytest.mark.versions
 def test_two_workers_on_each_node(slurm, allocate, wait_until):
     allocate(slurm, 2, "--exclusive")
     with SlurmAllocationCluster(processes=2, scheduler_options=NO_DASHBOARD) as cluster:
@@ -421,6 +428,7 @@ def test_two_workers_on_each_node(slurm, allocate, wait_until):
         assert cluster.failure is None
 
 
+@pytest.mark.versions
 def test_one_worker_for_each_gpu_sees_only_that_one(gpu_slurm, allocate):
     allocate(gpu_slurm, 2, "--exclusive", "--gpus-per-node=2")
     with SlurmAllocationCluster(worker_per_gpu=True, scheduler_options=NO_DASHBOARD) as cluster:
@@ -436,6 +444,7 @@ def test_one_worker_for_each_gpu_without_gpus_is_one_sentence(job_id):
     assert os.listdir() == []
 
 
+@pytest.mark.versions
 def test_workers_with_several_gpus_share_none(gpu_slurm, allocate):
     allocate(gpu_slurm, 2, "--exclusive", "--gpus-per-node=2")
     with SlurmAllocationCluster(gpus_per_worker=2, scheduler_options=NO_DASHBOARD) as cluster:

@@ -73,6 +73,7 @@ class Pool(Component):
 """
 
 
+@pytest.mark.versions
 @pytest.mark.timeout(180)
 def test_no_device_is_two_tasks_at_the_same_time(gpu_slurm, pool_simulation):
     root = pool_simulation()

@@ -182,6 +182,7 @@ def test_what_a_callback_raises_is_logged_and_healing_goes_on(job_id, caplog, wa
         cluster.wait_for_workers(timeout="60 s")
 
 
+@pytest.mark.versions
 @pytest.mark.timeout(180)
 def test_a_node_that_fails_is_left_out_where_the_job_survives_it(slurm, allocate, told, wait_until):
     """``salloc --no-kill``: else Slurm revokes the whole job when a node fails."""

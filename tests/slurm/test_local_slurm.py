@@ -20,6 +20,8 @@ from ips_dask_cluster.testing import LocalSlurm, LocalSlurmError, keeper, slurm_
 
 ROOT = Path(testing.__file__).parent.parent
 IS_ROOT = os.geteuid() == 0
+#: Every Linux has this user, and every Slurm takes it; 26.05 refuses to run as ``nobody``.
+ORDINARY_USER = "daemon"
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root")
 
 
@@ -48,6 +50,7 @@ def orphans(sleep: str) -> list[str]:
 # Nodes.
 
 
+@pytest.mark.versions
 def test_four_nodes(slurm: LocalSlurm) -> None:
     done = slurm.run(["srun", "-N4", "--ntasks-per-node=1", "printenv", "SLURMD_NODENAME"])
     assert sorted(done.stdout.split()) == slurm.node_names == ["n1", "n2", "n3", "n4"]
@@ -84,6 +87,7 @@ def test_salloc_runs_on_this_host_and_holds_all_nodes(slurm: LocalSlurm) -> None
     assert sorted(two.stdout.split()) == ["n1", "n2"]
 
 
+@pytest.mark.versions
 def test_unequal_nodes_with_gpus() -> None:
     with LocalSlurm(nodes=4, cpus=[2, 2, 2, 4], memory=[1000, 1000, 1000, 2000], gpus=2) as slurm:
         done = slurm.salloc(["printenv", "SLURM_JOB_CPUS_PER_NODE"])
@@ -96,6 +100,7 @@ def test_unequal_nodes_with_gpus() -> None:
         assert sorted(slurm.run(tasks).stdout.splitlines()) == expected
 
 
+@pytest.mark.versions
 def test_a_node_goes_and_comes_back(slurm: LocalSlurm, wait_until: Any) -> None:
     sleep = nap()
     with subprocess.Popen(["srun", "-N1", "-w", "n3", *orphans(sleep)], env=slurm.environ) as srun:
@@ -145,6 +150,7 @@ def test_input_and_folder(slurm: LocalSlurm, tmp_path: Path) -> None:
     assert (done.stdout, done.returncode) == (f"hello\n{tmp_path}\n", 3)
 
 
+@pytest.mark.versions
 def test_steps_and_jobs(slurm: LocalSlurm, wait_until: Any) -> None:
     assert slurm.steps() == []
     argv = ["salloc", "-N2", "srun", *nap().split()]
@@ -160,14 +166,15 @@ def test_steps_and_jobs(slurm: LocalSlurm, wait_until: Any) -> None:
 
 
 def as_ordinary_user(argv: list[str]) -> list[str]:
-    return [str(shutil.which("runuser")), "-u", "nobody", "--", *argv] if IS_ROOT else argv
+    return [str(shutil.which("runuser")), "-u", ORDINARY_USER, "--", *argv] if IS_ROOT else argv
 
 
+@pytest.mark.versions
 @needs_root
 def test_jobs_of_another_user(slurm: LocalSlurm) -> None:
     script = "srun --chdir=/ id -un"
     done = slurm.run(as_ordinary_user(["salloc", "-N2", "-D", "/", "sh", "-c", script]), cwd="/")
-    assert done.stdout.split() == ["nobody", "nobody"], done.stderr
+    assert done.stdout.split() == [ORDINARY_USER] * 2, done.stderr
     key = as_ordinary_user(["cat", str(slurm.directory / "munge" / "key")])
     assert "Permission denied" in slurm.run(key).stderr
 
@@ -182,6 +189,7 @@ def python_of_anyone() -> str:
     pytest.skip("no Python >= 3.10 that an ordinary user may run")
 
 
+@pytest.mark.versions
 def test_an_ordinary_user_can_start_it(shared_tmp_path: Path, python_of_anyone: str) -> None:
     package = shared_tmp_path / "ips_dask_cluster"
     package.mkdir(mode=0o755)
@@ -199,7 +207,7 @@ def test_an_ordinary_user_can_start_it(shared_tmp_path: Path, python_of_anyone: 
         text=True,
         timeout=60,
     )
-    user = "nobody" if IS_ROOT else pwd.getpwuid(os.geteuid()).pw_name
+    user = ORDINARY_USER if IS_ROOT else pwd.getpwuid(os.geteuid()).pw_name
     assert sorted(done.stdout.split()) == sorted(["n1", "n2", user, user]), done.stderr
     assert done.returncode == 0
 

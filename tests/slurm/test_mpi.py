@@ -79,6 +79,7 @@ def placed(*nodes: str, openmp: int = 1) -> list[str]:
 # With the platform's MPIRUN.
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(
     ("launcher", "name", "extra"),
     [("srun", "mpich", ("--mpi=pmi2",)), ("mpirun", "openmpi", ()), ("mpiexec", "mpich", ())],
@@ -331,6 +332,7 @@ def test_programs_beside_each_other_use_more_ranks_than_there_are_cpus(start) ->
     assert [outcome(record()) for record in records] == [("finished", 0, "")] * 2
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(
     ("script", "status", "error"),
     [
@@ -389,6 +391,7 @@ def test_timeout_ends_every_rank(start, wait_until, processes_with) -> None:
     wait_until(lambda: processes_with("IPS_TEST_RANKS=late") == [], 10, "no rank left")
 
 
+@pytest.mark.versions
 def test_ranks_do_not_outlive_an_srun_that_is_killed(
     start, shared_tmp_path, wait_until, processes_with
 ) -> None:

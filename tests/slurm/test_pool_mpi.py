@@ -133,6 +133,7 @@ def most_at_once(changes: list[tuple[float, int]]) -> int:
     return most
 
 
+@pytest.mark.versions
 def test_kinds_of_programs_and_of_ends(run, mpich, shared_tmp_path, processes_with) -> None:
     told = run(
         """

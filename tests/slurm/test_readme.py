@@ -53,6 +53,7 @@ def test_the_notebook_cell_without_slurm(shared_tmp_path, monkeypatch):
     assert "no Slurm allocation (SLURM_JOB_ID is not set): 1 worker(s)" in said
 
 
+@pytest.mark.versions
 def test_the_driver(scan):
     argv = [Path(sys.executable).with_name("ips.py"), "--config", "scan.config"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
@@ -62,6 +63,7 @@ def test_the_driver(scan):
     assert len(list(scan.glob("work/*/date_*.log"))) == 3
 
 
+@pytest.mark.versions
 def test_the_sbatch_script_on_four_nodes(slurm, scan, wait_until):
     driver = Path("driver.py")
     driver.write_text(driver.read_text().replace("dask_nodes=1", "dask_nodes=4"))

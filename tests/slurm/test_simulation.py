@@ -11,6 +11,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from ips_core import read_log
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -46,6 +48,7 @@ def test_the_documented_command(slurm, shared_tmp_path):
     assert lines[5:] == ["exit_status = {'binary': 0, 'function': 0, 'method': 0}"]
 
 
+@pytest.mark.versions
 def test_sixteen_tasks_use_four_nodes_and_leave_nothing(slurm, pool_simulation, shared_tmp_path):
     root = pool_simulation()
     done = slurm.salloc([*IPS, "--config", "pool.config"], nodes=4)
@@ -69,6 +72,7 @@ def test_sixteen_tasks_use_four_nodes_and_leave_nothing(slurm, pool_simulation, 
     ]
 
 
+@pytest.mark.versions
 def test_a_killed_worker_costs_no_result(slurm, pool_simulation, wait_until, processes_with):
     """Its binaries are gone within a second, and every task has a status in the end."""
     root = pool_simulation(tasks=8, seconds=8)

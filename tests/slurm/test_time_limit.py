@@ -16,6 +16,7 @@ from ips_dask_cluster.testing import LocalSlurm
 NO_DASHBOARD = {"dashboard": False}
 
 
+@pytest.mark.versions
 def test_the_end_is_known_and_announced_once(slurm: LocalSlurm, allocate, caplog, wait_until):
     job_id = allocate(slurm, 1, "--exclusive", "--time=5")
     told, events = [], []
@@ -82,6 +83,7 @@ def test_limit_that_is_changed_is_noticed(slurm, allocate, wait_until):
     assert told == [pytest.approx(300, abs=40)]
 
 
+@pytest.mark.versions
 def test_without_a_limit_there_is_no_end(job_id):
     with SlurmAllocationCluster(1, scheduler_options=NO_DASHBOARD) as cluster:
         assert cluster.time_left() is None
@@ -130,6 +132,7 @@ def driver(shared_tmp_path: Path):
 ORDER = ["ready", "finally", "atexit", "teardown", "teardown"]
 
 
+@pytest.mark.versions
 def test_sigterm_ends_a_script_in_order(slurm, job_id, driver, shared_tmp_path, wait_until):
     script, record = driver()
     with subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True) as process:
@@ -182,6 +185,7 @@ with SlurmAllocationCluster(1, **options) as cluster:
     assert [path.name for path in shared_tmp_path.iterdir()] == ["now"]
 
 
+@pytest.mark.versions
 def test_the_batch_signal_ends_a_batch_job_in_order(slurm, driver, shared_tmp_path, wait_until):
     """As with ``#SBATCH --signal=B:USR1@120``, which Slurm sends that long before the end."""
     script, record = driver('close_on_signals=["SIGTERM", "SIGUSR1"]')

@@ -99,6 +99,7 @@ def other_step(slurm: LocalSlurm, job_id: str, running) -> Callable[..., str]:
     return start
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(
     ("options", "role"), [(["--exact"], "worker"), (["--exact", "-c2"], "scheduler")]
 )
@@ -139,17 +140,20 @@ def test_step_that_waits_a_moment_is_not_ended(other_step, running, monkeypatch)
     assert [bool(held) for held in looks].count(True) == 1
 
 
+@pytest.mark.versions
 def test_processors(job_id, failed_start, larger_than_held):
     sentence = failed_start(30, allocation=larger_than_held())
     assert "More processors requested than permitted" in sentence
     assert "pass a smaller cores=" in sentence
 
 
+@pytest.mark.versions
 def test_option_that_srun_does_not_know(job_id, failed_start):
     sentence = failed_start(30, srun_extra_args=["--no-such-option=1"])
     assert 'srun_args_skip=["--no-such-option"]' in sentence
 
 
+@pytest.mark.versions
 def test_gpus_that_are_not_there(job_id, failed_start):
     assert "GPUs (gres)" in failed_start(30, srun_extra_args=["--gres=gpu:2"])
 
@@ -266,6 +270,7 @@ def start_and_fail(slurm, wait_until, seconds: float, fail: Callable[[], object]
     return first_line(told[0])
 
 
+@pytest.mark.versions
 def test_allocation_that_is_cancelled(slurm, job_id, wait_until):
     sentence = start_and_fail(slurm, wait_until, 20, lambda: slurm.run(["scancel", job_id]))
     assert "somebody used scancel" in sentence
@@ -279,6 +284,7 @@ def test_allocation_that_was_cancelled_before(slurm, job_id, failed_start, wait_
     assert "the allocation is gone" in first_line(caught.value)
 
 
+@pytest.mark.versions
 def test_time_limit(slurm, job_id, wait_until):
     """Slurm looks every half minute."""
     end = ["scontrol", "update", f"JobId={job_id}", "EndTime=now"]

@@ -28,6 +28,7 @@ def nodes_of(cluster: SlurmAllocationCluster) -> list[str]:
         return sorted(client.run(os.getenv, "SLURMD_NODENAME").values())
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(
     ("options", "nodes"),
     [
@@ -67,6 +68,7 @@ def give_back(wait_until):
     )
 
 
+@pytest.mark.versions
 def test_clusters_side_by_side_share_no_node(job_id, caplog, give_back):
     with start(nodes=1) as first, start() as second:
         assert nodes_of(first) == ["n1"]
@@ -156,6 +158,7 @@ def outside(job_id: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return job_id
 
 
+@pytest.mark.versions
 def test_from_a_login_node_by_the_jobs_id(outside):
     with start(job_id=int(outside), nodes=2) as cluster:
         assert nodes_of(cluster) == ["n1", "n2"]
@@ -180,6 +183,7 @@ def test_a_job_that_does_not_run_is_one_sentence(slurm, outside, pending):
         start(job_id=outside, launcher="local")
 
 
+@pytest.mark.versions
 def test_heterogeneous_jobs_are_refused_in_words(slurm, monkeypatch, shared_tmp_path):
     monkeypatch.chdir(shared_tmp_path)
     code = "from ips_dask_cluster import SlurmAllocationCluster; SlurmAllocationCluster()"
