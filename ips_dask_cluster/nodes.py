@@ -83,7 +83,7 @@ class SrunScheduler(ProcessInterface):  # type: ignore[misc]  # distributed is u
         seconds = self.steps.settings.start_timeout
         try:
             self.address = await asyncio.wait_for(_announced(step), seconds)
-        except (asyncio.TimeoutError, TimeoutError):
+        except TimeoutError:
             raise ClusterStartError(0, 1, seconds, step.nodes, step.tail()) from None
         self._refuse_loopback(step)
         self._reader = asyncio.ensure_future(_discard_output(step))

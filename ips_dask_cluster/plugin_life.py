@@ -226,7 +226,7 @@ class ClusterPlugins:
         try:
             asked = run_on_workers(scheduler, workers, ByValue(tear_down), names=list(self.plugins))
             await asyncio.wait_for(asked, seconds)
-        except (asyncio.TimeoutError, TimeoutError):
+        except TimeoutError:
             self.trouble = True
             logger.warning(
                 "worker plugins were not torn down within %g s on all of %d worker(s); see the "

@@ -177,7 +177,7 @@ class Step:
         assert self.process is not None
         try:
             await asyncio.wait_for(self.process.wait(), seconds)
-        except (asyncio.TimeoutError, TimeoutError):
+        except TimeoutError:
             return False
         return True
 

@@ -194,7 +194,7 @@ def _code_text(code: CodeType) -> str:
             code.co_code,
             *(code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars),
             *(code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags),
-            getattr(code, "co_exceptiontable", b""),  # from Python 3.11 on
+            code.co_exceptiontable,
             [_constant_text(constant) for constant in code.co_consts],
         )
     )

@@ -142,7 +142,7 @@ async def ask_quietly(argv: Sequence[str], seconds: float = _SECONDS_QUIETLY) ->
         return ""
     try:
         out, _ = await asyncio.wait_for(process.communicate(), seconds)
-    except (asyncio.TimeoutError, TimeoutError):
+    except TimeoutError:
         await _kill(process)
         return ""
     except asyncio.CancelledError:

@@ -32,4 +32,4 @@ def _time(text: str) -> datetime.datetime | None:
         found = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S")
     except ValueError:  # Unknown, N/A, NONE
         return None
-    return found.replace(tzinfo=datetime.timezone.utc)
+    return found.replace(tzinfo=datetime.UTC)

@@ -183,10 +183,10 @@ def test_jobs_of_another_user(slurm: LocalSlurm) -> None:
 def python_of_anyone() -> str:
     """A Python that an ordinary user may run; the one of a virtual environment may be hidden."""
     for python in (sys.executable, "/usr/bin/python3"):
-        probe = as_ordinary_user([python, "-c", "import sys; assert sys.version_info >= (3, 10)"])
+        probe = as_ordinary_user([python, "-c", "import sys; assert sys.version_info >= (3, 11)"])
         if subprocess.run(probe, cwd="/", capture_output=True, timeout=10).returncode == 0:
             return python
-    pytest.skip("no Python >= 3.10 that an ordinary user may run")
+    pytest.skip("no Python >= 3.11 that an ordinary user may run")
 
 
 @pytest.mark.versions

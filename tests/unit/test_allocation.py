@@ -178,5 +178,5 @@ def test_time_that_is_left_is_right_also_when_clocks_change(
     now: tuple[int, ...],
     left: float,
 ) -> None:
-    time_in_berlin(datetime.datetime(*now, tzinfo=datetime.timezone.utc).timestamp())
+    time_in_berlin(datetime.datetime(*now, tzinfo=datetime.UTC).timestamp())
     assert Allocation("17", (), datetime.datetime(*end)).time_left() == left

@@ -248,7 +248,7 @@ def test_job_without_a_limit_has_no_end(limit: str, end: str) -> None:
 
 
 def test_job_with_a_limit_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = datetime.datetime(2026, 3, 1, 10, 30, tzinfo=datetime.timezone.utc)
+    expected = datetime.datetime(2026, 3, 1, 10, 30, tzinfo=datetime.UTC)
     for end in (end_time("00:30:00", START, SOON), parse_job(details()).end):
         assert end is not None
         assert end.timestamp() == expected.timestamp()
@@ -270,5 +270,5 @@ def test_end_in_the_hour_that_comes_twice_is_right(hour: int) -> None:
     found = end_time("01:00:00", "2026-10-24T23:30:00", f"2026-10-25T0{hour}:30:00")
     assert found is not None
     assert (found.hour, found.minute) == (2, 30)
-    utc = datetime.datetime(2026, 10, 25, hour, 30, tzinfo=datetime.timezone.utc)
+    utc = datetime.datetime(2026, 10, 25, hour, 30, tzinfo=datetime.UTC)
     assert found.timestamp() == utc.timestamp()

@@ -54,7 +54,7 @@ def job_details(**changes: str) -> str:
     return DETAILS.format(**USUAL | changes)
 
 
-END = datetime.datetime(2026, 3, 1, 10, 30, tzinfo=datetime.timezone.utc).timestamp()
+END = datetime.datetime(2026, 3, 1, 10, 30, tzinfo=datetime.UTC).timestamp()
 COMPLETE = Allocation(
     "17",
     (
