@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -130,6 +130,11 @@ class LocalSlurm:
     shared : sequence of str or Path
         Folders that all nodes see although they lie below a private /tmp, such as ``sys.prefix``
         when the virtual environment is there.
+    threads_per_core : int, default 1
+        How many of a node's CPUs are hardware threads of one core.
+    options : mapping of str to str, optional
+        Lines of slurm.conf that take precedence over those of `LocalSlurm`, such as
+        ``{"SelectTypeParameters": "CR_Core_Memory"}`` to have memory allocated, too.
     start_timeout : float, default 30
         Seconds within which all nodes must be idle.
 
@@ -163,20 +168,24 @@ class LocalSlurm:
         private_tmp: bool = False,
         *,
         shared: Sequence[str | Path] = (),
+        threads_per_core: int = 1,
+        options: Mapping[str, str] | None = None,
         start_timeout: float = 30.0,
     ) -> None:
         if nodes < 1:
             raise ValueError(f"nodes: at least 1 is needed, not {nodes}")
         self.node_names = [f"n{number}" for number in range(1, nodes + 1)]
         self._nodes = tuple(
-            map(
-                slurm_conf.Node,
+            slurm_conf.Node(*node, threads_per_core=threads_per_core)
+            for node in zip(
                 self.node_names,
                 _per_node("cpus", cpus, nodes, 1),
                 _per_node("memory", memory, nodes, 1),
                 _per_node("gpus", gpus, nodes, 0),
+                strict=True,
             )
         )
+        self._options = dict(options or {})
         self._private_tmp = private_tmp
         folders = {Path(path).resolve() for path in shared}
         self._shared = sorted(path for path in folders if path.is_relative_to("/tmp"))
@@ -452,7 +461,7 @@ class LocalSlurm:
                 )
 
     def _start_daemons(self, deadline: float) -> None:
-        slurm_conf.write_folder(self.directory, self._nodes, self._version)
+        slurm_conf.write_folder(self.directory, self._nodes, self._version, options=self._options)
         munged = slurm_conf.munged_argv(_program("munged"), self.directory)
         self._start_daemon("munged", munged)
         self._await(deadline, self._munged_trouble)

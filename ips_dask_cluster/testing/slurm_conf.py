@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,13 +51,14 @@ _CGROUPS_CAN_BE_DISABLED = (24, 5)
 
 @dataclass(frozen=True)
 class Node:
-    """A node: memory in MB, the port of its slurmd on this machine."""
+    """A node: memory in MB, the port of its slurmd on this machine, CPUs of each core."""
 
     name: str
     cpus: int
     memory: int
     gpus: int
     port: int = 0
+    threads_per_core: int = 1
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Settings:
     port: int
     nodes: tuple[Node, ...]
     task_plugin: str
+    options: tuple[tuple[str, str], ...] = ()
 
 
 def slurm_conf(settings: Settings) -> str:
@@ -112,14 +114,17 @@ def slurm_conf(settings: Settings) -> str:
         *(_node_line(node) for node in settings.nodes),
         "PartitionName=local Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
     ]
-    return "\n".join(lines) + "\n"
+    options = dict(settings.options)
+    kept = [line for line in lines if line.partition("=")[0] not in options]
+    return "\n".join([*kept, *(f"{name}={value}" for name, value in options.items())]) + "\n"
 
 
 def _node_line(node: Node) -> str:
     gres = f" Gres=gpu:{node.gpus}" if node.gpus else ""
+    threads = f" ThreadsPerCore={node.threads_per_core}" if node.threads_per_core > 1 else ""
     return (
         f"NodeName={node.name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={node.port}"
-        f" CPUs={node.cpus} RealMemory={node.memory}{gres} State=UNKNOWN"
+        f" CPUs={node.cpus}{threads} RealMemory={node.memory}{gres} State=UNKNOWN"
     )
 
 
@@ -210,7 +215,13 @@ def task_plugin(cpus: Iterable[int], machine_cpus: int) -> str:
     return "task/affinity" if max(cpus) <= machine_cpus else "task/none"
 
 
-def write_folder(directory: Path, nodes: Sequence[Node], version: tuple[int, int]) -> None:
+def write_folder(
+    directory: Path,
+    nodes: Sequence[Node],
+    version: tuple[int, int],
+    *,
+    options: Mapping[str, str] | None = None,
+) -> None:
     """Fill the folder afresh, with new ports; what an earlier attempt left in it goes.
 
     Parameters
@@ -221,6 +232,8 @@ def write_folder(directory: Path, nodes: Sequence[Node], version: tuple[int, int
         The nodes; their ports are chosen here.
     version : tuple of int
         Year and month of the Slurm release that reads the folder.
+    options : mapping of str to str, optional
+        Lines of slurm.conf, NAME to VALUE, that take precedence over ours.
     """
     for path in directory.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -231,6 +244,7 @@ def write_folder(directory: Path, nodes: Sequence[Node], version: tuple[int, int
         port=controller_port,
         nodes=tuple(replace(node, port=port) for node, port in zip(nodes, ports, strict=True)),
         task_plugin=task_plugin((node.cpus for node in nodes), len(os.sched_getaffinity(0))),
+        options=tuple((options or {}).items()),
     )
     directory.chmod(0o755)
     for name, mode in _FOLDERS.items():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,20 @@ PartitionName=local Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 def test_slurm_conf() -> None:
     assert slurm_conf.slurm_conf(SETTINGS) == SLURM_CONF
+
+
+def test_slurm_conf_takes_other_options_and_cores_of_several_threads() -> None:
+    options = (("SelectTypeParameters", "CR_Core_Memory"), ("PriorityType", "priority/basic"))
+    node = slurm_conf.Node("n1", cpus=4, memory=4000, gpus=0, port=17001, threads_per_core=2)
+    text = slurm_conf.slurm_conf(replace(SETTINGS, nodes=(node,), options=options))
+    lines = text.splitlines()
+    assert [line for line in lines if line.startswith("SelectTypeP")] == [
+        "SelectTypeParameters=CR_Core_Memory"
+    ]
+    assert "PriorityType=priority/basic" in lines
+    assert "SelectType=select/cons_tres" in lines
+    (described,) = [line for line in lines if line.startswith("NodeName=n1 ")]
+    assert " CPUs=4 ThreadsPerCore=2 " in described
 
 
 def test_gres_conf_has_only_nodes_with_gpus() -> None:
