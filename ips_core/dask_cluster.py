@@ -188,9 +188,9 @@ def read_allocation() -> tuple[tuple[Node, ...], JobEnd]:
         found = lookup.read()
     except ClusterError as error:
         raise ConfigError("", [str(error)]) from None
-    nodes = tuple(
-        Node(node.name, node.cpus, node.gpus, slurm_gpus=node.gpus) for node in found.nodes
-    )
+    # Slurm 22.05 refuses --gres above what the poorest node of the job holds
+    least = min(node.gpus for node in found.nodes)
+    nodes = tuple(Node(node.name, node.cpus, node.gpus, slurm_gpus=least) for node in found.nodes)
     margin = _margin()
     ends_at = None if found.end_time is None else found.end_time.timestamp() - margin
     return nodes, JobEnd(found.job_id, ends_at, margin)

@@ -53,6 +53,7 @@ def srun_argv(
     job_name: str,
     cpus: int,
     gpus: int = 0,
+    gpus_in_total: bool = False,
     extra_args: Sequence[str] = (),
     args_skip: Sequence[str] = (),
     directory: Path | None = None,
@@ -69,6 +70,8 @@ def srun_argv(
         The allocation, and the step's name in ``squeue --steps``.
     cpus, gpus : int
         CPUs of a task, and GPUs of a node.
+    gpus_in_total : bool
+        True: the step is on one node, which holds more GPUs than others of the job.
     extra_args : sequence of str
         Further srun options; they come last and so win.
     args_skip : sequence of str
@@ -84,7 +87,7 @@ def srun_argv(
             "node_count": str(len(nodes)),
             "nodelist": shlex.quote(",".join(nodes)),
             "cpus": str(cpus),
-            "gpus": words(gres_options(gpus, extra_args)),
+            "gpus": words(gres_options(gpus, extra_args, in_total=gpus_in_total)),
         },
         directory,
     )

@@ -199,10 +199,15 @@ class Steps:
             job_name=job_name,
             cpus=1 if role == "scheduler" else nodes[0].cpus,
             gpus=0 if role == "scheduler" else nodes[0].gpus,
+            gpus_in_total=self._is_rich(nodes[0]),
             extra_args=self.settings.srun_extra_args,
             args_skip=self.settings.srun_args_skip,
             directory=self.settings.template_directory,
         )
+
+    def _is_rich(self, node: Node) -> bool:
+        """Tell whether a node holds more GPUs than others, as after ``salloc -N2 --gpus=3``."""
+        return node.gpus > min(each.gpus for each in self.allocation.nodes)
 
     def text(self) -> str:
         """Return what runs, as one shell script: the commands and scripts of both roles."""
@@ -251,13 +256,15 @@ class Steps:
     def groups(self, placed: dict[str, Node]) -> list[dict[str, Node]]:
         """Return the workers that share a step: on nodes of one size, or one each without Slurm.
 
-        They are not more than a command line can name.
+        They are not more than a command line can name. A node that holds more GPUs than others has
+        a step of its own, see :func:`ips_dask_cluster.slurm.gres.gres_options`.
         """
         if self.allocation.job_id is None:
             return [{worker: node} for worker, node in placed.items()]
 
-        def size(item: tuple[str, Node]) -> tuple[int, int, int]:
-            return item[1].cpus, item[1].memory, item[1].gpus
+        def size(item: tuple[str, Node]) -> tuple[int, int, int, str]:
+            node = item[1]
+            return node.cpus, node.memory, node.gpus, node.name if self._is_rich(node) else ""
 
         sizes = [list(group) for _, group in groupby(sorted(placed.items(), key=size), key=size)]
         return [

@@ -39,7 +39,7 @@ class Node:
     sockets : int
         Over how many sockets its cores are spread.
     slurm_gpus : int
-        GPUs that Slurm hands out; a platform file may name others.
+        GPUs of each node that Slurm hands out; a platform file may name others.
     """
 
     name: str
@@ -233,7 +233,7 @@ class Share:
     cores, gpus : int
         For all of them together.
     slurm_gpus : int
-        GPUs of the node that Slurm hands out.
+        As of the node.
     """
 
     node: str

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ips_dask_cluster.slurm.gres import gres_of_node, gres_options
+from ips_dask_cluster.slurm.gres import gres_options
 from ips_dask_cluster.slurm.variables import misleading_programs
 
 __all__ = [
@@ -303,13 +303,8 @@ def without_variables(names: Iterable[str], argv: Sequence[str]) -> list[str]:
 
 
 def _beside(shape: TaskShape) -> dict[str, str]:
-    """Return the options of the step by which mpirun reaches the nodes.
-
-    It runs beside other steps instead of waiting for them, and has the GPUs of its own nodes.
-    """
-    if not shape.node_names:
-        return {}
-    return {"SLURM_OVERLAP": "1", "SLURM_STEP_GRES": gres_of_node(shape.node_gpus)}
+    """Let the step by which mpirun reaches the nodes run beside others; else it waits for them."""
+    return {"SLURM_OVERLAP": "1"} if shape.node_names else {}
 
 
 def _where(shape: TaskShape) -> list[str]:

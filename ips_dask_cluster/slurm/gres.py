@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["gres_of_node", "gres_options"]
+__all__ = ["gres_options"]
 
 _REQUESTS = frozenset(
     {
@@ -25,12 +25,7 @@ _REQUESTS = frozenset(
 )
 
 
-def gres_of_node(gpus: int) -> str:
-    """Return a number of GPUs of each node as ``srun --gres`` takes it."""
-    return f"gpu:{gpus}" if gpus else "none"
-
-
-def gres_options(gpus: int, extra_args: Sequence[str] = ()) -> list[str]:
+def gres_options(gpus: int, extra_args: Sequence[str] = (), *, in_total: bool = False) -> list[str]:
     """Return the srun options for GPUs on each node.
 
     Parameters
@@ -39,10 +34,16 @@ def gres_options(gpus: int, extra_args: Sequence[str] = ()) -> list[str]:
         GPUs of each node; 0: none.
     extra_args : sequence of str
         The user's own options. ``--gres=none`` would take away what they ask for.
+    in_total : bool
+        True: for a step on one node that holds more GPUs than others of the job. Slurm 22.05
+        refuses ``--gres`` above what the poorest node holds, but not ``--gpus``. For other steps
+        that is no choice: several nodes get uneven shares, and Slurm 24.11 makes a step wait.
     """
     if not gpus and any(_asks_for_gpus(word) for word in extra_args):
         return []
-    return [f"--gres={gres_of_node(gpus)}"]
+    if gpus and in_total:
+        return [f"--gpus={gpus}"]
+    return [f"--gres=gpu:{gpus}" if gpus else "--gres=none"]
 
 
 def _asks_for_gpus(word: str) -> bool:

@@ -12,10 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["INPUT_VARIABLES", "SEEN_BY_TASKS", "misleading_programs", "misleading_steps"]
+__all__ = [
+    "CONNECTION",
+    "INPUT_VARIABLES",
+    "SEEN_BY_TASKS",
+    "misleading_programs",
+    "misleading_steps",
+]
 
-# How Slurm's commands find the cluster and prove who asks. Every srun keeps these.
-_CONNECTION = frozenset(
+CONNECTION = frozenset(
     {
         "SLURM_CONF",
         "SLURM_CONF_SERVER",
@@ -29,6 +34,7 @@ _CONNECTION = frozenset(
         "SLURM_WORKING_CLUSTER",
     }
 )
+"""How Slurm's commands find the cluster and prove who asks. Every command keeps these."""
 
 # The job itself. Our sruns name another job, fewer nodes or another name explicitly.
 _JOB = frozenset({"SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_JOB_NUM_NODES"})
@@ -181,7 +187,7 @@ _UNLISTED_OPTION = frozenset(
     }
 )
 
-INPUT_VARIABLES = _CONNECTION | _JOB | _PROGRAM | _OPTION | _UNLISTED_OPTION
+INPUT_VARIABLES = CONNECTION | _JOB | _PROGRAM | _OPTION | _UNLISTED_OPTION
 """Every variable that srun reads, of Slurm 22.05 to 26.05."""
 
 # Of another step: its binding, number, nodes, GPUs; and whatever else is for srun alone.
@@ -196,7 +202,7 @@ SEEN_BY_TASKS = (
     "SLURM_SUBMIT_*",
     # A bare shifter takes its image from there.
     "SLURM_SPANK_*",
-    *sorted(_CONNECTION),
+    *sorted(CONNECTION),
 )
 """Patterns of the variables that a worker leaves to its tasks, of those that Slurm and MPI set."""
 

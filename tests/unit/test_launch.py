@@ -146,6 +146,11 @@ def test_step_without_gpus_asks_for_none() -> None:
     assert gres(gpus=4) == ["--gres=gpu:4"]
 
 
+def test_node_with_more_gpus_than_others_asks_for_a_total() -> None:
+    """Slurm 22.05 refuses more for each node than the poorest node of the job has."""
+    assert gres(gpus=4, gpus_in_total=True) == ["--gpus=4"]
+
+
 def test_gpus_that_the_user_asks_for_are_not_taken_away() -> None:
     extra = ["--gpus-per-node=2"]
     assert gres(extra_args=extra) == extra

@@ -1005,9 +1005,25 @@ def test_without_slurm_each_worker_is_a_process_of_its_own() -> None:
     assert steps.groups(placed) == [{"c-0": NODES[0]}, {"c-1": NODES[1]}]
 
 
+def test_each_node_with_more_gpus_than_others_has_a_step_of_its_own() -> None:
+    nodes = [replace(NODES[0], name=f"n{n}", gpus=gpus) for n, gpus in enumerate((2, 1, 2, 1))]
+    steps = make_steps(Allocation("17", tuple(nodes)))
+    groups = steps.groups({f"c-{n}": node for n, node in enumerate(nodes)})
+    said = {}
+    for group in groups:
+        command = steps.command("worker", list(group.values()), "script", 0)
+        said[tuple(group)] = [word for word in command if word.startswith("--g")]
+    assert said == {
+        ("c-1", "c-3"): ["--gres=gpu:1"],
+        ("c-0",): ["--gpus=2"],
+        ("c-2",): ["--gpus=2"],
+    }
+
+
 @pytest.mark.parametrize(
     ("role", "gres"), [("worker", ["--gres=gpu:4"]), ("scheduler", ["--gres=none"])]
 )
 def test_gpus_are_for_workers(role: str, gres: list[str]) -> None:
-    command = make_steps().command(role, [replace(NODES[0], gpus=4)], "script", 0)
+    node = replace(NODES[0], gpus=4)
+    command = make_steps(Allocation("17", (node,))).command(role, [node], "script", 0)
     assert [word for word in command if word.startswith("--g")] == gres

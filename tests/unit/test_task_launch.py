@@ -123,9 +123,7 @@ def test_mpiexec(shape: TaskShape, expected: str) -> None:
 @pytest.mark.parametrize("launcher", ["mpirun", "mpiexec"])
 def test_others_steps_are_no_obstacle_on_nodes_of_a_job(launcher: str) -> None:
     assert environment(launcher, TaskShape(4)) == {}
-    for node_gpus, gres in (0, "none"), (2, "gpu:2"):
-        shape = TaskShape(3, 2, node_gpus=node_gpus, node_names=NODES)
-        assert environment(launcher, shape) == {"SLURM_OVERLAP": "1", "SLURM_STEP_GRES": gres}
+    assert environment(launcher, TaskShape(3, 2, node_names=NODES)) == {"SLURM_OVERLAP": "1"}
 
 
 def test_eval_is_the_program_itself() -> None:

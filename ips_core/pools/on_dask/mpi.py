@@ -311,7 +311,7 @@ class DaskMPI:
             nodes=len(places),
             cores=task.launcher_number("task_cpp"),
             gpus=task.gpus,
-            node_gpus=min(place.gpus for place in places),
+            node_gpus=min(place.gpus for place in self._places),
             node_names=tuple(place.node for place in places),
             extra_args=task.launcher_arguments,
         )
