@@ -143,8 +143,9 @@ def test_adapt_with_several_workers_on_a_node_moves_whole_nodes(
         (entry,) = cluster.worker_spec
         assert cluster.observed == {f"{entry}-0", f"{entry}-1"}
         with cluster.get_client() as client:
-            futures = client.map(hold, range(12), folder=starts, pure=False)
+            futures = client.map(hold, range(12), folder=starts, until="go", pure=False)
             wait_until(lambda: len(cluster.observed) == 4, 60, "both nodes work")
+            (starts.parent / "go").touch()
             assert client.gather(futures) == list(range(12))
 
 
