@@ -61,7 +61,7 @@ def diagnose(exit_code: int | None, log_tail: str) -> str:
     return f"{cause}; {Template(symptom.remedy).substitute(values)}"
 
 
-def holding_steps(listing: str, srun_pid: int) -> list[str]:
+def holding_steps(listing: str, srun_pid: int) -> list[str] | None:
     """Return the steps, such as ``"17.0 (bash)"``, that keep a step from being created.
 
     srun itself says nothing of it for its first minute (Slurm 22.05) and never says which.
@@ -75,8 +75,9 @@ def holding_steps(listing: str, srun_pid: int) -> list[str]:
 
     Returns
     -------
-    list of str
-        The steps of the same job that run on the nodes it waits for; empty when it does not wait.
+    list of str or None
+        The steps of the same job that run on the nodes it waits for: none where the allocation
+        lacks what the step asks for. None when it does not wait.
     """
     steps = list(_STEP.finditer(listing))
     for waiting in steps:
@@ -91,7 +92,7 @@ def holding_steps(listing: str, srun_pid: int) -> list[str]:
                 and step["state"] == "RUNNING"
                 and nodes & _nodes(step["nodes"])
             ]
-    return []
+    return None
 
 
 def _nodes(hostlist: str) -> set[str]:

@@ -61,11 +61,16 @@ class Loss:
         code = self.exit_code or 0
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         then = "is started again" if self.restarted else "is not started again"
-        reason = "" if self.reason.startswith("it was killed by signal") else f" ({self.reason})"
+        reason = f" ({self.reason})"
+        if self.reason.startswith("it was killed by signal"):
+            reason = ""
+        elif self.reason.startswith("it crashed "):
+            crashed, _, remedy = self.reason.partition("; ")
+            how, reason = crashed.removeprefix("it "), f" ({remedy})"
         return f"worker {self.worker} on node {self.node} {how}{reason} and {then}"
 
 
-def read_losses(lines: Sequence[str]) -> Iterator[Loss]:
+def read_losses(lines: Sequence[str], earlier: Sequence[str] = ()) -> Iterator[Loss]:
     """Yield the losses that lines of a step's log tell of.
 
     Parameters
@@ -75,6 +80,8 @@ def read_losses(lines: Sequence[str]) -> Iterator[Loss]:
         the end of that worker's own log, from which the reason is read. Each line of a quote
         begins with the worker's name, since nodes write side by side, and since tasks may have
         had an srun of their own.
+    earlier : sequence of str
+        The lines before these, which have been read already: the reason may be among them.
     """
     quotes = _quotes(lines)
     for number, line in enumerate(lines):
@@ -87,7 +94,12 @@ def read_losses(lines: Sequence[str]) -> Iterator[Loss]:
             yield Loss(node, worker, exit_code, reason, start != starts)
         elif match := _NODE_FAILED.match(line) or _SCRIPT_ENDED.match(line):
             before = lines[max(0, number - _LINES_BEFORE) : number + 1]
-            reason = diagnose(None, "\n".join(before))
+            further = [
+                line
+                for line in earlier[max(0, len(earlier) + number - _LINES_BEFORE) :]
+                if "| " not in line and "ips-dask: " not in line  # another loss's reason
+            ]
+            reason = diagnose(None, "\n".join([*further, *before]))
             for node in _nodes(match[1]):
                 yield Loss(node, reason=reason)
 
@@ -163,8 +175,9 @@ class LossWatch:
             Nothing more will come; else the last lines may still be added to and are kept back.
         """
         if step.role == "worker":
-            lines = self._logs.setdefault(step.log, _Log(step.log)).settled_lines(ended)
-            for loss in read_losses(lines):
+            log = self._logs.setdefault(step.log, _Log(step.log))
+            earlier = log.latest
+            for loss in read_losses(log.settled_lines(ended), earlier):
                 if loss.worker and not loss.restarted:
                     self._reasons[loss.node] = loss.reason
                 if not loss.worker:  # the end of a script is the echo of its worker's
@@ -177,6 +190,7 @@ class _Log:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.latest: list[str] = []  # as many lines returned before as a reason may be away
         self._offset = 0
         self._pending: list[str] = []
         self._looks = 0
@@ -194,6 +208,7 @@ class _Log:
             self._pending += new
             return []
         lines, self._pending, self._looks = self._pending + new, [], 0
+        self.latest = [*self.latest, *lines][-_LINES_BEFORE:]
         return lines
 
     def _new_lines(self, ended: bool) -> list[str]:

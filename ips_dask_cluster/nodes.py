@@ -84,7 +84,8 @@ class SrunScheduler(ProcessInterface):  # type: ignore[misc]  # distributed is u
         try:
             self.address = await asyncio.wait_for(_announced(step), seconds)
         except TimeoutError:
-            raise ClusterStartError(0, 1, seconds, step.nodes, step.tail()) from None
+            cause = self.steps.symptom()
+            raise ClusterStartError(0, 1, seconds, step.nodes, step.tail(), cause) from None
         self._refuse_loopback(step)
         self._reader = asyncio.ensure_future(_discard_output(step))
         if self._before_workers is not None:

@@ -116,27 +116,36 @@ class Step:
         return StepError(self.role, nodes, self.exit_code, cause, _quoted(text), str(self.log))
 
     async def _end_if_held(self) -> None:
-        """End the process if Slurm does not create its step, since others hold the nodes.
+        """End the process if Slurm does not create its step because other steps hold the nodes.
 
-        srun would wait without limit, and says nothing of it for a minute. Slurm is asked a second
-        time, since a step that just ends holds its nodes for a moment.
+        srun would wait without limit, and is silent about it for a minute or longer. Slurm is asked
+        a second time, since a step that is about to end holds its nodes for a moment. If no step
+        holds them, the process goes on waiting up to the deadline of the start, since Slurm may
+        have a reason that passes; the log then has the likely one.
         """
         assert self.process is not None
-        holders: list[str] = []
+        holders: list[str] | None = None
         for _ in range(2):
             if await self._ended(_LOOK_SECONDS):
                 return
             listing = await commands.show_steps_quietly(self._job())
             holders = holding_steps(listing, self.process.pid)
-            if not holders:
+            if holders is None:
                 return
-        with contextlib.suppress(OSError), open(self.log, "a") as log:
-            log.write(
-                "ips-dask: Slurm does not start this step while step "
-                f"{', '.join(holders)} runs on {','.join(self.nodes)}\n"
-            )
+        nodes = ",".join(self.nodes)
+        if not holders:
+            self._note(f"Slurm has not created this step, though no other step holds {nodes}")
+            return
+        self._note(
+            f"Slurm does not start this step while step {', '.join(holders)} runs on {nodes}"
+        )
         with contextlib.suppress(ProcessLookupError):  # it may just have ended
             self.process.terminate()
+
+    def _note(self, sentence: str) -> None:
+        """Add a line of our own to the log, where diagnosis finds it."""
+        with contextlib.suppress(OSError), open(self.log, "a") as log:
+            log.write(f"ips-dask: {sentence}\n")
 
     def _job(self) -> str:
         """Return its job's id, if its command line has one: a site has thousands of steps."""

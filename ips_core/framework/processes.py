@@ -14,6 +14,7 @@ from typing import IO
 from ips_core.errors import ComponentError
 from ips_core.messages import PIPE_CLOSED, Channel, ComponentID, Start
 from ips_core.outbox import Outbox
+from ips_core.tasks.process import describe_exit
 
 __all__ = ["ComponentHandle"]
 
@@ -84,6 +85,8 @@ class ComponentHandle:
         code = self._reap()
         if code is None or code == PIPE_CLOSED:
             return "its process closed the pipe to the framework"
+        if (how := describe_exit(code)).startswith("crashed"):
+            return f"its process {how}"
         if code < 0:
             return f"its process was killed by signal {-code} ({signal.Signals(-code).name})"
         return f"its process ended with exit code {code}"

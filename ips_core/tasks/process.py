@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ips_core.tasks.output import Lines
 
-__all__ = ["Child", "Pipes", "open_process_descriptor"]
+__all__ = ["Child", "Pipes", "describe_exit", "open_process_descriptor"]
 
 _CHUNK = 65536
 _MOST_LEFT = 16  # chunks read after the end: what a grandchild goes on writing is not waited for
@@ -28,6 +28,15 @@ _LONGEST_WAIT = 1e6  # poll takes 24 days at most
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.001, 0.05  # where only looking tells whether a process has ended
 _SYS_PIDFD_OPEN = 434  # on every architecture but Alpha, see pidfd_open(2)
 _DEATH_SECONDS = 10.0  # after KILL; a process may hang in the kernel for good
+#: By these a process ends when compiled code in it goes wrong (signal(7)).
+_CRASHES = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV)
+
+
+def describe_exit(code: int) -> str:
+    """Return in words how a process ended, from its exit code, negative for a signal."""
+    if -code in _CRASHES:
+        return f"crashed ({signal.Signals(-code).name}) in compiled code"
+    return f"ended by signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def open_process_descriptor(pid: int) -> int | None:

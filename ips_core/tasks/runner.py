@@ -23,7 +23,7 @@ from ips_core.tasks.family import Marks, end_family, family, signal_family
 from ips_core.tasks.files import Files, Refused
 from ips_core.tasks.journal import Journal
 from ips_core.tasks.output import Lines, Sink, as_text, install_output
-from ips_core.tasks.process import Child, Pipes
+from ips_core.tasks.process import Child, Pipes, describe_exit
 from ips_dask_cluster import by_value
 
 __all__ = ["BY_VALUE", "Journal", "Runner", "install_output"]
@@ -362,7 +362,7 @@ class Runner:
             return {"status": "finished", "exit_status": 0}
         if self.is_cancelled(task["pool"]):
             return {"status": "cancelled", "exit_status": code, "error": "cancelled"}
-        return _failed(code, f"ended by signal {-code}" if code < 0 else f"exit code {code}")
+        return _failed(code, describe_exit(code))
 
 
 class _Stock:

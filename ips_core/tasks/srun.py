@@ -19,6 +19,7 @@ from ips_core.tasks.launch import (
     overlapping_srun_command,
     without_variables,
 )
+from ips_core.tasks.process import describe_exit
 from ips_core.tasks.runner import Runner
 from ips_dask_cluster.slurm.commands import cancel_steps
 
@@ -30,6 +31,11 @@ _RANKS = re.compile(
     r"^srun: error: (?P<nodes>\S+): tasks? (?P<ranks>\S+): "
     r"(?:Exited with exit code (?P<code>\d+)|(?P<signal>.+))$",
     re.MULTILINE,
+)
+# As slurmstepd says of scancel: 22.05 up to 24.11 without the signal, 26.05 with it
+_CANCELLED = re.compile(
+    r"error: \*\*\* STEP (?P<step>\S+) ON \S+ CANCELLED AT [-\dT:]+ "
+    r"(?:DUE to SIGNAL Killed )?\*\*\*"
 )
 _NO_START = re.compile(r"^(?:\S*/)?env: (?P<why>.+)$", re.MULTILINE)
 _REFUSED = re.compile(r"^srun: error: (?P<why>.+)$", re.MULTILINE)
@@ -143,12 +149,25 @@ def read_srun(code: int, output: str) -> dict[str, Any]:
         return {"exit_status": code, "error": why}
     who = f"rank {found['ranks']} on {found['nodes']}"
     if found["signal"]:
-        return {"exit_status": _signal(found["signal"], code), "error": f"{who}: {found['signal']}"}
+        status = _signal(found["signal"], code)
+        error = f"{who}: {found['signal']}"
+        if (how := describe_exit(status)).startswith("crashed"):
+            error = f"{who} {how}"
+        elif step := _cancelled_step(output, found.start()):
+            error = f"its step {step} was cancelled (scancel)"
+        return {"exit_status": status, "error": error}
     status = int(found["code"])
     missing = _NO_START.search(output) if status in (125, 127) else None
     if missing:  # the program, or the directory: the same status as of a process of one's own
         return {"exit_status": 127, "error": f"{who}: {missing['why']}"}
     return {"exit_status": status, "error": f"exit code {status} of {who}"}
+
+
+def _cancelled_step(output: str, end: int) -> str:
+    """Return the step that was cancelled before any process failed by itself, or nothing."""
+    cancelled = _CANCELLED.search(output, 0, end)
+    killed = all(ranks["signal"] == "Killed" for ranks in _RANKS.finditer(output))
+    return cancelled["step"] if cancelled and killed else ""
 
 
 def _signal(text: str, code: int) -> int:

@@ -8,11 +8,11 @@ along. ``docs/troubleshooting.md`` shows the table, and a text for every entry i
 from __future__ import annotations
 
 from ips_dask_cluster.symptoms.containers import CONTAINERS
-from ips_dask_cluster.symptoms.nodes import NODES, OWN
+from ips_dask_cluster.symptoms.nodes import CRASHES, NODES, OWN
 from ips_dask_cluster.symptoms.slurm import ECHOES, SLURM
 from ips_dask_cluster.symptoms.symptom import Symptom
 
 __all__ = ["SYMPTOMS", "Symptom"]
 
-SYMPTOMS: tuple[Symptom, ...] = (*OWN, *CONTAINERS, *SLURM, *NODES, *ECHOES)
+SYMPTOMS: tuple[Symptom, ...] = (*OWN, *CONTAINERS, *SLURM, *CRASHES, *NODES, *ECHOES)
 """Every symptom, the most specific first."""

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from ips_dask_cluster.symptoms.symptom import Symptom
 
-__all__ = ["NODES", "OWN"]
+__all__ = ["CRASHES", "NODES", "OWN"]
+
+_CRASH_REMEDY = (
+    "a compiled library of a task or of the environment is at fault, or was built for another "
+    'processor; env={"PYTHONFAULTHANDLER": "1"} shows the Python line in the log'
+)
+#: Signals by which compiled code ends when it goes wrong (signal(7)).
+_CRASH_SIGNALS = {"SIGILL": 4, "SIGABRT": 6, "SIGBUS": 7, "SIGFPE": 8, "SIGSEGV": 11}
 
 #: What our own scripts say is always the cause.
 OWN: tuple[Symptom, ...] = (
@@ -172,11 +179,23 @@ NODES: tuple[Symptom, ...] = (
         "a connection within the cluster failed: $address$refused",
         "pass interface= with a network that all nodes share",
     ),
-    # A crash
+    # A crash that another process than the worker or srun reports
     Symptom(
         "crash",
-        r"(?P<how>Segmentation fault|Bus error|Illegal instruction)",
-        "a process crashed: $how",
-        "a compiled library of a task or of the environment is at fault, or of another processor",
+        r"(?P<how>Segmentation fault|Bus error|Illegal instruction|Floating point exception)"
+        r"|(?:line \d+: +\d+|tasks? \S+:) (?P<how2>Aborted)",
+        "a process crashed ($how$how2) in compiled code",
+        _CRASH_REMEDY,
     ),
+)
+
+#: The exit code alone tells these, whatever else is in the log of the process.
+CRASHES: tuple[Symptom, ...] = tuple(
+    Symptom(
+        f"crash-{name.lower()}",
+        rf"ips-dask: exit code (?:-{number}|{128 + number})$",
+        f"it crashed ({name}) in compiled code",
+        _CRASH_REMEDY,
+    )
+    for name, number in _CRASH_SIGNALS.items()
 )

@@ -39,7 +39,8 @@ SLURM: tuple[Symptom, ...] = (
     Symptom(
         "account",
         r"Invalid account or account/partition combination|Invalid qos specification|"
-        r"(?i:invalid partition (?:name )?specified)|Access denied to requested reservation",
+        r"(?i:invalid partition (?:name )?specified)|Access denied to requested reservation|"
+        r"Requested reservation is invalid",
         "Slurm refuses the account, partition, qos or reservation of the step",
         "look at SLURM_ACCOUNT, SLURM_PARTITION and srun_extra_args: a step needs none of them",
     ),
@@ -66,6 +67,18 @@ SLURM: tuple[Symptom, ...] = (
         r"Requested node configuration is not available|Node count specification invalid",
         "the step asks for something its nodes do not have, or for nodes that are not held",
         _OPTIONS,
+    ),
+    Symptom(
+        "feature",
+        r"Invalid feature specification",
+        "no node has the feature that --constraint asks for",
+        "look at --constraint in srun_extra_args; scontrol show node lists the features",
+    ),
+    Symptom(
+        "too-many-nodes",
+        r"Only allocated (?P<held>\d+) nodes asked for (?P<wanted>\d+)",
+        "the step asks for $wanted nodes, but the allocation holds $held",
+        "look at --nodes and --nodelist in srun_extra_args, or allocate more nodes",
     ),
     Symptom(
         "mpi-plugin",
@@ -142,10 +155,18 @@ SLURM: tuple[Symptom, ...] = (
         "a process ran out of memory",
         "use fewer threads a worker, or nodes with more memory",
     ),
+    # scancel of a step kills it at once; an allocation that ends lets its steps leave
+    Symptom(
+        "step-cancelled",
+        r"(?s)STEP (?P<step>\S+) ON \S+ CANCELLED AT [-\dT:]+ (?:DUE to SIGNAL Killed )?\*\*\*"
+        r".*?^srun: error: \S+ tasks? \S+: Killed",
+        "step $step was cancelled (scancel)",
+        "start the cluster again; if the allocation was cancelled as well, allocate again",
+    ),
     Symptom(
         "cancelled",
         r"(?:STEP|JOB) \S+ ON \S+ CANCELLED|Job (?:\d+ )?has been cancelled|Force Terminated ",
-        "Slurm cancelled it: the allocation was given back or revoked, or somebody used scancel",
+        "Slurm cancelled it: the allocation was given back, revoked or cancelled (scancel)",
         "allocate again",
     ),
     Symptom(
@@ -165,6 +186,13 @@ SLURM: tuple[Symptom, ...] = (
 
 #: Follows from other things, so that it is the cause only when nothing else is there.
 ECHOES: tuple[Symptom, ...] = (
+    Symptom(
+        "step-not-created",
+        r"ips-dask: Slurm has not created this step, though no other step holds (?P<nodes>\S+)",
+        "Slurm has not created the step on $nodes, though no other step holds these nodes: the "
+        "allocation lacks something that the step asks for",
+        "look at srun_extra_args, such as --mem, --mem-per-cpu and --constraint",
+    ),
     Symptom(
         "controller-unreachable",
         r"[Uu]nable to contact slurm controller|Socket timed out on send/recv|Rate limit exceeded",
@@ -205,6 +233,6 @@ ECHOES: tuple[Symptom, ...] = (
         "signal",
         r"ips-dask: exit code -(?P<number>\d+)$",
         "it was ended by signal $number",
-        "see who sent it: the site's limits on a login node, or somebody's kill",
+        "it was killed by another process: a limit of the site, as on login nodes, or kill(1)",
     ),
 )

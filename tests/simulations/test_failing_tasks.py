@@ -63,7 +63,7 @@ class Driver(Component):
 REASONS = {
     "raises": "ValueError: no such plasma",
     "three": "exit code 3",
-    "killed": "ended by signal 11",
+    "killed": "crashed (SIGSEGV) in compiled code",
     "leaves": "SystemExit: enough",
     "lock back": "its result cannot be pickled: ",
     "lock there": "it cannot be sent to a worker: TypeError: ",

@@ -178,7 +178,7 @@ EXPECTED = {
     "code": ("failed", 3, "exit code 3", "line 499\nthe end\n"),
     "code in a log file": ("failed", 3, "exit code 3", "line 499\nthe end\n"),
     "code in an error file": ("failed", 4, "exit code 4", "out\nerr\n"),
-    "signal": ("failed", -11, "ended by signal 11", "going\n"),
+    "signal": ("failed", -11, "crashed (SIGSEGV) in compiled code", "going\n"),
     "timeout": ("timed_out", -1, "timed out after 1 s", "waiting\n"),
     "no text": ("failed", 5, "exit code 5", "a\ufffdb"),
     "no interpreter": ("failed", 126, "program {cwd}/script cannot be started on {host}: no", ""),

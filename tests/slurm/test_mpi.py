@@ -340,7 +340,7 @@ def test_programs_beside_each_other_use_more_ranks_than_there_are_cpus(start) ->
         (
             "[ $SLURM_PROCID = 2 ] && kill -SEGV $$; sleep 60",
             -signal.SIGSEGV,
-            "rank 2 on n4: Segmentation fault",
+            "rank 2 on n4 crashed (SIGSEGV) in compiled code",
         ),
     ],
 )

@@ -200,7 +200,7 @@ def test_kinds_of_programs_and_of_ends(run, mpich, shared_tmp_path, processes_wi
         "failed",
         f"exit code 5 of rank 1 on {code['host'].split(',')[0]}",
     )
-    assert records["signal"]["error"].endswith(": Segmentation fault")
+    assert records["signal"]["error"].endswith(" crashed (SIGSEGV) in compiled code")
     assert (late["status"], told["late"]) == ("timed_out", [])
     assert records["odd"]["error"].startswith("it could not be started: TypeError: ")
     assert told["large"] == "task t of pool large: nproc = 9, but the pool has 4 nodes of 2 slots"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -186,6 +187,33 @@ def test_node_that_is_not_held(slurm, allocate, failed_start):
     assert "nodes that are not held" in sentence
 
 
+def test_more_nodes_than_the_allocation_holds(two_nodes, failed_start):
+    sentence = failed_start(30, srun_extra_args=["--nodes=4"])
+    assert "the step asks for 4 nodes, but the allocation holds 2; look at --nodes" in sentence
+
+
+def test_constraint_that_no_node_meets(slurm, allocate, wait_until):
+    """Slurm 22.05 lets an srun without --nodelist wait without a word; 24.11 and 26.05 refuse it."""
+    allocate(slurm, 1, "--exclusive")
+    version = slurm.run(["srun", "--version"]).stdout.split()[1]
+    begin = time.monotonic()
+    with pytest.raises((StepError, ClusterStartError)) as caught:
+        SlurmAllocationCluster(
+            srun_extra_args=["--constraint=nosuch"],
+            srun_args_skip=["--nodelist"],
+            start_timeout=15,
+            scheduler_options=NO_DASHBOARD,
+        )
+    assert time.monotonic() - begin < 40
+    sentence = first_line(caught.value)
+    if version.startswith("22.05"):
+        assert "Slurm has not created the step on n1, though no other step holds" in sentence
+        assert sentence.endswith(", such as --mem, --mem-per-cpu and --constraint")
+    else:
+        assert "no node has the feature that --constraint asks for; look at" in sentence
+    wait_until(lambda: not steps_of_clusters(slurm), 15, "no step is left")
+
+
 def test_mpi_plugin_that_is_not_there(job_id, failed_start):
     assert 'srun_args_skip=["--mpi"]' in failed_start(30, srun_extra_args=["--mpi=nosuch"])
 
@@ -273,7 +301,30 @@ def start_and_fail(slurm, wait_until, seconds: float, fail: Callable[[], object]
 @pytest.mark.versions
 def test_allocation_that_is_cancelled(slurm, job_id, wait_until):
     sentence = start_and_fail(slurm, wait_until, 20, lambda: slurm.run(["scancel", job_id]))
-    assert "somebody used scancel" in sentence
+    assert "the allocation was given back, revoked or cancelled (scancel)" in sentence
+
+
+@pytest.mark.parametrize("role", ["scheduler", "worker"])
+def test_step_that_is_cancelled(slurm, job_id, wait_until, role):
+    def cancel() -> None:
+        steps = slurm.run(["squeue", "--steps", "-h", "-o", "%i %j"]).stdout.splitlines()
+        (cancelled,) = (line.split()[0] for line in steps if f"-{role}-" in line)
+        slurm.run(["scancel", cancelled])
+
+    sentence = start_and_fail(slurm, wait_until, 20, cancel)
+    assert sentence.startswith(f"the {role} step on n")
+    assert "was cancelled (scancel); start the cluster again" in sentence
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT"])
+def test_worker_that_crashes_in_compiled_code(pair_of_workers, wait_until, name):
+    cluster = pair_of_workers
+    with cluster.get_client() as client:
+        os.kill(next(iter(client.run(os.getpid).values())), signal.Signals[name])
+        (loss,) = wait_until(lambda: cluster.losses, 30, "the loss is reported")
+    assert loss.exit_code == -signal.Signals[name]
+    assert loss.reason.startswith(f"it crashed ({name}) in compiled code; a compiled library of ")
+    assert f" crashed ({name}) in compiled code (a compiled library of " in str(loss)
 
 
 def test_allocation_that_was_cancelled_before(slurm, job_id, failed_start, wait_until):

@@ -151,16 +151,33 @@ def test_step_without_a_name_holds_nodes_too() -> None:
 
 
 @pytest.mark.parametrize("pid", [7278, 305, 1])
-def test_srun_that_does_not_wait_is_held_by_nothing(pid: int) -> None:
-    assert holding_steps(LISTING, pid) == []
+def test_srun_that_does_not_wait_is_told_from_one_that_nothing_holds(pid: int) -> None:
+    assert holding_steps(LISTING, pid) is None
+
+
+#: What scontrol printed on Slurm 26.05.5 for srun --mem-per-cpu=2000 in a job of --mem=1000.
+ALONE = """\
+StepId=1.TBD UserId=0 StartTime=Unknown TimeLimit=UNLIMITED
+   State=PENDING Partition=local NodeList=n[1-2]
+   Nodes=2 CPUs=2 Tasks=2 Name=(null) Network=(null)
+   TRES=(null)
+   ResvPorts=(null)
+   CPUFreqReq=Default Dist=Unknown
+   SrunHost:Pid=vm:9527
+
+"""
+
+
+def test_step_that_asks_for_too_much_waits_for_no_other_step() -> None:
+    assert holding_steps(ALONE, 9527) == []
 
 
 @pytest.mark.parametrize(
     "listing",
-    ["", "No job steps in the system\n", "garbage=1\n\nState=PENDING SrunHost:Pid=a:7305"],
+    ["", "No job steps in the system\n", "garbage=1\n\nState=RUNNING SrunHost:Pid=a:7305"],
 )
 def test_listing_of_nothing(listing: str) -> None:
-    assert holding_steps(listing, 7305) == []
+    assert holding_steps(listing, 7305) is None
 
 
 @pytest.mark.parametrize(

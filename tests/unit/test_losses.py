@@ -169,6 +169,11 @@ def test_time_grows_with_the_number_of_losses_only() -> None:
             "worker c-1 on node n2 was killed by signal 9 and is started again",
         ),
         (
+            Loss("n2", "c-1", -7, "it crashed (SIGBUS) in compiled code; a bad library", True),
+            "worker c-1 on node n2 crashed (SIGBUS) in compiled code (a bad library) and is "
+            "started again",
+        ),
+        (
             Loss("n2", "c-1", 1, NO_MODULE),
             f"worker c-1 on node n2 ended with exit code 1 ({NO_MODULE}) and is not started again",
         ),
@@ -228,6 +233,18 @@ def test_quote_that_is_still_being_written_is_waited_for(watched: Watched) -> No
     assert watched.looks() == []
     assert watched.looks() == ["c-0"]
     assert watched.told[0].reason == NO_MODULE
+
+
+def test_reason_that_slurm_gave_at_an_earlier_look_counts(watched: Watched) -> None:
+    watched.writes(
+        "ips-dask: node n1 worker c-0 ended with code 1, start 1 of 4\n"
+        "c-0| No module named 'numpy'\n"
+        "slurmstepd-n1: error: *** STEP 9.1 ON n1 CANCELLED AT 2026-11-30T15:30:49 ***\n"
+    )
+    assert watched.looks(2) == ["c-0"]
+    watched.writes("srun: error: n1: task 0: Killed\n")
+    assert watched.looks(2) == ["c-0", "n1"]
+    assert watched.told[1].reason.startswith("step 9.1 was cancelled (scancel); ")
 
 
 def test_line_that_is_half_written_is_waited_for(watched: Watched) -> None:

@@ -23,9 +23,14 @@ from ips_core.tasks.srun import read_srun
             "srun: error: n2: tasks 0-1: Segmentation fault (core dumped)\n"
             "srun: error: n4: task 2: Terminated\n",
             -11,
-            "rank 0-1 on n2: Segmentation fault (core dumped)",
+            "rank 0-1 on n2 crashed (SIGSEGV) in compiled code",
         ),
-        (139, "srun: error: n2: task 0: Unbekannt\n", -11, "rank 0 on n2: Unbekannt"),
+        (
+            139,
+            "srun: error: n2: task 0: Unbekannt\n",
+            -11,
+            "rank 0 on n2 crashed (SIGSEGV) in compiled code",
+        ),
         (
             127,
             "env: '/nope/x': No such file or directory\n"
@@ -48,6 +53,31 @@ from ips_core.tasks.srun import read_srun
             "srun: Unable to create step for job 1: Requested node configuration is not available",
         ),
         (3, "", 3, "exit code 3"),
+        (  # scancel of the step, as Slurm 22.05.8 reports it
+            137,
+            "srun: Job step aborted: Waiting up to 7 seconds for job step to finish.\n"
+            "slurmstepd-n1: error: *** STEP 6.13 ON n1 CANCELLED AT 2026-11-30T14:58:26 ***\n"
+            "srun: error: n2: task 1: Killed\n"
+            "srun: error: n1: task 0: Killed\n",
+            -9,
+            "its step 6.13 was cancelled (scancel)",
+        ),
+        (  # the same on Slurm 26.05.5
+            137,
+            "[2026-11-30T14:56:13.703] error: *** STEP 4.13 ON n1 CANCELLED AT "
+            "2026-11-30T14:56:13 DUE to SIGNAL Killed ***\n"
+            "srun: error: n2: task 1: Killed\n",
+            -9,
+            "its step 4.13 was cancelled (scancel)",
+        ),
+        (  # a rank that failed ended the step
+            7,
+            "slurmstepd-n1: error: *** STEP 6.13 ON n1 CANCELLED AT 2026-11-30T14:58:26 ***\n"
+            "srun: error: n2: task 1: Killed\n"
+            "srun: error: n1: task 0: Exited with exit code 7\n",
+            -9,
+            "rank 1 on n2: Killed",
+        ),
     ],
 )
 def test_first_failure_is_read_from_what_srun_says(

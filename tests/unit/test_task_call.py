@@ -242,7 +242,7 @@ def crash() -> None:
         (sys.exit, (3,), ("failed", 1, "SystemExit: 3"), ""),
         (os._exit, (3,), ("failed", 3, "exit code 3"), ""),
         (os._exit, (0,), ("failed", 1, "it ended without a result"), ""),
-        (crash, (), ("failed", -11, "ended by signal 11"), "before\n"),
+        (crash, (), ("failed", -11, "crashed (SIGSEGV) in compiled code"), "before\n"),
         (
             *(atexit.register, (os._exit, 4)),
             *(("failed", 4, "exit code 4, after it had returned"), ""),

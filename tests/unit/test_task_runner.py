@@ -118,6 +118,7 @@ def background(background_of: Any, runner: Runner) -> Background:
         ("exit 3", ("failed", 3, "exit code 3")),
         ("kill -9 $$", ("failed", -9, "ended by signal 9")),
         ("kill -TERM $$", ("failed", -15, "ended by signal 15")),
+        ("kill -BUS $$", ("failed", -7, "crashed (SIGBUS) in compiled code")),
     ],
 )
 def test_end_of_a_program(run: Any, script: str, expected: tuple[str, int, str]) -> None:
