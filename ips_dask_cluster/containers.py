@@ -182,7 +182,9 @@ class PodmanHPC(_Tool):
     volumes : sequence of str
         ``--volume=SOURCE:DESTINATION[:OPTIONS]`` each, beside what the cluster itself needs.
     arguments : str or sequence of str
-        Further words, passed as they are, such as ``["--mpich"]``.
+        Further words, passed as they are, such as ``["--mpich"]``. ``--cgroups=disabled`` is
+        refused: podman then wants process numbers of the container's own, and the node scripts
+        need those of the host. ``--cgroups=no-conmon`` goes with them.
     env : mapping of str to str
         ``--env=NAME=VALUE`` each. The image's own variables win against those of the host, these
         against both.
@@ -192,7 +194,7 @@ class PodmanHPC(_Tool):
     Raises
     ------
     ValueError
-        As for `Shifter`, or there is no image.
+        As for `Shifter`, or there is no image, or the arguments contradict what the cluster needs.
 
     Notes
     -----
@@ -201,6 +203,14 @@ class PodmanHPC(_Tool):
     """
 
     gpu: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if re.search(r"(^| )--cgroups[= ]disabled( |$)", " ".join(self.arguments)):
+            raise ValueError(
+                "PodmanHPC: --cgroups=disabled excludes --pid=host, which the node scripts need; "
+                'pass arguments=["--cgroups=no-conmon"] instead'
+            )
 
     def prefix(self, visible: Sequence[str] = (), directory: str | None = None) -> list[str]:
         """Return ``podman-hpc run``, its options and the image."""

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 
-from ips_dask_cluster import containers, launch, tls_errors, versions
+from ips_dask_cluster import containers, launch, orphans, tls_errors, versions
 from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.diagnosis import diagnose, recognise
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError
@@ -138,6 +138,7 @@ class Steps:
             "workers": launch.words(f"{node.name}={worker}" for worker, node in placed.items()),
             "processes": str(settings.processes),
             "gpus_per_worker": str(settings.gpus_per_worker),
+            "reaper": orphans.reaper_source(settings.container),
             "worker_command": shlex.quote(settings.worker_command),
             "arguments": launch.words(arguments),
             "local_directory": shlex.quote(settings.local_directory or ""),

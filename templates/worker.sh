@@ -78,6 +78,7 @@ fi
 
 # The worker imports while the scheduler starts, then waits for the address on its standard input.
 boot='
+$reaper
 import os, sys, threading
 from importlib import import_module
 sys.path.append(sys.path.pop(0))  # modules beside the driver are found, but hide no others

@@ -37,6 +37,7 @@ _ROUTES = [
 
 _TESTS = Path(__file__).parent
 _SLURM_FOLDERS = ("faults", "slurm")
+CONTAINER_TOOLS = ("charliecloud", "apptainer", "podman-hpc")
 _FOLDERS = (*_SLURM_FOLDERS, "simulations", "unit")
 #: Seconds for processes and files of a test to go away after it, and for its Slurm jobs, which
 #: Slurm itself gives KillWait (5 s) between SIGTERM and SIGKILL.
@@ -98,6 +99,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="yes",
         help="no: leave out tests/slurm and tests/faults, which start a real Slurm",
     )
+    parser.addoption(
+        "--container-tools",
+        default="charliecloud",
+        metavar="TOOL[,TOOL...]",
+        help=f"container tools that this machine must have, of {', '.join(CONTAINER_TOOLS)} "
+        "(default charliecloud): the tests of containers run with each, and fail if it is missing",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "container_tool" not in metafunc.fixturenames:
+        return
+    tools = metafunc.config.getoption("--container-tools").split(",")
+    if unknown := [tool for tool in tools if tool not in CONTAINER_TOOLS]:
+        raise pytest.UsageError(
+            f"--container-tools: expected some of {', '.join(CONTAINER_TOOLS)}, got {unknown[0]!r}"
+        )
+    metafunc.parametrize("container_tool", tools, scope="session")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

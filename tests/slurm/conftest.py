@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from ips_dask_cluster.slurm.allocation import Allocation
 from ips_dask_cluster.testing import LocalSlurm
 
 _SECONDS = 30
+_CHECKOUT = Path(__file__).parents[2]
 
 _TWO_COMPONENTS = """
 SIM_NAME = sim
@@ -148,6 +151,17 @@ def larger_than_held() -> Callable[[], Allocation]:
         return replace(held, nodes=tuple(replace(node, cpus=64) for node in held.nodes))
 
     return read
+
+
+@pytest.fixture(scope="session")
+def rootfs() -> Path:
+    """A root file system with the driver's dask, but not with this package."""
+    argv = [_CHECKOUT / "tools" / "container-rootfs", "path", sys.executable]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True)
+    path = Path(done.stdout.strip())
+    if not path.is_dir():
+        pytest.fail(f"{path} is missing: run make container", pytrace=False)
+    return path
 
 
 @pytest.fixture

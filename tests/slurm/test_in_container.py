@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import signal
 import subprocess
 import sys
 import time
@@ -31,17 +30,6 @@ NO_DASHBOARD = {"dashboard": False}
 HERE = driver_versions()
 _CHECKOUT = Path(__file__).parents[2]
 _MARK = "/etc/ips-dask-rootfs"
-
-
-@pytest.fixture(scope="session")
-def rootfs() -> Path:
-    """A root file system with the driver's dask, but not with this package."""
-    argv = [_CHECKOUT / "tools" / "container-rootfs", "path", sys.executable]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True)
-    path = Path(done.stdout.strip())
-    if not path.is_dir():
-        pytest.fail(f"{path} is missing: run make container", pytrace=False)
-    return path
 
 
 @pytest.fixture
@@ -148,54 +136,6 @@ def test_scratch_directory_is_on_the_disk_that_the_node_offers(
     assert list(fast.iterdir()) == []
 
 
-def test_a_killed_worker_comes_back_inside_and_its_binary_is_gone(cluster, wait_until) -> None:
-    def start_binary() -> tuple[int, int]:
-        import os
-        import subprocess
-
-        binary = subprocess.Popen(["sleep", "323"], start_new_session=True)
-        return os.getpid(), binary.pid
-
-    with cluster.get_client() as client:
-        address, (worker, binary) = next(iter(client.run(start_binary).items()))
-        name = cluster.scheduler_info["workers"][address]["name"]
-
-        def back() -> list[str]:
-            workers = cluster.scheduler_info["workers"].items()
-            return [new for new, info in workers if info["name"] == name and new != address]
-
-        os.kill(worker, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{binary}").exists(), 30, "the binary is gone")
-        (new,) = wait_until(back, 30, "a worker of the same name is back")
-        (seen,) = client.run(what_is_seen, workers=[new]).values()
-    assert seen[0] != "the host"
-    assert cluster.failure is None
-
-
-def test_close_leaves_nothing(slurm, two_nodes, container, shared_tmp_path, capfd, wait_until):
-    cluster = SlurmAllocationCluster(container=container, scheduler_options=NO_DASHBOARD)
-    cluster.wait_for_workers()
-    mark = f"IPS_DASK_MARK={cluster.name}-"
-
-    def left() -> list[str]:
-        processes = Path("/proc").glob("[0-9]*/environ")
-        return [str(path) for path in processes if mark in _text(path)]
-
-    assert len(left()) >= 3
-    cluster.close()
-    wait_until(lambda: not left(), 10, "no process is left")
-    wait_until(lambda: slurm.steps() == [], 10, "no step is left")
-    assert list(shared_tmp_path.iterdir()) == []
-    assert capfd.readouterr() == ("", "")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode(errors="replace")
-    except OSError:
-        return ""
-
-
 def test_several_workers_of_a_node_in_containers_of_their_own(two_nodes, container) -> None:
     with SlurmAllocationCluster(
         container=container, processes=2, nodes=1, scheduler_options=NO_DASHBOARD
@@ -257,13 +197,6 @@ def start_fails(**options) -> StepError:
         cluster.wait_for_workers()
     assert time.monotonic() - begin < 40
     return caught.value
-
-
-def test_an_image_that_is_not_there_is_named(two_nodes, container) -> None:
-    error = start_fails(container=Charliecloud("/nowhere/image"))
-    assert error.args[0] == "scheduler"
-    assert "the nodes cannot open the container's image: 'ch-run" in str(error)
-    assert "can't stat: /nowhere/image: No such file or directory'; look at image=" in str(error)
 
 
 def test_a_tool_or_a_python_that_is_not_there_is_named(two_nodes, container) -> None:

@@ -193,7 +193,7 @@ def test_more_nodes_than_the_allocation_holds(two_nodes, failed_start):
 
 
 def test_constraint_that_no_node_meets(slurm, allocate, wait_until):
-    """Slurm 22.05 lets an srun without --nodelist wait without a word; 24.11 and 26.05 refuse it."""
+    """Slurm 22.05 lets an srun without --nodelist wait in silence; 24.11 and 26.05 refuse it."""
     allocate(slurm, 1, "--exclusive")
     version = slurm.run(["srun", "--version"]).stdout.split()[1]
     begin = time.monotonic()

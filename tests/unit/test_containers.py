@@ -186,6 +186,14 @@ def test_apptainer_splits_at_commas(fields: Any) -> None:
         Apptainer("i", **fields)
 
 
+@pytest.mark.parametrize("arguments", ["--cgroups=disabled", ["--cgroups", "disabled"]])
+def test_podman_without_cgroups_contradicts_process_numbers_of_the_host(arguments: Any) -> None:
+    with pytest.raises(ValueError, match="--cgroups=disabled excludes --pid=host") as caught:
+        PodmanHPC("i", arguments=arguments)
+    assert str(caught.value).endswith('pass arguments=["--cgroups=no-conmon"] instead')
+    assert "--cgroups=no-conmon" in PodmanHPC("i", arguments="--cgroups=no-conmon").prefix()
+
+
 @pytest.mark.parametrize("tool", ALL)
 def test_equal_containers_are_one_key_and_travel(tool: Any) -> None:
     first = tool("i:1", ["/a:/b"], "-a -b", env={"A": "1"})
