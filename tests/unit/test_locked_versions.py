@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import configparser
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -78,3 +80,16 @@ def test_the_lowest_python_is_the_same_everywhere() -> None:
     assert f"--python-version {lowest} " in (TOP / "Makefile").read_text("utf-8")
     classifiers = SETUP["metadata"]["classifiers"]
     assert tuple(re.findall(r"Python :: (3\.\d+)", classifiers)) == PYTHONS
+
+
+def test_the_workflow_runs_what_is_there_on_each_python() -> None:
+    workflow = yaml.safe_load((TOP / ".github" / "workflows" / "tests.yml").read_text("utf-8"))
+    assert {"push", "pull_request", "schedule"} <= set(workflow[True])  # YAML reads `on` as true
+    assert workflow["jobs"]["ci"]["steps"][-1] == {"run": ".ci/run"}
+    matrix = workflow["jobs"]["versions"]["strategy"]["matrix"]
+    assert tuple(matrix["python"]) == PYTHONS
+    assert matrix["include"] == [{"target": "test-oldest", "python": PYTHONS[0]}]
+    targets = [*matrix["target"], "test-oldest"]
+    argv = ["make", "--dry-run", "--directory", TOP, *targets]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
