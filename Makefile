@@ -33,13 +33,15 @@ example-scan: .venv/installed-scan
 test: .venv/installed-test slurm container mpi
 	$(BIN)/python -m pytest --slurm=$(SLURM) --durations=10 $(PYTEST_OPTIONS)
 
-# Debian 13 (Slurm 24.11, Python 3.13) and Debian sid (Slurm 26.05, Python 3.14); needs root
-test-slurms:
-	tools/test-slurms
+# Debian 13 (Slurm 24.11, Python 3.13) and Debian sid (Slurm 26.05, Python 3.14); needs root.
+# SLURMS="here trixie sid" also runs them with the Slurm and Python of this machine.
+SLURMS ?= trixie sid
+test-slurms: $(if $(filter here,$(SLURMS)),.venv/installed-test slurm,.venv/bin/python)
+	$(BIN)/python tools/test-slurms $(SLURMS)
 
 # the tests with the marker `versions`, in at most ten minutes
-test-slurms-short:
-	tools/test-slurms --short
+test-slurms-short: .venv/bin/python
+	$(BIN)/python tools/test-slurms --short
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
