@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import textwrap
 import time
@@ -402,7 +403,7 @@ def test_directory_of_an_image_is_one_too(two_nodes, tool, rootfs, where) -> Non
 AS_USER = """
 unified=/sys/fs/cgroup/unified
 ! grep -qs . $unified/cgroup.controllers || umount $unified
-for name in image venv source; do
+for name in image python packages source; do
     mkdir "$0/$name"
     mount --bind "$1" "$0/$name"
     shift
@@ -444,11 +445,15 @@ def test_ordinary_user_runs_tasks_inside(tool, rootfs, shared_tmp_path, wait_unt
         shim.chmod(0o755)
     driver = shared_tmp_path / "driver.py"
     driver.write_text(DRIVER.format(container=container))
-    python = shared_tmp_path / "venv" / "bin" / "python"
+    # The Python below the virtual environment, whose link to it may lead through such a folder
+    python = shared_tmp_path / "python" / "bin" / f"python3.{sys.version_info[1]}"
+    libraries = python.parents[1] / "lib"  # libpython, where the Python has it as a library
+    packages = sysconfig.get_path("purelib")
     runtime = home / "runtime"  # for podman, which otherwise keeps files in /tmp
     runtime.mkdir(mode=0o700)
     variables = [f"HOME={home}", f"XDG_RUNTIME_DIR={runtime}", "USER=nobody", "TMPDIR=/tmp"]
-    variables.append(f"PYTHONPATH={shared_tmp_path / 'source'}")
+    variables.append(f"LD_LIBRARY_PATH={libraries}")
+    variables.append(f"PYTHONPATH={shared_tmp_path / 'source'}:{shared_tmp_path / 'packages'}")
     user = [_required("runuser"), "-u", "nobody", "--", "env", *variables]
     salloc = ["salloc", "--quiet", "-N2", f"--chdir={home}", python, "-W", "ignore", driver]
     slurm = [sys.executable, "-m", "ips_dask_cluster.testing", "--nodes=2", "--", *user, *salloc]
@@ -457,7 +462,7 @@ def test_ordinary_user_runs_tasks_inside(tool, rootfs, shared_tmp_path, wait_unt
     done = subprocess.run(
         [
             *("unshare", "--mount", "sh", "-euc", AS_USER, shared_tmp_path),
-            *(rootfs, sys.prefix, CHECKOUT, *slurm),
+            *(rootfs, sys.base_prefix, packages, CHECKOUT, *slurm),
         ],
         env={**os.environ, "PATH": f"{shared_tmp_path}:{os.environ['PATH']}"},
         cwd=home,
