@@ -15,15 +15,15 @@ from ips_core.errors import IPSError, TaskError
 if TYPE_CHECKING:
     from ips_core.framework import Framework
     from ips_core.log.simulation_log import read_log
-    from ips_core.pools.task import Task
     from ips_core.services import ServicesProxy
+    from ips_core.tasks.task import Task
 
 __all__ = ["Component", "Framework", "IPSError", "ServicesProxy", "Task", "TaskError", "read_log"]
 
 _LAZY = {
     "Framework": "ips_core.framework",
     "ServicesProxy": "ips_core.services",
-    "Task": "ips_core.pools.task",
+    "Task": "ips_core.tasks.task",
     "read_log": "ips_core.log.simulation_log",
 }
 

@@ -21,23 +21,23 @@ from distributed import WorkerPlugin
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 
-from ips_dask_cluster import draining
-from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.configuration import BASE_CLASS, Configured, checked, duration
 from ips_dask_cluster.containers import Container
+from ips_dask_cluster.dask import draining
+from ips_dask_cluster.dask.scaling import ScaledByNode
+from ips_dask_cluster.dask.spec import SrunNode, SrunScheduler
+from ips_dask_cluster.dask.worker_plugins import ClusterPlugins
 from ips_dask_cluster.end_watch import watch_end
 from ips_dask_cluster.errors import ClusterError, ClusterStartError, StepError
-from ips_dask_cluster.losses import Loss, LossWatch
-from ips_dask_cluster.nodes import SrunNode, SrunScheduler
-from ips_dask_cluster.plugin_life import ClusterPlugins
 from ips_dask_cluster.reports import TOPIC, Reports
-from ips_dask_cluster.scaling import ScaledByNode
 from ips_dask_cluster.settings import StepSettings, make_run_directory, step_settings
 from ips_dask_cluster.signals import exit_in_order_on
 from ips_dask_cluster.slurm import commands, lookup
 from ips_dask_cluster.slurm.allocation import Allocation, portions_of_gpus, selected
-from ips_dask_cluster.step import Step
-from ips_dask_cluster.steps import Steps
+from ips_dask_cluster.steps.failures import Loss, LossWatch
+from ips_dask_cluster.steps.launcher import Steps
+from ips_dask_cluster.steps.node_locks import Claims
+from ips_dask_cluster.steps.step import Step
 from ips_dask_cluster.tls_errors import isolate_tls_errors
 from ips_dask_cluster.views import Visible
 

@@ -92,7 +92,7 @@ class StepError(ClusterError):
     exit_code : int or None
         Exit code of ``srun`` (or of the local process); None while it still runs.
     cause : str
-        One sentence from :mod:`ips_dask_cluster.diagnosis`: what happened and what to do.
+        One sentence from :mod:`ips_dask_cluster.slurm.diagnosis`: what happened and what to do.
     log_tail : str
         The last lines of the step's log.
     log_path : str
@@ -140,7 +140,7 @@ class ClusterStartError(ClusterError):
     log_tail : str
         The last lines of the steps' logs.
     cause : str
-        One sentence from :mod:`ips_dask_cluster.diagnosis`, if any symptom is in the logs.
+        One sentence from :mod:`ips_dask_cluster.slurm.diagnosis`, if any symptom is in the logs.
     """
 
     def __init__(

@@ -23,6 +23,7 @@ from typing import Any
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from ips_dask_cluster.by_value import ByValue
+from ips_dask_cluster.dask.plugin_guard import STOP_SECONDS, TOPIC, report
 from ips_dask_cluster.file_trees import (
     Copier,
     Entries,
@@ -32,7 +33,6 @@ from ips_dask_cluster.file_trees import (
     scan,
     write_tar,
 )
-from ips_dask_cluster.plugin_guard import STOP_SECONDS, TOPIC, report
 
 __all__ = ["TOPIC", "Archive", "CopyOut"]
 

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ips_dask_cluster.errors import StepError
-from ips_dask_cluster.losses import Loss
 from ips_dask_cluster.slurm.allocation import Allocation
+from ips_dask_cluster.steps.failures import Loss
 
 __all__ = ["TOPIC", "Reports"]
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from ips_dask_cluster.configuration import Configured
 from ips_dask_cluster.containers import Container, checked
-from ips_dask_cluster.credentials import tls_arguments
 from ips_dask_cluster.errors import ClusterError
+from ips_dask_cluster.tls import tls_arguments
 
 __all__ = ["StepSettings", "make_run_directory", "step_settings"]
 

@@ -14,10 +14,10 @@ from ips_dask_cluster import display
 from ips_dask_cluster.dashboard import Dashboard
 from ips_dask_cluster.errors import StepError
 from ips_dask_cluster.logs import read_logs
-from ips_dask_cluster.losses import Loss
 from ips_dask_cluster.reports import Reports
 from ips_dask_cluster.slurm.allocation import Allocation
-from ips_dask_cluster.steps import Steps
+from ips_dask_cluster.steps.failures import Loss
+from ips_dask_cluster.steps.launcher import Steps
 
 __all__ = ["Visible"]
 

@@ -9,7 +9,7 @@ __all__ = ["INSTEAD", "NAMES"]
 _COMPONENT = "ips_core.component:Component"
 _FRAMEWORK = "ips_core.framework:Framework"
 _SERVICES = "ips_core.services:ServicesProxy"
-_TASK = "ips_core.pools.task:Task"
+_TASK = "ips_core.tasks.task:Task"
 _TASK_POOL = "ips_core.pools.pool:TaskPool"
 
 _EXCEPTIONS = {name: f"ips_core.compat.exceptions:{name}" for name in exceptions.__all__}
@@ -29,7 +29,7 @@ NAMES: dict[str, dict[str, str]] = {
         "__version__": "ips_core.compat.release:VERSION",
     },
     "component": {"Component": _COMPONENT},
-    "componentRegistry": {"ComponentID": "ips_core.messages:ComponentID"},
+    "componentRegistry": {"ComponentID": "ips_core.ipc.messages:ComponentID"},
     "configurationManager": {},
     "dataManager": {},
     "ips": {"Framework": _FRAMEWORK, "main": "ips_core.cli:main"},

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ips_core.config.reading import word
+from ips_core.config.time_loop import arithmetic
 from ips_core.files.checkpoint import CHECKPOINT_MODES, CHECKPOINT_VALUES
-from ips_core.time_loop import arithmetic
 
 __all__ = ["check_checkpoint", "check_time_loop"]
 

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ips_core.calls import Call
 from ips_core.config import (
     ComponentConfig,
     SimulationConfig,
@@ -32,16 +31,17 @@ from ips_core.framework.life import Life
 from ips_core.framework.router import Router
 from ips_core.framework.simulation import Simulation, run_id_of
 from ips_core.framework.simulation_service import SimulationService
+from ips_core.ipc.calls import Call
+from ips_core.ipc.messages import Broadcast, ComponentID, Start, Terminate, pack
 from ips_core.log.selection import log_sinks
 from ips_core.log.simulation_log import SimulationLog
-from ips_core.messages import Broadcast, ComponentID, Start, Terminate, pack
 from ips_core.resources.machine import find_resources
 from ips_core.resources.service import Keepers, ResourceService, idle_seconds
 from ips_core.version import ips_core_version
 
 __all__ = ["Framework"]
 
-_KEEPER = "ips_core.pools.on_dask.keeper:ClusterKeeper"
+_KEEPER = "ips_core.pools.dask.keeper:ClusterKeeper"
 
 
 class Framework:

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 
-from ips_core.calls import Call
 from ips_core.errors import ComponentError, describe
 from ips_core.framework.processes import ComponentHandle
 from ips_core.framework.router import Router
 from ips_core.framework.simulation import Simulation
+from ips_core.ipc.calls import Call
+from ips_core.ipc.messages import ComponentID, Terminate, pack
 from ips_core.log.events import call_target, span_id, trace
-from ips_core.messages import ComponentID, Terminate, pack
 
 __all__ = ["Life", "Until"]
 

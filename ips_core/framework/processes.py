@@ -12,8 +12,8 @@ import time
 from typing import IO
 
 from ips_core.errors import ComponentError
-from ips_core.messages import PIPE_CLOSED, Channel, ComponentID, Start
-from ips_core.outbox import Outbox
+from ips_core.ipc.messages import PIPE_CLOSED, Channel, ComponentID, Start
+from ips_core.ipc.outbox import Outbox
 from ips_core.tasks.process import describe_exit
 
 __all__ = ["ComponentHandle"]
@@ -23,7 +23,7 @@ _REAP_SECONDS = 2.0
 _BOOT = """
 import sys
 sys.path.append(sys.path.pop(0))
-from ips_core.component_process import main
+from ips_core.framework.component_process import main
 main()
 """
 

@@ -12,11 +12,10 @@ from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
-from ips_core.calls import Call, CallTable
 from ips_core.errors import ComponentError, IPSError, describe
 from ips_core.framework.processes import ComponentHandle
-from ips_core.log.events import span_id
-from ips_core.messages import (
+from ips_core.ipc.calls import Call, CallTable
+from ips_core.ipc.messages import (
     Broadcast,
     ComponentID,
     Emit,
@@ -27,6 +26,7 @@ from ips_core.messages import (
     Returned,
     Start,
 )
+from ips_core.log.events import span_id
 
 __all__ = ["Listener", "Router", "Service"]
 

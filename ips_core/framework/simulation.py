@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Any
 
 from ips_core.config import PlatformConfig, SimulationConfig
+from ips_core.ipc.messages import ComponentID
 from ips_core.log.events import framework_event, root_target, simulation_fields, span_id, trace
 from ips_core.log.simulation_log import SimulationLog
-from ips_core.messages import ComponentID
 from ips_core.resources.nodes import Resources
 from ips_core.version import ips_core_version
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ips_core.calls import Call
 from ips_core.config import PlatformConfig, SimulationConfig, read_simulation, shared_values
 from ips_core.errors import ConfigError, IPSError, describe
 from ips_core.files import staging
 from ips_core.framework.router import Router, Service
 from ips_core.framework.simulation import Simulation
-from ips_core.messages import ComponentID, Failure, Reply, Request, Terminate
+from ips_core.ipc.calls import Call
+from ips_core.ipc.messages import ComponentID, Failure, Reply, Request, Terminate
 
 __all__ = ["SimulationService"]
 

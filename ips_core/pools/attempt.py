@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ips_core.pools.record import TaskRecord
-from ips_core.pools.task import Task
+from ips_core.tasks.record import TaskRecord
+from ips_core.tasks.task import Task
 
 __all__ = ["Attempt", "OnWay"]
 

@@ -29,10 +29,10 @@ from ips_core.pools.executor import (
     News,
 )
 from ips_core.pools.policy import Policy, Report
-from ips_core.pools.record import TaskRecord
 from ips_core.pools.results import Results
-from ips_core.pools.task import Task
 from ips_core.pools.task_source import TaskSource
+from ips_core.tasks.record import TaskRecord
+from ips_core.tasks.task import Task
 
 __all__ = ["Dispatcher"]
 

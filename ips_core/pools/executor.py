@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ips_core.pools.attempt import Attempt
-from ips_core.pools.task import Task
+from ips_core.tasks.task import Task
 
 __all__ = ["Begun", "Broken", "Ended", "Executor", "GivenBack", "Hear", "Lost", "News"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ips_core.pools.record import TaskRecord
-from ips_core.pools.task import Task
+from ips_core.tasks.record import TaskRecord
+from ips_core.tasks.task import Task
 
 __all__ = ["Policy", "Report"]
 

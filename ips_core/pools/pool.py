@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from ips_core.errors import TaskPoolError
-from ips_core.pools.record import TaskRecord
 from ips_core.pools.results import Results
-from ips_core.pools.task import Task
 from ips_core.pools.task_source import Batch, TaskSource
+from ips_core.tasks.record import TaskRecord
+from ips_core.tasks.task import Task
 
 __all__ = ["Submission", "TaskPool"]
 

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ips_core.link import FrameworkLink
+from ips_core.ipc.link import FrameworkLink
+from ips_core.ipc.messages import Start
 from ips_core.log.events import component_event, span_id, trace
-from ips_core.messages import Start
 from ips_core.pools.pool_journal import Submission
-from ips_core.pools.record import TaskRecord
 from ips_core.pools.summary import PoolSummary
-from ips_core.pools.task import Task
+from ips_core.tasks.record import TaskRecord
+from ips_core.tasks.task import Task
 
 __all__ = ["SubmissionEvents"]
 

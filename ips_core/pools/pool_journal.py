@@ -34,8 +34,8 @@ from typing import Any
 import cloudpickle
 
 from ips_core.errors import TaskPoolError, describe
-from ips_core.pools.on_dask.journal import ended_records
-from ips_core.pools.record import TaskRecord
+from ips_core.pools.dask.journal import ended_records
+from ips_core.tasks.record import TaskRecord
 from ips_dask_cluster.by_value import dump
 
 __all__ = ["PoolJournal", "Submission"]

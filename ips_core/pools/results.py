@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ips_core.pools.record import TaskRecord
+from ips_core.tasks.record import TaskRecord
 
 __all__ = ["Results"]
 

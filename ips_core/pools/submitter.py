@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Protocol
 
 from ips_core.errors import TaskPoolError, describe
-from ips_core.link import FrameworkLink
-from ips_core.messages import Start
+from ips_core.ipc.link import FrameworkLink
+from ips_core.ipc.messages import Start
 from ips_core.pools.dispatcher import Dispatcher
 from ips_core.pools.executor import Executor
 from ips_core.pools.policy import Policy
 from ips_core.pools.pool import TaskPool
 from ips_core.pools.pool_events import SubmissionEvents
 from ips_core.pools.pool_journal import PoolJournal
-from ips_core.pools.record import TaskRecord
 from ips_core.pools.results import Results
-from ips_core.pools.task import Task
 from ips_core.pools.work import work_digest
+from ips_core.tasks.record import TaskRecord
+from ips_core.tasks.task import Task
 
 __all__ = ["Backend", "Submitter"]
 

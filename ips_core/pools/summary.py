@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from typing import Any
 
-from ips_core.pools.record import TaskRecord
+from ips_core.tasks.record import TaskRecord
 
 __all__ = ["PoolSummary"]
 

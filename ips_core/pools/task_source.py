@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ips_core.errors import TaskPoolError, describe
-from ips_core.pools.task import Task
+from ips_core.tasks.task import Task
 
 __all__ = ["Batch", "TaskSource"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import cloudpickle
 
 from ips_core.component import Component
-from ips_core.pools.task import Task
+from ips_core.tasks.task import Task
 
 __all__ = ["work_digest"]
 

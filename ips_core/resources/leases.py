@@ -13,8 +13,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ips_core.dask_cluster import ClusterRequest
 from ips_core.errors import BadResourceRequest, DaskClusterError, InsufficientResources, IPSError
+from ips_core.pools.dask.cluster_adapter import ClusterRequest
 from ips_core.resources.nodes import Allocation, Demand, ResourceManager
 
 __all__ = ["Action", "CancelRun", "Close", "Grant", "Lender", "Refuse", "Start", "Ticket", "Wanted"]

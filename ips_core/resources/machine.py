@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 
 from ips_core.config import PlatformConfig
-from ips_core.dask_cluster import read_allocation
+from ips_core.pools.dask.cluster_adapter import read_allocation
 from ips_core.resources.allocation_end import JobEnd
 from ips_core.resources.nodes import Resources, detect, uses_job
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ips_core.calls import Call, CallTable
-from ips_core.dask_cluster import ClusterRequest, NodesTaken
 from ips_core.errors import ConfigError
-from ips_core.messages import Broadcast, ComponentID, Failure, Reply, Request, Returned, unpack
+from ips_core.ipc.calls import Call, CallTable
+from ips_core.ipc.messages import Broadcast, ComponentID, Failure, Reply, Request, Returned, unpack
+from ips_core.pools.dask.cluster_adapter import ClusterRequest, NodesTaken
 from ips_core.resources.leases import (
     Action,
     CancelRun,

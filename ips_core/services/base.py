@@ -6,10 +6,10 @@ import functools
 import logging
 from typing import Any
 
-from ips_core.launching.demand import TaskDefaults, read_defaults
-from ips_core.launching.launcher import TaskLauncher
-from ips_core.link import FrameworkLink
-from ips_core.messages import Broadcast, Start
+from ips_core.ipc.link import FrameworkLink
+from ips_core.ipc.messages import Broadcast, Start
+from ips_core.tasks.demand import TaskDefaults, read_defaults
+from ips_core.tasks.launcher import TaskLauncher
 
 __all__ = ["ServicesBase"]
 

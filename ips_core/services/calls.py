@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ips_core.errors import IncompleteCallException, IPSError
+from ips_core.ipc.messages import ComponentID, pack, unpack
 from ips_core.log.events import call_target, span_id, trace
-from ips_core.messages import ComponentID, pack, unpack
 from ips_core.services.base import ServicesBase
 
 __all__ = ["CallServices"]

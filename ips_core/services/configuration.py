@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ips_core.errors import IPSError
-from ips_core.messages import pack, unpack
+from ips_core.ipc.messages import pack, unpack
 from ips_core.services.base import ServicesBase
 
 __all__ = ["ConfigurationServices"]

@@ -10,16 +10,16 @@ from numbers import Integral, Real
 from typing import Any
 
 from ips_core.errors import TaskPoolError, did_you_mean
-from ips_core.messages import Broadcast
-from ips_core.pools.on_dask.backend import DaskBackend, DaskClusters
+from ips_core.ipc.messages import Broadcast
+from ips_core.pools.dask.backend import DaskBackend, DaskClusters
+from ips_core.pools.local.backend import LocalBackend
 from ips_core.pools.policy import Policy
 from ips_core.pools.pool import TaskPool
 from ips_core.pools.progress import is_watched, progress
-from ips_core.pools.record import TaskRecord
 from ips_core.pools.submitter import Submitter
-from ips_core.pools.task import Task
-from ips_core.pools.without_dask.backend import LocalBackend
 from ips_core.services.base import ServicesBase
+from ips_core.tasks.record import TaskRecord
+from ips_core.tasks.task import Task
 
 __all__ = ["PoolServices"]
 

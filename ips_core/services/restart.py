@@ -19,7 +19,7 @@ from ips_core.files.checkpoint import (
 )
 from ips_core.files.copies import copy_files, file_names
 from ips_core.files.restart_tree import being_made, checkpoints, remove_checkpoint, restart_path
-from ips_core.messages import ComponentID
+from ips_core.ipc.messages import ComponentID
 from ips_core.services.calls import CallServices
 from ips_core.services.failure import failure_reported
 from ips_core.services.time_loop import TimeLoopServices

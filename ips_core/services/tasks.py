@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ips_core.errors import TaskLaunchError, TaskPoolError, did_you_mean
-from ips_core.launching.demand import fit
-from ips_core.launching.single_tasks import LaunchedTask, SingleTasks
-from ips_core.pools.task import Task
 from ips_core.services.base import ServicesBase
+from ips_core.tasks.demand import fit
+from ips_core.tasks.single_tasks import LaunchedTask, SingleTasks
+from ips_core.tasks.task import Task
 
 __all__ = ["TaskServices"]
 

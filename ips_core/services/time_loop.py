@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ips_core.config.time_loop import time_points
 from ips_core.services.base import ServicesBase
-from ips_core.time_loop import time_points
 
 __all__ = ["TimeLoopServices"]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ips_core.errors import IPSError
-from ips_core.messages import Broadcast
+from ips_core.ipc.messages import Broadcast
+from ips_core.ipc.topics import Published, TopicEvent, Topics
 from ips_core.services.base import ServicesBase
-from ips_core.topics import Published, TopicEvent, Topics
 
 __all__ = ["TopicServices"]
 

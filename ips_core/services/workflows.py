@@ -12,7 +12,7 @@ from ips_core.config import writing as workflow_config
 from ips_core.errors import IPSError
 from ips_core.files.copies import copy_files, file_names
 from ips_core.files.staging import stage_sub_flow_inputs, work_directory
-from ips_core.messages import ComponentID
+from ips_core.ipc.messages import ComponentID
 from ips_core.services.staging import StagingServices
 
 __all__ = ["WorkflowServices"]

@@ -16,8 +16,8 @@ from distributed import Client
 from distributed.core import Status
 
 from ips_dask_cluster import ClusterError, NotEnoughNodesError, SlurmAllocationCluster
+from ips_dask_cluster.dask.spec import SrunNode
 from ips_dask_cluster.jobqueue import Job, JobQueueCluster
-from ips_dask_cluster.nodes import SrunNode
 
 NO_DASHBOARD = {"dashboard": False}
 SECTION = "jobqueue.slurm-allocation"

@@ -10,7 +10,7 @@ import pytest
 from distributed import Client
 
 from ips_dask_cluster import NotEnoughNodesError, SlurmAllocationCluster, StepError
-from ips_dask_cluster.losses import Loss
+from ips_dask_cluster.steps.failures import Loss
 
 NO_DASHBOARD = {"dashboard": False}
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from ips_core.launching.launcher import TaskLauncher
 from ips_core.pools.executor import Attempt, Ended
-from ips_core.pools.task import Task
-from ips_core.pools.without_dask.backend import LocalBackend
+from ips_core.pools.local.backend import LocalBackend
 from ips_core.resources.nodes import Allocation, Share
 from ips_core.tasks.launch import TaskShape, launch_command, overlapping_srun_command
+from ips_core.tasks.launcher import TaskLauncher
 from ips_core.tasks.runner import Runner
 from ips_core.tasks.srun import MPITasks
+from ips_core.tasks.task import Task
 
 WaitUntil = Callable[..., Any]
 Record = dict[str, Any]

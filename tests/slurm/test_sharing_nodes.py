@@ -18,8 +18,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from ips_core.dask_cluster import ClusterRequest
-from ips_core.messages import unpack
+from ips_core.pools.dask.cluster_adapter import ClusterRequest
+from ips_core.ipc.messages import unpack
 from ipsframework import Component
 
 

@@ -170,7 +170,7 @@ def test_a_signal_while_it_starts_or_closes_leaves_nothing(
 import asyncio
 from pathlib import Path
 from ips_dask_cluster import SlurmAllocationCluster
-from ips_dask_cluster.steps import Steps
+from ips_dask_cluster.steps.launcher import Steps
 
 options = {{}}
 {SLOW[moment]}

@@ -19,15 +19,10 @@ from pathlib import Path
 import pytest
 from distributed import Security
 
-from ips_dask_cluster import (
-    ClusterError,
-    ClusterStartError,
-    SlurmAllocationCluster,
-    StepError,
-    step,
-)
-from ips_dask_cluster.diagnosis import holding_steps
-from ips_dask_cluster.steps import Steps
+from ips_dask_cluster import ClusterError, ClusterStartError, SlurmAllocationCluster, StepError
+from ips_dask_cluster.slurm.diagnosis import holding_steps
+from ips_dask_cluster.steps import step
+from ips_dask_cluster.steps.launcher import Steps
 from ips_dask_cluster.testing import LocalSlurm
 
 NO_DASHBOARD = {"dashboard": False}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from ips_dask_cluster import ClusterError, NotEnoughNodesError, SlurmAllocationCluster
-from ips_dask_cluster.claims import Claims
+from ips_dask_cluster.steps.node_locks import Claims
 from ips_dask_cluster.testing import LocalSlurm
 
 NO_DASHBOARD = {"dashboard": False}
@@ -133,7 +133,7 @@ def test_a_driver_on_another_host_is_seen_by_its_steps(job_id, monkeypatch):
     with start(nodes=3) as elsewhere:
         elsewhere.wait_for_workers()
         monkeypatch.setattr(Claims, "_name", lambda claims, what: f"\0{job_id} other host {what}")
-        monkeypatch.setattr("ips_dask_cluster.claims._LEFTOVER_SECONDS", 0.0)
+        monkeypatch.setattr("ips_dask_cluster.steps.node_locks._LEFTOVER_SECONDS", 0.0)
         with start() as cluster:
             assert nodes_of(cluster) == ["n4"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ips_core.calls import CallTable
-from ips_core.messages import ComponentID, Failure, Returned
+from ips_core.ipc.calls import CallTable
+from ips_core.ipc.messages import ComponentID, Failure, Returned
 
 WORKER = ComponentID("sim", "Worker", 2)
 DRIVER = ComponentID("sim", "Driver", 1)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from ips_dask_cluster import claims as claims_module
-from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError
 from ips_dask_cluster.slurm.allocation import Allocation, Node
+from ips_dask_cluster.steps import node_locks as claims_module
+from ips_dask_cluster.steps.node_locks import Claims
 
 Program = Callable[..., Path]
 NAMES = ["n1", "n2", "n3", "n4"]
@@ -148,7 +148,7 @@ def test_who_only_looks_is_in_nobodys_way(make: Make) -> None:
 
 DRIVER = """
 import os, sys
-from ips_dask_cluster.claims import Claims
+from ips_dask_cluster.steps.node_locks import Claims
 claims = Claims(sys.argv[1], sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()

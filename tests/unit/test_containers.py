@@ -24,8 +24,8 @@ from ips_dask_cluster.containers import (
     shell_prefix,
     shifter_arguments,
 )
-from ips_dask_cluster.diagnosis import diagnose
 from ips_dask_cluster.errors import ClusterError
+from ips_dask_cluster.slurm.diagnosis import diagnose
 
 ALL = (Shifter, PodmanHPC, Apptainer, Charliecloud)
 VISIBLE = ("/runs/me", SCRATCH)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from distributed.security import Security
 
-from ips_dask_cluster.credentials import tls_arguments
+from ips_dask_cluster.tls import tls_arguments
 
 ROLES = ("scheduler", "worker")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from ips_core.pools.on_dask.backend import DaskClusters
+from ips_core.pools.dask.backend import DaskClusters
 
 
 class Client:

@@ -12,13 +12,13 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from ips_core.dask_cluster import ClusterAddress, ClusterRequest, Place
 from ips_core.pools.attempt import Attempt
+from ips_core.pools.dask import executor as module
+from ips_core.pools.dask.cluster_adapter import ClusterAddress, ClusterRequest, Place
+from ips_core.pools.dask.executor import DaskExecutor
 from ips_core.pools.executor import Begun, Broken, Ended, GivenBack, Lost, News
-from ips_core.pools.on_dask import executor as module
-from ips_core.pools.on_dask.executor import DaskExecutor
-from ips_core.pools.task import Task
 from ips_core.tasks.runner import Journal
+from ips_core.tasks.task import Task
 
 FIRST = {"host": "node1", "worker": "w-0", "start_time": 5.0}
 

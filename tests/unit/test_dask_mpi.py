@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from ips_core.dask_cluster import ClusterAddress, ClusterRequest, Place
 from ips_core.pools.attempt import Attempt
+from ips_core.pools.dask import mpi as module
+from ips_core.pools.dask.cluster_adapter import ClusterAddress, ClusterRequest, Place
+from ips_core.pools.dask.mpi import DaskMPI
+from ips_core.pools.dask.on_worker import TaskRunner
 from ips_core.pools.executor import Begun, Ended, GivenBack
-from ips_core.pools.on_dask import mpi as module
-from ips_core.pools.on_dask.mpi import DaskMPI
-from ips_core.pools.on_dask.on_worker import TaskRunner
-from ips_core.pools.task import Task
+from ips_core.tasks.task import Task
 
 _SECONDS = 30.0
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from ips_dask_cluster.diagnosis import (
+from ips_dask_cluster.slurm.diagnosis import (
     RUN_DIRECTORY_INVISIBLE,
     diagnose,
     holding_steps,
     recognise,
 )
-from ips_dask_cluster.symptoms import SYMPTOMS, Symptom
+from ips_dask_cluster.slurm.symptoms import SYMPTOMS, Symptom
 
 REPOSITORY = Path(__file__).parents[2]
 

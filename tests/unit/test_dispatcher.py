@@ -19,10 +19,10 @@ from ips_core.pools.attempt import Attempt
 from ips_core.pools.dispatcher import Dispatcher
 from ips_core.pools.executor import Begun, Broken, Ended, GivenBack, Lost
 from ips_core.pools.policy import Policy
-from ips_core.pools.record import TaskRecord
 from ips_core.pools.results import Results
-from ips_core.pools.task import Task
 from ips_core.pools.task_source import Batch, TaskSource
+from ips_core.tasks.record import TaskRecord
+from ips_core.tasks.task import Task
 
 EPOCH = 1000.0
 LONG, SHORT = 50.0, 0.001  # seconds: a task that travels alone, and one that need not

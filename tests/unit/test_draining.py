@@ -13,8 +13,8 @@ import pytest
 from distributed import Client, Scheduler, Worker
 from distributed.core import Status, rpc
 
-from ips_dask_cluster import draining
-from ips_dask_cluster.draining import dismiss, drain
+from ips_dask_cluster.dask import draining
+from ips_dask_cluster.dask.draining import dismiss, drain
 
 
 class Bed:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ips_core.pools.on_dask.journal import JournalReader
+from ips_core.pools.dask.journal import JournalReader
 from ips_core.tasks.runner import Journal
 
 SHORT, LONG = b"record", b"x" * 5000

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ips_core.pools.on_dask.keeper import ClusterKeeper
+from ips_core.pools.dask.keeper import ClusterKeeper
 
 
 def test_cluster_that_cannot_be_closed_is_told_with_the_reason(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ips_core.dask_cluster import ClusterRequest
 from ips_core.errors import BadResourceRequest, DaskClusterError, InsufficientResources, IPSError
+from ips_core.pools.dask.cluster_adapter import ClusterRequest
 from ips_core.resources.leases import CancelRun, Close, Grant, Lender, Refuse, Start, Ticket, Wanted
 from ips_core.resources.nodes import Allocation, Demand, Node, ResourceManager
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from ips_core.calls import Call, CallTable
 from ips_core.errors import ComponentError
 from ips_core.framework import life as life_module
 from ips_core.framework.life import Life
-from ips_core.messages import ComponentID, Failure, Returned, Terminate
+from ips_core.ipc.calls import Call, CallTable
+from ips_core.ipc.messages import ComponentID, Failure, Returned, Terminate
 
 DRIVER, WORKER, KEEPER = (ComponentID("sim", name, n) for n, name in enumerate("DWK", 1))
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ips_core.errors import InsufficientResources, IPSError
-from ips_core.link import FrameworkLink
-from ips_core.messages import Channel, Emit, Failure, Reply, Request
+from ips_core.ipc.link import FrameworkLink
+from ips_core.ipc.messages import Channel, Emit, Failure, Reply, Request
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from ips_core.errors import TaskPoolError
-from ips_core.launching.launcher import TaskLauncher
 from ips_core.pools.attempt import Attempt
 from ips_core.pools.executor import Ended
-from ips_core.pools.task import Task
-from ips_core.pools.without_dask.backend import LocalBackend
+from ips_core.pools.local.backend import LocalBackend
 from ips_core.resources.nodes import Allocation, Share
 from ips_core.services.pools import PoolServices
+from ips_core.tasks.launcher import TaskLauncher
+from ips_core.tasks.task import Task
 
 
 def program(nproc: int = 1, **keywords: Any) -> Task:

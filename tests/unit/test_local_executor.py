@@ -16,10 +16,10 @@ import pytest
 from ips_core.errors import TaskPoolError
 from ips_core.pools.attempt import Attempt
 from ips_core.pools.executor import Begun, Ended, GivenBack, News
-from ips_core.pools.task import Task
-from ips_core.pools.without_dask.executor import LocalExecutor
+from ips_core.pools.local.executor import LocalExecutor
 from ips_core.tasks.launch import Launch
 from ips_core.tasks.runner import Runner
+from ips_core.tasks.task import Task
 
 WaitUntil = Callable[..., Any]
 NAP = "sleep 60"
@@ -309,8 +309,8 @@ def test_close_ends_what_has_left_its_process_group(
 OWNER = """
 import sys, time
 from ips_core.pools.executor import Attempt
-from ips_core.pools.without_dask.executor import LocalExecutor
-from ips_core.pools.task import Task
+from ips_core.pools.local.executor import LocalExecutor
+from ips_core.tasks.task import Task
 from ips_core.tasks.runner import Runner
 executor = LocalExecutor(
     "pool", Runner("local"), 2, lambda task: task, lambda task: None,

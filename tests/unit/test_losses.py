@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ips_dask_cluster import losses
-from ips_dask_cluster.losses import Loss, LossWatch, read_losses
-from ips_dask_cluster.step import Step
+from ips_dask_cluster.steps import failures as losses
+from ips_dask_cluster.steps.failures import Loss, LossWatch, read_losses
+from ips_dask_cluster.steps.step import Step
 
 ENDED = "ips-dask: node n1 worker c-0 ended with code 137, start 1 of 4"
 KILLED = (

@@ -15,8 +15,8 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from ips_core import messages
-from ips_core.messages import Channel, ComponentID, pack, unpack
+from ips_core.ipc import messages
+from ips_core.ipc.messages import Channel, ComponentID, pack, unpack
 
 Pair = tuple[Channel, Channel]
 

@@ -14,8 +14,8 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from ips_core.pools.on_dask import on_worker
-from ips_core.pools.on_dask.on_worker import Chunk
+from ips_core.pools.dask import on_worker
+from ips_core.pools.dask.on_worker import Chunk
 from ips_core.tasks.runner import Journal
 
 

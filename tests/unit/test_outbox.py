@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ips_core.messages import Channel
-from ips_core.outbox import Outbox
+from ips_core.ipc.messages import Channel
+from ips_core.ipc.outbox import Outbox
 
 
 @pytest.fixture

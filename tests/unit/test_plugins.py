@@ -26,9 +26,9 @@ import cloudpickle
 import pytest
 from distributed import NannyPlugin, SchedulerPlugin, WorkerPlugin
 
+from ips_dask_cluster.dask.plugin_guard import guard, set_up, tear_down
+from ips_dask_cluster.dask.worker_plugins import ClusterPlugins, named, sentences
 from ips_dask_cluster.file_trees import Copier, Outcome, Stopped, scan, write_tar
-from ips_dask_cluster.plugin_guard import guard, set_up, tear_down
-from ips_dask_cluster.plugin_life import ClusterPlugins, named, sentences
 from ips_dask_cluster.plugins import Archive, CopyOut
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from ips_core.errors import TaskPoolError
 from ips_core.pools.pool import TaskPool
-from ips_core.pools.record import TaskRecord
 from ips_core.pools.results import Results
-from ips_core.pools.task import Task
+from ips_core.tasks.record import TaskRecord
+from ips_core.tasks.task import Task
 
 Program = Callable[..., Path]
 NONE = "No more active tasks in task pool pool"

@@ -10,8 +10,8 @@ import pytest
 
 from ips_core.log.events import span_id
 from ips_core.pools.pool_events import SubmissionEvents
-from ips_core.pools.record import TaskRecord
-from ips_core.pools.task import Task
+from ips_core.tasks.record import TaskRecord
+from ips_core.tasks.task import Task
 
 FIRST = {"host": "node1", "worker": "w-0", "start_time": 1010.0}
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from ips_core.errors import TaskPoolError
 from ips_core.pools.pool_journal import PoolJournal, Submission
-from ips_core.pools.record import TaskRecord
+from ips_core.tasks.record import TaskRecord
 from ips_core.tasks.runner import Journal
 
 WORK = "0123456789abcdef"
@@ -280,7 +280,7 @@ def test_value_whose_file_is_gone_runs_again(runs: Runs) -> None:
 _NOTE_AND_END = """
 import os, pathlib, signal, sys
 from ips_core.pools.pool_journal import PoolJournal
-from ips_core.pools.record import TaskRecord
+from ips_core.tasks.record import TaskRecord
 # PREPARE
 submission = PoolJournal(pathlib.Path(sys.argv[1]), print).submission("scan", True)
 submission.began("scan-1")

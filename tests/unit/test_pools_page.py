@@ -7,8 +7,8 @@ import inspect
 import re
 from pathlib import Path
 
-from ips_core.pools.record import TaskRecord
-from ips_core.pools.task import Task
+from ips_core.tasks.record import TaskRecord
+from ips_core.tasks.task import Task
 
 PAGE = (Path(__file__).parents[2] / "docs" / "pools.md").read_text(encoding="utf-8")
 

@@ -13,7 +13,7 @@ import yaml
 from ips_dask_cluster.configuration import DEFAULT, Configured, profiles
 from ips_dask_cluster.settings import StepSettings
 from ips_dask_cluster.slurm.allocation import Allocation, Node
-from ips_dask_cluster.steps import Steps
+from ips_dask_cluster.steps.launcher import Steps
 
 DOCS = Path(__file__).parents[2] / "docs"
 SOURCE = DOCS.parent / "ips_dask_cluster" / "slurm-allocation.yaml"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ips_core.errors import TaskError
-from ips_core.pools.record import TaskRecord
+from ips_core.tasks.record import TaskRecord
 
 STATUSES = (
     *("finished", "failed", "timed_out", "cancelled", "lost", "result_lost", "not_started"),

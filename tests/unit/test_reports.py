@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ips_dask_cluster.errors import StepError
-from ips_dask_cluster.losses import Loss
 from ips_dask_cluster.reports import TOPIC, Reports
 from ips_dask_cluster.slurm.allocation import Allocation
+from ips_dask_cluster.steps.failures import Loss
 
 WORKER = Loss("n1", "c-0", -9, "why", True)
 NODE = Loss("n2", reason="why")

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ips_core.calls import Call, CallTable
-from ips_core.dask_cluster import ClusterRequest, NodesTaken, Started
 from ips_core.errors import BadResourceRequest, ConfigError, DaskClusterError
-from ips_core.messages import Broadcast, ComponentID, Failure, Reply, Request, Returned, pack
+from ips_core.ipc.calls import Call, CallTable
+from ips_core.ipc.messages import Broadcast, ComponentID, Failure, Reply, Request, Returned, pack
+from ips_core.pools.dask.cluster_adapter import ClusterRequest, NodesTaken, Started
 from ips_core.resources.nodes import Node, Resources
 from ips_core.resources.service import Keepers, ResourceService, idle_seconds
 

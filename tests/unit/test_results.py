@@ -11,8 +11,8 @@ import pytest
 
 from ips_core.errors import TaskError, TaskPoolError
 from ips_core.pools import results as module
-from ips_core.pools.record import TaskRecord
 from ips_core.pools.results import Results
+from ips_core.tasks.record import TaskRecord
 
 
 def done(name: str, value: Any = None) -> TaskRecord:

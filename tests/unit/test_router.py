@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ips_core.framework.router import Router
-from ips_core.messages import Channel, ComponentID, Emit
+from ips_core.ipc.messages import Channel, ComponentID, Emit
 
 WORKER, DRIVER = ComponentID("sim", "Worker", 1), ComponentID("sim", "Driver", 2)
 

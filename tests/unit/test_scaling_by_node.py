@@ -10,9 +10,9 @@ import pytest
 from distributed import Adaptive
 from distributed.core import Status
 
-from ips_dask_cluster.adaptive import NodeAdaptive
+from ips_dask_cluster.dask.adaptive import NodeAdaptive
+from ips_dask_cluster.dask.scaling import ScaledByNode
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError
-from ips_dask_cluster.scaling import ScaledByNode
 from ips_dask_cluster.slurm.allocation import Node
 
 GB = 10**9

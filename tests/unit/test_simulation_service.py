@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from ips_core.calls import Call, CallTable
 from ips_core.config import PlatformConfig, SimulationConfig, read_simulation
 from ips_core.errors import ComponentError, ConfigError, IPSError
 from ips_core.framework.simulation import Simulation, run_id_of
 from ips_core.framework.simulation_service import SimulationService
-from ips_core.messages import ComponentID, Failure, Reply, Request, Returned, Terminate
+from ips_core.ipc.calls import Call, CallTable
+from ips_core.ipc.messages import ComponentID, Failure, Reply, Request, Returned, Terminate
 
 DRIVER = ComponentID("sim", "Driver", 1)
 _FILE = """\

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from ips_core.errors import TaskLaunchError
-from ips_core.launching.launcher import TaskLauncher
-from ips_core.launching.single_tasks import SingleTasks
-from ips_core.pools.task import Task
 from ips_core.resources.nodes import Allocation, Demand, Share
+from ips_core.tasks.launcher import TaskLauncher
+from ips_core.tasks.single_tasks import SingleTasks
+from ips_core.tasks.task import Task
 
 #: A launcher that starts one process, here.
 LAUNCHER = """#!/bin/sh

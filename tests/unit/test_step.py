@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ips_dask_cluster import step as step_module
-from ips_dask_cluster.step import Step
+from ips_dask_cluster.steps import step as step_module
+from ips_dask_cluster.steps.step import Step
 
 _SECONDS = 20
 

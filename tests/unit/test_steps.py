@@ -20,14 +20,14 @@ from typing import Any
 
 import pytest
 
-from ips_dask_cluster import steps as steps_module
-from ips_dask_cluster.claims import Claims
 from ips_dask_cluster.containers import Shifter
-from ips_dask_cluster.diagnosis import diagnose
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError, StepError
 from ips_dask_cluster.settings import StepSettings
 from ips_dask_cluster.slurm.allocation import Allocation, Node
-from ips_dask_cluster.steps import Steps
+from ips_dask_cluster.slurm.diagnosis import diagnose
+from ips_dask_cluster.steps import launcher as steps_module
+from ips_dask_cluster.steps.launcher import Steps
+from ips_dask_cluster.steps.node_locks import Claims
 
 GB = 2**30
 NODES = tuple(Node(f"n{number}", 4, 8 * GB) for number in range(1, 4))

@@ -103,7 +103,7 @@ def imports(module: str) -> Iterator[Import]:
 def test_the_parser_of_imports_sees_all_there_is() -> None:
     """Else the tests below would hold for nothing."""
     assert Import("ips_dask_cluster.slurm.lookup", (), True) in set(
-        imports("ips_core.dask_cluster")
+        imports("ips_core.pools.dask.cluster_adapter")
     )
     assert Import("ips_core.framework", ("Framework",), False) in set(imports("ips_core"))
     assert len(MODULES) > 30
@@ -124,7 +124,7 @@ def test_one_module_asks_the_cluster_and_only_when_called(module: str) -> None:
         for each in imports(module)
         if each.module.startswith("ips_dask_cluster") and each.module not in CLUSTER_LEAVES
     ]
-    allowed = module == "ips_core.dask_cluster"
+    allowed = module == "ips_core.pools.dask.cluster_adapter"
     assert [each for each in found if not (allowed and each.lazy)] == []
 
 
@@ -153,7 +153,7 @@ def test_one_module_runs_the_programs_that_ask_slurm() -> None:
     assert callers == {
         "ips_dask_cluster.slurm.commands",
         "ips_dask_cluster.testing.local_slurm",  # a Slurm of its own
-        "ips_dask_cluster.nodes",  # an attribute of dask-jobqueue's, which is never run
+        "ips_dask_cluster.dask.spec",  # an attribute of dask-jobqueue's, which is never run
     }
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ips_core.pools.record import TaskRecord
 from ips_core.pools.summary import PoolSummary
+from ips_core.tasks.record import TaskRecord
 
 TIMES = st.floats(0, 1e6, allow_subnormal=False)
 STATUSES = ["finished", "failed", "timed_out", "cancelled", "lost", "result_lost", "not_started"]

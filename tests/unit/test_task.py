@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ips_core.errors import TaskPoolError
-from ips_core.pools.task import Task
+from ips_core.tasks.task import Task
 
 Program = Callable[..., Path]
 TEXT = st.text(st.characters(exclude_characters="\0"))

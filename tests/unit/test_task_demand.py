@@ -13,10 +13,10 @@ from ips_core.errors import (
     ResourceRequestMismatch,
     ResourceRequestUnequalPartitioning,
 )
-from ips_core.launching.demand import TaskDefaults, demand_of, fit, read_defaults, shape_of
-from ips_core.pools.task import Task
 from ips_core.resources.nodes import Allocation, Demand, Node, ResourceManager, Resources, Share
+from ips_core.tasks.demand import TaskDefaults, demand_of, fit, read_defaults, shape_of
 from ips_core.tasks.launch import TaskShape, srun_command
+from ips_core.tasks.task import Task
 
 EIGHT_CORES = tuple(Node(f"n{number}", 8, 4, 2) for number in (1, 2, 3))
 CLUSTER = Resources(3, 8, "srun", held=EIGHT_CORES)

@@ -18,8 +18,8 @@ from ips_core.pools.dispatcher import Dispatcher
 from ips_core.pools.executor import Ended
 from ips_core.pools.policy import Policy
 from ips_core.pools.results import Results
-from ips_core.pools.task import Task
 from ips_core.pools.task_source import Batch, TaskSource
+from ips_core.tasks.task import Task
 
 
 def work() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ips_core.config.time_loop import arithmetic, time_points
 from ips_core.services.time_loop import TimeLoopServices
-from ips_core.time_loop import arithmetic, time_points
 
 
 @pytest.mark.parametrize(

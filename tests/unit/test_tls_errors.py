@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from distributed.security import Security
 
-from ips_dask_cluster.plugin_life import ClusterPlugins
+from ips_dask_cluster.dask.worker_plugins import ClusterPlugins
 from ips_dask_cluster.tls_errors import isolate_tls_errors, isolating_source
 
 PRINT_NAMES = """

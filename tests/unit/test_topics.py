@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ips_core import topics
 from ips_core.errors import IPSError
-from ips_core.topics import Published, TopicEvent, Topics
+from ips_core.ipc import topics
+from ips_core.ipc.topics import Published, TopicEvent, Topics
 
 
 class Framework:

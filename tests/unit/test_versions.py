@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ips_dask_cluster.diagnosis import diagnose
+from ips_dask_cluster.slurm.diagnosis import diagnose
 from ips_dask_cluster.versions import VERSION_MISMATCH, check_source, driver_versions
 
 HERE = driver_versions()

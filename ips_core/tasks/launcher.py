@@ -1,0 +1,74 @@
+"""How a program starts on what it was allocated, by the platform's ``MPIRUN``."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import replace
+from typing import Any
+
+from ips_core.resources.nodes import Allocation
+from ips_core.tasks.demand import shape_of
+from ips_core.tasks.launch import (
+    Launch,
+    launch_command,
+    misleading_variables,
+    without_variables,
+)
+from ips_core.tasks.srun import after_srun
+from ips_core.tasks.task import Task
+
+__all__ = ["TaskLauncher"]
+
+
+class TaskLauncher:
+    """Makes command lines of programs, for tasks of pools and for single ones.
+
+    Parameters
+    ----------
+    mpirun : {"eval", "srun", "mpirun", "mpiexec"}
+        ``MPIRUN`` of the platform.
+    named : bool
+        True: the nodes have names that the launcher knows, as those of a Slurm job.
+    """
+
+    def __init__(self, mpirun: str, named: bool) -> None:
+        self.mpirun = mpirun
+        self._named = named
+        self._name = f"ips-{uuid.uuid4().hex[:8]}"  # other simulations may be in the same job
+
+    def why_not(self, task: Task) -> str:
+        """Return why a task can never be started, in a sentence; nothing if it can."""
+        if task.mpi and self.mpirun == "eval":
+            return "mpi=True, but MPIRUN = eval starts no MPI programs: set it to mpirun, say"
+        if task.argv and task.gpus and self.mpirun in ("mpirun", "mpiexec"):
+            return f"gpus = {task.gpus}, but MPIRUN = {self.mpirun} hands out no GPUs: use srun"
+        return ""
+
+    def line(self, task: Task, allocation: Allocation) -> Launch:
+        """Return the launcher's command line, and what comes on top of its environment."""
+        shape = shape_of(task, allocation, self._named)
+        if self.mpirun == "srun":
+            name = f"--job-name={self._step(allocation)}"
+            shape = replace(shape, extra_args=(name, *shape.extra_args))
+        return launch_command(self.mpirun, shape, task.argv, tuple(task.task_env))
+
+    def command(self, task: Task, allocation: Allocation) -> Launch:
+        """Return what to execute: the same, without what would mislead the launcher."""
+        argv, variables = self.line(task, allocation)
+        if self.mpirun == "srun":
+            argv = without_variables(misleading_variables(os.environ), argv)
+        return argv, variables
+
+    def hosts(self, allocation: Allocation) -> str:
+        """Return the nodes as the log has them; empty if they are only ours."""
+        return ",".join(allocation.nodes) if self._named else ""
+
+    def finish(self, record: dict[str, Any], allocation: Allocation) -> dict[str, Any]:
+        """Return the record of a program that has ended, with what the launcher knows of it."""
+        if self.mpirun != "srun":
+            return record
+        return after_srun(record, os.environ.get("SLURM_JOB_ID", ""), self._step(allocation))
+
+    def _step(self, allocation: Allocation) -> str:
+        return f"{self._name}-{allocation.id}"

@@ -1,0 +1,3 @@
+"""Fit the job steps into distributed's cluster classes."""
+
+__all__: list[str] = []
