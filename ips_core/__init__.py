@@ -1,7 +1,7 @@
-"""The services layer of the Integrated Plasma Simulator: drivers and components that call each
-other, launch tasks and fill task pools.
+"""Provide the services layer of the Integrated Plasma Simulator.
 
-Heavy parts are loaded on first use; ``Component`` costs nothing but itself.
+Through it, drivers and components call each other, launch tasks and fill task pools. Names that
+need heavy imports are loaded on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m ips_core``: the same as ``ips.py``."""
+"""Run ``ips.py`` as ``python -m ips_core``."""
 
 import sys
 

@@ -1,7 +1,6 @@
-"""The command line: ``ips.py`` and ``python -m ips_core``.
+"""Run simulations and commands from the command line: ``ips.py`` or ``python -m ips_core``.
 
-Exit codes: 0 the simulation went well, 1 it failed or cannot be run, 2 the arguments make no
-sense.
+Exit codes: 0 for success, 1 if a simulation failed or cannot run, 2 for invalid arguments.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from ips_core.version import ips_core_version
 
 __all__ = ["count", "main"]
 
-#: Commands in modules of their own, which only they need.
+#: The module of each command; it is imported only when the command runs.
 _COMMANDS = {"check": "ips_core.commands.check", "init": "ips_core.commands.starter"}
-#: Options of old releases of the reference (before 2020), and what there is instead.
+#: Options of IPS-framework before 2020, and the hint that replaces each.
 _RETIRED = {
     "--all": "a run always does all of a simulation",
     "--clone": "copy the simulation's files, and give the copy its own SIM_NAME and SIM_ROOT",
@@ -56,11 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_files(parser.add_argument_group("files"))
     resources = parser.add_argument_group("resources")
+    resources.add_argument("--nodes", "-n", type=count, default=0, metavar="N", help="use N nodes")
     resources.add_argument(
-        *("--nodes", "-n"), type=count, default=0, metavar="N", help="use N nodes"
-    )
-    resources.add_argument(
-        *("--ppn", "-o"), type=count, default=0, metavar="N", help="use N cores of each node"
+        "--ppn", "-o", type=count, default=0, metavar="N", help="use N cores of each node"
     )
     run = parser.add_argument_group("run")
     run.add_argument(
@@ -71,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, short in (("--debug", "-d"), ("--verbose", "-v")):
         run.add_argument(
-            *(name, short),
+            name,
+            short,
             action=argparse.BooleanOptionalAction,
             default=False,
             help="accepted; LOG_LEVEL of the simulation file says what is logged",
@@ -82,7 +80,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_files(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        *("--config", "--simulation", "-i", "-j"),
+        "--config",
+        "--simulation",
+        "-i",
+        "-j",
         dest="config",
         metavar="FILE[,FILE]",
         action="extend",
@@ -91,12 +92,14 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
         help="the simulation file; several run side by side",
     )
     group.add_argument(
-        *("--platform", "-p"),
+        "--platform",
+        "-p",
         metavar="FILE",
         help="the platform file (default: $IPS_PLATFORM_FILE, else Slurm or this machine tells)",
     )
     group.add_argument(
-        *("--log", "-l"),
+        "--log",
+        "-l",
         type=_log_file,
         metavar="FILE",
         help="the framework's own messages (default: to the screen)",
@@ -111,20 +114,14 @@ def _files(text: str) -> list[str]:
 
 
 def count(text: str) -> int:
-    """Return the number that an option is given; for argparse, which makes its error a sentence.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        It is no number of 1 or more.
-    """
+    """Convert an option's text to an int of 1 or more; argparse reports the ArgumentTypeError."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number of 1 or more, not {text!r}")
     return int(text)
 
 
 def _log_file(text: str) -> str | None:
-    if text == "sys.stdout":  # the reference's name for the screen
+    if text == "sys.stdout":  # IPS-framework's name for standard output
         return None
     try:
         open(text, "a").close()
@@ -160,12 +157,22 @@ def _refuse_retired(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Non
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run simulations, or a command, as the arguments say and return the exit code.
+    """Run simulations or a command and return the exit code.
 
     Parameters
     ----------
     argv : sequence of str, optional
-        Default: the arguments of this process.
+        Arguments after the program's name. Default: ``sys.argv[1:]``.
+
+    Returns
+    -------
+    int
+        0 for success; 1 if a simulation failed or cannot run. The reason is on stderr.
+
+    Raises
+    ------
+    SystemExit
+        argparse rejects the arguments (code 2), or prints the help or the version (code 0).
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     try:

@@ -1,7 +1,7 @@
-"""The class ``Component`` and nothing else.
+"""Define ``Component``, the class that users subclass.
 
-It imports nothing of ours: a bound method of a component travels by value to workers that do not
-have this package.
+This module imports nothing of ``ips_core``: a bound method of a component travels by value to
+workers where this package is not installed.
 """
 
 from __future__ import annotations
@@ -13,21 +13,26 @@ __all__ = ["Component"]
 
 
 class Component:
-    """Base of drivers and other components.
+    """Base class of drivers and other components.
+
+    The methods ``init``, ``restart``, ``step``, ``finalize``, ``checkpoint`` and ``terminate`` do
+    nothing here; a component overrides those that it needs. The framework calls ``init``, ``step``
+    and ``finalize`` of the INIT and DRIVER ports with ``timestamp`` 0; a driver calls the other
+    components with the simulated time.
 
     Parameters
     ----------
     services : ServicesProxy
-        What the component may ask of the framework.
+        Services of the framework that the component may call.
     config : mapping
-        The component's section of the simulation file; each key becomes an attribute of the same
+        Section of the component in the simulation file; each key becomes an attribute of the same
         name. Values are strings, lists of strings or, for subsections, dicts.
 
     Notes
     -----
-    The constructor runs in the directory the simulation was launched from, all other methods in
-    the component's work directory. A copy (``copy.copy``), and what reaches a Dask worker of a
-    bound method, has the same attributes, but its ``services`` are None.
+    The constructor runs in the directory that the simulation was launched from; all other methods
+    run in the component's work directory. A copy (``copy.copy``) and the instance that a bound
+    method brings to a Dask worker have the same attributes, but their ``services`` are None.
     """
 
     def __init__(self, services: Any, config: Mapping[str, Any]) -> None:
@@ -54,59 +59,59 @@ class Component:
 
     @property
     def services(self) -> Any:
-        """What the component may ask of the framework; None in a copy and on a worker."""
+        """Services of the framework; None in a copy and on a worker."""
         return self.__services
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The component's section of the simulation file."""
+        """Section of the component in the simulation file."""
         return self.__config
 
     @property
     def component_id(self) -> Any:
-        """Who this is: ``simulation@class@number``."""
+        """ID of the component, as text ``simulation@class@number``; None without services."""
         return self.__services.component_id if self.__services else None
 
     @property
     def start_time(self) -> float:
-        """When the method that runs now was called, in seconds since the epoch."""
+        """Time of the latest method call, in seconds since the epoch; 0 before the first."""
         return self.__start_time
 
     @property
     def call_id(self) -> int:
-        """Number of the call that runs now."""
+        """Number of the latest method call; 0 before the first."""
         return self.__call[0]
 
     @property
     def method_name(self) -> str:
-        """Name of the method that runs now."""
+        """Name of the latest method called; empty before the first call."""
         return self.__call[1]
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """Arguments of the method that runs now."""
+        """Positional arguments of the latest method call."""
         return self.__call[2]
 
     def init(self, timestamp: float = 0.0, **keywords: Any) -> Any:
-        """Prepare; called once, before the first step."""
+        """Prepare the component; called once, before the first step."""
 
     def restart(self, timestamp: float = 0.0, **keywords: Any) -> Any:
-        """Prepare from restart files; called instead of ``init`` in a restarted simulation."""
+        """Prepare from restart files; a driver calls this instead of ``init`` in a restart."""
 
     def step(self, timestamp: float = 0.0, **keywords: Any) -> Any:
-        """Do the work."""
+        """Do the work of one step."""
 
     def finalize(self, timestamp: float = 0.0, **keywords: Any) -> Any:
-        """Tidy up; called once, after the last step."""
+        """Clean up; called once, after the last step."""
 
     def checkpoint(self, timestamp: float = 0.0, **keywords: Any) -> Any:
-        """Save what ``restart`` needs."""
+        """Save the files that ``restart`` needs."""
 
     def terminate(self, status: int) -> None:
-        """Leave; called at the end of the simulation, whatever its outcome.
+        """Release resources; called when the component's process ends in order.
 
         Parameters
         ----------
         status : int
-            0 after a simulation that went well, else 1.
+            0 if the simulation succeeded, else 1.
         """

@@ -1,24 +1,25 @@
-"""Every error that ``ips_core`` raises on purpose.
+"""Define every error that ``ips_core`` raises on purpose.
 
 ::
 
     IPSError(Exception)
-    ├── ConfigError                 a simulation or platform file, or the command line, is wrong
+    ├── ConfigError                 a simulation file, platform file or option is invalid
     ├── ComponentError              a component raised, died or could not be loaded
-    ├── IncompleteCallException     wait_call(block=False) and the call still runs
-    ├── TaskPoolError               a task pool cannot do what is asked of it
-    ├── DaskClusterError            the Dask cluster of a pool could not start, or is lost
+    ├── IncompleteCallException     wait_call(block=False) while the call still runs
+    ├── TaskPoolError               a task pool or one of its tasks is invalid
+    ├── DaskClusterError            the Dask cluster of a pool cannot start or is lost
     ├── TaskLaunchError             launch_task cannot start a program
-    ├── BadResourceRequest          more cores, GPUs or nodes than there are
-    ├── ResourceRequestMismatch     too few nodes for so few processes on each
-    ├── ResourceRequestUnequalPartitioning  whole nodes, and not the same number on each
+    ├── BadResourceRequest          more cores, GPUs or nodes than the simulation has
+    ├── ResourceRequestMismatch     the processes would need more nodes than there are
+    ├── ResourceRequestUnequalPartitioning  whole nodes, but a different number of processes on one
     ├── GPUResourceRequestMismatch  more GPUs than a node has
-    ├── InsufficientResources       they are in use, and waiting was not wanted
-    └── TaskError                   one task of a pool failed; a value in its results
+    ├── InsufficientResources       the resources are in use and the caller does not wait
+    └── TaskError                   one task of a pool failed; a value in the pool's results
 
-Each is built from its plain arguments and makes its text in ``__str__``, so that all of them
-survive pickling between processes. Where IPS-framework's name ends with ``Exception``, that is
-another name of the same class, so that ``except`` clauses of old components hold.
+Errors without a Parameters section take one argument, the message. Each error keeps its constructor
+arguments and builds its text in ``__str__``, so that it survives pickling. Names that end with
+``Exception`` are IPS-framework's names of the same classes, so that ``except`` clauses of existing
+components work.
 """
 
 from __future__ import annotations
@@ -50,18 +51,18 @@ __all__ = [
 
 
 class IPSError(Exception):
-    """Base of all errors of this package."""
+    """Base class of all errors of this package."""
 
 
 class ConfigError(IPSError):
-    """What the user wrote cannot be run.
+    """A simulation file, a platform file or the command line is invalid.
 
     Parameters
     ----------
     file : str
-        The file in question; empty for the command line.
+        Path of the invalid file; empty for the command line.
     problems : sequence of str
-        One sentence each, all that were found.
+        All problems found, one sentence each.
     """
 
     def __init__(self, file: str, problems: Sequence[str]) -> None:
@@ -74,16 +75,17 @@ class ConfigError(IPSError):
 
 
 class ComponentError(IPSError):
-    """A component failed.
+    """A component raised, died or could not be loaded.
 
     Parameters
     ----------
     component : str
-        Its name, such as ``DRIVER__Driver_1``.
+        Name of the component, such as ``DRIVER__Driver_1``.
     method : str
-        What it was doing: a method, or ``"constructor"``.
+        Method that failed, or the stage before the first method: ``"staging"``, ``"OUT_REDIRECT"``
+        or ``"constructor"``.
     reason : str
-        The exception, or how its process ended.
+        Text of the exception, or how the process ended.
     """
 
     def __init__(self, component: str, method: str, reason: str) -> None:
@@ -95,12 +97,12 @@ class ComponentError(IPSError):
 
 
 class IncompleteCallException(IPSError):
-    """The call still runs.
+    """``wait_call(block=False)`` was called while the call still runs.
 
     Parameters
     ----------
     call_id : int
-        As ``call_nonblocking`` returned it.
+        Number of the call, as ``call_nonblocking`` returned it.
     """
 
     def __str__(self) -> str:
@@ -108,35 +110,35 @@ class IncompleteCallException(IPSError):
 
 
 class TaskPoolError(IPSError):
-    """A task pool cannot do what is asked of it; the argument is the sentence."""
+    """A task pool, or a task or keyword of it, is invalid, or nothing is left to wait for."""
 
 
 class DaskClusterError(IPSError):
-    """The Dask cluster of a pool could not start, or is lost; the argument is the sentence."""
+    """The Dask cluster of a pool cannot start or is lost."""
 
 
 class TaskLaunchError(IPSError):
-    """``launch_task`` cannot start a program; the argument is the sentence."""
+    """``launch_task`` cannot start a program."""
 
 
 class BadResourceRequest(IPSError):
-    """What is asked for is more than there is; the argument is the sentence."""
+    """A request exceeds the cores, GPUs or nodes of the simulation, or has an invalid number."""
 
 
 class ResourceRequestMismatch(IPSError):
-    """There are cores enough, but not with so few processes on a node; the argument is the text."""
+    """With so few processes on each node, the task would need more nodes than there are."""
 
 
 class ResourceRequestUnequalPartitioning(IPSError):
-    """Whole nodes would not all run the same number of processes; the argument is the sentence."""
+    """On whole nodes, the task would not run the same number of processes on each node."""
 
 
 class GPUResourceRequestMismatch(IPSError):
-    """The processes of a node want more GPUs than it has; the argument is the sentence."""
+    """The processes on one node need more GPUs than the node has."""
 
 
 class InsufficientResources(IPSError):
-    """What is asked for is in use, and waiting was not wanted; the argument is the sentence."""
+    """The resources are in use, and the caller asked not to wait (``block=False``)."""
 
 
 BadResourceRequestException = BadResourceRequest
@@ -147,21 +149,22 @@ InsufficientResourcesException = InsufficientResources
 
 
 class TaskError(IPSError):
-    """A task that did not return: what ``get_finished_tasks`` gives for it.
+    """A task of a pool failed; ``get_finished_tasks`` returns this as the task's result.
 
     Parameters
     ----------
     task_name : str
-        The task.
+        Name of the task.
     reason : str
-        The exception's type and text, or what else ended it.
+        Type and text of the exception, or what else ended the task.
     traceback : str
-        Where it was raised, on the worker.
+        Traceback from the worker. Default: empty.
 
     Notes
     -----
-    It is a value, not an exception that flies, so that one task never costs the results of the
-    others. It equals no number: a comparison with an exit code of 0 sees a failure.
+    ``get_finished_tasks`` returns it instead of raising it, so that one failed task does not cost
+    the results of the others. It equals no number, so that a comparison with exit code 0 detects
+    the failure.
     """
 
     def __init__(self, task_name: str, reason: str, traceback: str = "") -> None:
@@ -171,14 +174,26 @@ class TaskError(IPSError):
         return f"task {self.args[0]} failed: {self.args[1]}"
 
     def __repr__(self) -> str:
-        return f"TaskError({self.args[0]!r}, {self.args[1]!r})"  # its traceback is in the log file
+        return f"TaskError({self.args[0]!r}, {self.args[1]!r})"  # the log file has the traceback
 
 
 def describe(error: BaseException) -> str:
-    """Return an exception as one would read it: its type is said where it is not ours."""
+    """Return the text of an exception for a message.
+
+    Parameters
+    ----------
+    error : BaseException
+        Any exception, also one whose ``__str__`` raises.
+
+    Returns
+    -------
+    str
+        The text alone for an :class:`IPSError` or a plain ``Exception``; otherwise the type and the
+        text.
+    """
     try:
         text = str(error)
-    except Exception:  # a component's own: what it was raised for is still to be told
+    except Exception:  # a component's own class with a broken __str__
         text = ""
     if isinstance(error, IPSError) or (type(error) is Exception and text):
         return text
@@ -186,8 +201,21 @@ def describe(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """Return the end of a sentence about an unknown word: the closest one, if any is close."""
-    from difflib import get_close_matches  # here: only who mistyped pays for it
+    """Return a suggestion for an unknown word.
+
+    Parameters
+    ----------
+    word : str
+        Unknown word.
+    known : sequence of str
+        Valid words.
+
+    Returns
+    -------
+    str
+        End of a sentence that names the closest valid word; empty if none is close.
+    """
+    from difflib import get_close_matches  # lazy: needed only after a typing error
 
     close = get_close_matches(word, known, 1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -1,4 +1,4 @@
-"""Which release this is."""
+"""Look up the installed version."""
 
 from __future__ import annotations
 

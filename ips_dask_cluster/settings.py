@@ -74,7 +74,7 @@ class StepSettings:
     grace : int
         Seconds between a node's order to leave and the end of its processes.
     srun_extra_args, srun_args_skip : tuple of str
-        As for ``launch.srun_argv``.
+        As for ``slurm.srun.srun_argv``.
     template_directory : pathlib.Path or None
         A site's own templates.
     dashboard_host : str or None

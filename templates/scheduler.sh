@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the Dask scheduler on the first node of the allocation and supervises it.
 #
-# Two dollars are the shell's own dollar; one dollar is a value that launch.py fills in, already
+# Two dollars are the shell's own dollar; one dollar is a value that scripts.py fills in, already
 # quoted for the shell. The scheduler's address goes to standard output, one line that begins with
 # "ips-dask-scheduler"; the end of standard input means that the driver closed or died.
 node=$${1:-$${SLURMD_NODENAME:-$$HOSTNAME}}

@@ -2,7 +2,7 @@
 # Runs once on every node of a worker step and supervises its Dask worker, or workers.
 #
 # A site may keep its own copy (template_directory=). Two dollars are the shell's own dollar; one
-# dollar is a value that launch.py fills in, already quoted for the shell.
+# dollar is a value that scripts.py fills in, already quoted for the shell.
 #
 # Standard input is a pipe from the driver: first the scheduler's address, then "stop WORKER"
 # lines; its end means that the driver closed or died, and everything here leaves with it.

@@ -1,3 +1,3 @@
-"""The commands of the command line besides running a simulation."""
+"""Provide the commands of the command line besides running a simulation."""
 
 __all__: list[str] = []

@@ -1,4 +1,7 @@
-"""``ips.py check CONFIG``: what would run where, without running or creating anything."""
+"""Check simulation files: ``ips.py check CONFIG``.
+
+The command prints what would run where; it runs and creates nothing.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +22,16 @@ from ips_core.config import (
     read_platform,
     read_simulations,
 )
-from ips_core.files.copies import file_names
+from ips_core.config.reading import file_names
 from ips_core.files.staging import work_directory
-from ips_core.resources.machine import find_resources
+from ips_core.framework.machine import find_resources
 from ips_core.resources.nodes import Resources, uses_job
 
 __all__ = ["main", "report"]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Check simulation files, print what would run, and return the exit code.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        The arguments after ``check``.
-    """
+    """Check simulation files, print what would run, and return the exit code."""
     arguments = _parser().parse_args(argv)
     files = [file for text in arguments.config for file in text.split(",") if file]
     platform = read_platform(arguments.platform or os.environ.get("IPS_PLATFORM_FILE"))
@@ -48,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     ]
     for problem in problems:
         print(f"ips.py: {problem}", file=sys.stderr)
-    found = f"{len(problems)} problem(s) found."  # a run may do without an input file
+    found = f"{len(problems)} problem(s) found."  # a run may not need a missing input file
     print(found if problems else "Nothing speaks against running it.")
     return 1 if problems else 0
 
@@ -63,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "config", nargs="+", metavar="CONFIG", help="simulation file; several run side by side"
     )
     parser.add_argument(
-        *("--platform", "-p"), metavar="FILE", help="platform file (default: $IPS_PLATFORM_FILE)"
+        "--platform", "-p", metavar="FILE", help="platform file (default: $IPS_PLATFORM_FILE)"
     )
     for name, short, of in (("--nodes", "-n", "nodes"), ("--ppn", "-o", "cores of each node")):
         parser.add_argument(name, short, type=count, default=0, metavar="N", help=f"use N {of}")
@@ -71,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _resources(platform: PlatformConfig, arguments: argparse.Namespace) -> Resources | None:
-    """Return what a run would find here; None where only a Slurm job could tell."""
+    """Return the resources of a run here, or None if only a Slurm job has them."""
     if platform.mpirun == "srun" and not uses_job(platform, os.environ):
         return None
     return find_resources(platform, arguments.nodes, arguments.ppn)
@@ -84,14 +81,8 @@ def report(
 ) -> str:
     """Return what would run on which nodes, as text.
 
-    Parameters
-    ----------
-    platform : PlatformConfig
-        What simulation files say of it included.
-    resources : Resources or None
-        What was found; None: only a Slurm job can tell.
-    simulations : sequence of SimulationConfig
-        In the order of the command line.
+    `platform` includes what the simulation files override; `resources` is None if only a Slurm job
+    has them.
     """
     lines = [*_machine(platform, resources)]
     number = 0
@@ -159,7 +150,7 @@ def _problems(simulation: SimulationConfig) -> Iterator[str]:
 
 
 def _blocked(folder: Path) -> str:
-    """Return why a folder could not be created and written to; empty if it could."""
+    """Return why a folder could not be created and written to, or "" if it could."""
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():

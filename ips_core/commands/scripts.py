@@ -1,4 +1,4 @@
-"""What can be told of a component's class without running anybody's code."""
+"""Check the classes of components without running user code."""
 
 from __future__ import annotations
 
@@ -14,12 +14,9 @@ __all__ = ["class_problem"]
 
 
 def class_problem(component: ComponentConfig) -> str:
-    """Return why a component's class could not be loaded; empty if nothing speaks against it.
+    """Return why a component's class could not be loaded, or "" if no problem is found.
 
-    Parameters
-    ----------
-    component : ComponentConfig
-        Its SCRIPT, or else its MODULE, is read but not run.
+    Its SCRIPT, else its MODULE, is read but not run.
     """
     where = f"[{component.section}] "
     file = component.script
@@ -29,7 +26,7 @@ def class_problem(component: ComponentConfig) -> str:
             return f"{where}MODULE = {component.module}: Python finds no such module"
         file = spec.origin or ""
     if not file.endswith(".py") and not component.script:
-        return ""  # a compiled module shows nothing
+        return ""  # a compiled module cannot be read
     problem = _problem_of_file(file, component.name)
     return problem and f"{where}{problem}"
 
@@ -55,14 +52,14 @@ def _problem_of_file(file: str, name: str) -> str:
 
 
 def _definitions(body: list[ast.stmt]) -> Iterator[ast.ClassDef | str]:
-    """Yield classes, and names that are set otherwise, from the last line of a module on."""
+    """Yield the classes and other names that a module defines, from its last line on."""
     for statement in reversed(body):
         if isinstance(statement, ast.ClassDef):
             yield statement
         elif isinstance(statement, (ast.Import, ast.ImportFrom)):
             yield from (alias.asname or alias.name for alias in statement.names)
         elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            # The module's own __getattr__ may know any name
+            # A module's __getattr__ may provide any name.
             yield "*" if statement.name == "__getattr__" else statement.name
         else:
             for node in ast.walk(statement):
@@ -75,10 +72,10 @@ def _definitions(body: list[ast.stmt]) -> Iterator[ast.ClassDef | str]:
 
 
 def _find_module(name: str) -> ModuleSpec | None:
-    """Find a module without importing the packages that it is in."""
+    """Find a module without importing its packages; return None if there is none."""
     top, *rest = name.split(".")
     try:
-        # Components see the launch directory
+        # Components also search the launch directory.
         spec = importlib.util.find_spec(top) or PathFinder.find_spec(top, [os.getcwd()])
     except (ImportError, ValueError):
         return None

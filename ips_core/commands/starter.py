@@ -1,4 +1,4 @@
-"""``ips.py init DIR``: a small simulation to start from."""
+"""Write a small simulation to start from: ``ips.py init DIR``."""
 
 from __future__ import annotations
 
@@ -121,13 +121,7 @@ class Worker(Component):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write a simulation, say how to run it, and return the exit code.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        The arguments after ``init``.
-    """
+    """Write a simulation, print how to run it, and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="ips.py init",
         description="Write a small simulation: a driver, and a worker with a pool of tasks.",
@@ -143,15 +137,8 @@ def main(argv: Sequence[str]) -> int:
 def write_simulation(directory: str | os.PathLike[str]) -> list[Path]:
     """Write a simulation named after its directory and return its files, the simulation file first.
 
-    Parameters
-    ----------
-    directory : path
-        Created if it is not there.
-
-    Raises
-    ------
-    ConfigError
-        One of the files is there already, or cannot be written; then nothing is written.
+    The directory is created if it is missing. Raise ConfigError if one of the files exists, before
+    anything is written, or if one cannot be written.
     """
     folder = Path(directory)
     name = re.sub(r"[^\w.-]+", "_", folder.resolve().name).strip("._-") or "simulation"

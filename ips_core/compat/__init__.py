@@ -1,9 +1,9 @@
-"""``import ipsframework`` gives this package.
+"""Make ``import ipsframework`` give this package.
 
-Components written for IPS-framework say ``from ipsframework import Component``. Inside a
-simulation that works; elsewhere after :func:`install_ipsframework_alias`. A name that has a
-counterpart here gives it, when it is first asked for; any other name of IPS-framework says what to
-use instead.
+Components written for IPS-framework have ``from ipsframework import Component``. This works inside
+a simulation and, elsewhere, after :func:`install_ipsframework_alias`. A name with a counterpart
+here gives the counterpart; for any other name of IPS-framework, the ImportError says what to use
+instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["install_ipsframework_alias"]
 
 
 class _Alias(ModuleType):
-    """A module of IPS-framework: its names are found where this package has them."""
+    """A module of IPS-framework; it looks its names up in this package on first use."""
 
     def __getattr__(self, name: str) -> object:
         _, _, submodule = self.__name__.partition(".")
@@ -26,7 +26,7 @@ class _Alias(ModuleType):
             module, _, attribute = NAMES[submodule][name].partition(":")
             return getattr(import_module(module), attribute)
         if name in INSTEAD:
-            # An AttributeError would become an ImportError without this sentence
+            # `from ... import` turns an AttributeError into an ImportError without the hint.
             raise ImportError(f"ips_core has no {self.__name__}.{name}: {INSTEAD[name]}")
         raise AttributeError(f"ips_core has no {self.__name__}.{name}, neither has IPS-framework")
 
@@ -37,7 +37,7 @@ class _Alias(ModuleType):
 def install_ipsframework_alias() -> None:
     """Make ``ipsframework`` and its submodules importable names of this package.
 
-    An installed IPS-framework is hidden from this process by it.
+    The alias hides an installed IPS-framework from this process.
     """
     package = _Alias("ipsframework", "IPS-framework's names, as ips_core has them")
     package.__dict__["__path__"] = []

@@ -1,6 +1,6 @@
-"""IPS-framework's exceptions under their own names, so that ``except`` clauses keep catching.
+"""Define IPS-framework's exceptions under its names, so that ``except`` clauses work.
 
-Each is the error that is raised here for the same reason.
+Each is the error that this package raises for the same reason.
 """
 
 from __future__ import annotations
@@ -31,4 +31,4 @@ InvalidResourceSettingsException = ConfigError
 
 
 class BlockedMessageException(IPSError):
-    """Never raised: what cannot be had yet is waited for."""
+    """Never raised here: services wait where IPS-framework raises it."""

@@ -1,4 +1,4 @@
-"""The functions of ``ipsframework.ipsutil``, with its names and arguments."""
+"""Provide the functions of ``ipsframework.ipsutil``, with its names and arguments."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["copyFiles", "getTimeString", "params_from_csv", "which", "writeToCon
 
 
 def which(program: str, alt_paths: Iterable[str] | None = None) -> str | None:
-    """Return the path of a program.
+    """Return the path of an executable program.
 
     Parameters
     ----------
     program : str
-        Its name, looked up on PATH and then in `alt_paths`; or a path, which is checked.
+        Name of the program, looked up on PATH and then in `alt_paths`; or its path.
     alt_paths : iterable of str, optional
-        More directories.
+        Directories to search after PATH. Default: none.
 
     Returns
     -------
     str or None
-        None: it is not there, or not executable.
+        Path of the program; None if it does not exist or is not executable.
     """
     found = shutil.which(program)
     if found or not alt_paths:
@@ -44,24 +44,26 @@ def copyFiles(
     prefix: str = "",
     keep_old: bool = False,
 ) -> None:
-    """Copy files of one directory to another, which is created if need be.
+    """Copy files from one directory to another, which is created if it is missing.
 
     Parameters
     ----------
     src_dir, target_dir : str
-        From where to where; nothing is done if they are the same.
+        Source and target directory; if they are equal, nothing is copied.
     src_file_list : str or iterable of str
-        Names, with wildcards if wanted; in a text, blanks separate them.
+        File names, with or without wildcards; in a str, blanks separate them.
     prefix : str
-        Put before each name.
+        Text put before the name of each copy. Default: empty.
     keep_old : bool
-        True: a file that is there already stays, and the new one is called ``name.0``, ``name.1``
-        and so on.
+        True: an existing target stays, and the copy is called ``name.0``, ``name.1`` and so on.
+        Default: False.
 
     Raises
     ------
     Exception
-        A name matches nothing; then nothing is copied.
+        A name matches nothing; no file was copied.
+    OSError
+        A file cannot be copied; the files before it were.
     """
     if src_dir == target_dir:
         return
@@ -77,7 +79,7 @@ def copyFiles(
 
 
 def _matching(directory: str, names: str | Iterable[str]) -> list[str]:
-    """Return the files that names or patterns mean, each once."""
+    """Return the files that match names or patterns, each once; raise Exception for no match."""
     found: dict[str, None] = {}
     for name in names.split() if isinstance(names, str) else names:
         path = os.path.join(directory, name)
@@ -89,29 +91,43 @@ def _matching(directory: str, names: str | Iterable[str]) -> list[str]:
 
 
 def getTimeString(timeArg: Any = None) -> str:
-    """Return a moment as events have it, such as ``2024-02-29|13:30:00UTC``.
+    """Return a time in the form of events, such as ``2024-02-29|13:30:00UTC``.
 
     Parameters
     ----------
     timeArg : time.struct_time, optional
-        Default: now, in local time.
+        Time to format. Default: now, in local time.
+
+    Returns
+    -------
+    str
+        Date, time of day and time zone.
     """
     return time.strftime("%Y-%m-%d|%H:%M:%S%Z", time.localtime() if timeArg is None else timeArg)
 
 
 def params_from_csv(infile: str) -> dict[str, dict[str, list[str]]]:
-    """Return the columns of a CSV file whose header says ``simulation:parameter``.
+    """Return the columns of a CSV file with headers ``simulation:parameter``.
 
     Parameters
     ----------
     infile : str
-        The file; a row for each instance.
+        Path of the file, with one row for each instance.
 
     Returns
     -------
     dict
-        By simulation, then by parameter: the values of all rows, as text without blanks around
-        them.
+        Values by simulation, then by parameter: a list with one str for each row, without
+        surrounding blanks.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        The file is empty.
+    IndexError
+        A row is shorter than the header.
     """
     import csv
 
@@ -127,17 +143,24 @@ def params_from_csv(infile: str) -> dict[str, dict[str, list[str]]]:
 def writeToContainer(
     ziphandle: str | ZipFile, src_dir: str, src_file_list: str | Iterable[str]
 ) -> None:
-    """Add files to a ZIP file under the names that they are listed by.
+    """Add files to a ZIP file, under their names relative to a directory.
 
     Parameters
     ----------
     ziphandle : str or zipfile.ZipFile
-        The ZIP file; as a path, it is created if need be.
+        ZIP file, open for writing, or its path; a missing file is created.
     src_dir : str
-        Where the files are; empty: the current directory.
+        Directory of the files; empty for the current directory.
     src_file_list : str or iterable of str
-        Names, with wildcards if wanted; in a text, blanks separate them. One that is in the ZIP
-        file already is left out.
+        File names, with or without wildcards; in a str, blanks separate them. Names that the ZIP
+        file already has are skipped.
+
+    Raises
+    ------
+    Exception
+        A name matches nothing.
+    OSError
+        A file cannot be read, or the ZIP file cannot be written.
     """
     from zipfile import ZipFile
 

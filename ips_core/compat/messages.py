@@ -1,4 +1,4 @@
-"""The part of ``ipsframework.messages`` that components touch."""
+"""Provide the part of ``ipsframework.messages`` that components use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["Message"]
 
 
 class Message:
-    """How something went, for ``Component.terminate`` and ``Framework.terminate_all_sims``."""
+    """Outcomes for ``Component.terminate`` and ``Framework.terminate_all_sims``."""
 
     SUCCESS = 0
     FAILURE = 1

@@ -1,4 +1,4 @@
-"""Where IPS-framework's names are here, and what to use instead of those that are not."""
+"""List where IPS-framework's names are here, and what replaces those without a counterpart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILES = {
     for name in ("copyFiles", "getTimeString", "params_from_csv", "which", "writeToContainer")
 }
 
-#: By submodule (the package itself is ""), then by name: ``module:attribute``.
+#: Place of each name, ``module:attribute``, by submodule ("" is the package) and name.
 NAMES: dict[str, dict[str, str]] = {
     "": {
         "Component": _COMPONENT,
@@ -42,7 +42,7 @@ NAMES: dict[str, dict[str, str]] = {
     "taskManager": {},
     "utils": {},
 }
-# Newer releases spell the same modules so
+# Newer releases have these spellings of the same modules.
 NAMES |= {
     "component_registry": NAMES["componentRegistry"],
     "ips_exceptions": NAMES["ipsExceptions"],
@@ -52,7 +52,7 @@ _RESOURCES = "what a simulation may use is Framework(...).resources"
 _CONFIGURATION = "read simulation files with ips_core.config.read_simulation"
 _INSIDE = "it is part of how IPS-framework works inside; components need only their services"
 
-#: Names that have no counterpart, and what to use.
+#: Names without a counterpart, and what to use instead.
 INSTEAD: dict[str, str] = {
     "ComponentRegistry": "ask services.get_port for the component of a port",
     "ConfigurationManager": _CONFIGURATION,

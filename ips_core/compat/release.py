@@ -1,4 +1,4 @@
-"""``ipsframework.__version__``; to find it out costs so much that only those pay who ask."""
+"""Provide ``ipsframework.__version__``, in a separate module because the look-up is slow."""
 
 from ips_core.version import ips_core_version
 

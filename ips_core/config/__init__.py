@@ -1,6 +1,6 @@
-"""Simulation and platform files: ConfigObj text in, frozen and checked values out.
+"""Read simulation and platform files into frozen, checked values.
 
-Nothing is started or created here. All problems of a file are reported at once, each with its
+Reading starts and creates nothing. A ConfigError lists every problem found in a file, each with its
 section and key.
 """
 

@@ -1,4 +1,4 @@
-"""Platform files: the machine as the user describes it."""
+"""Read platform files, which describe the machine."""
 
 from __future__ import annotations
 
@@ -25,24 +25,15 @@ _NUMBERS = (
     "TOTAL_PROCS",
     "GPUS_PER_NODE",
 )
-#: What a simulation file says of these holds for the run.
+#: Keys of the machine; a simulation file that sets one overrides the platform file.
 _MACHINE = ("MPIRUN", "NODE_DETECTION", "NODE_ALLOCATION_MODE", *_NUMBERS)
 
 
 def read_platform(file: str | None) -> PlatformConfig:
-    """Return a platform file, checked.
+    """Return a platform file, checked, or only defaults if `file` is None.
 
-    A name that the file does not set is looked up in the environment.
-
-    Parameters
-    ----------
-    file : str or None
-        None gives a description of nothing but defaults.
-
-    Raises
-    ------
-    ConfigError
-        The file cannot be read, or a value in it makes no sense.
+    Names that the file does not set are looked up in the environment. Raise ConfigError with every
+    problem.
     """
     if file is None:
         return PlatformConfig(values=_with_defaults({}))
@@ -54,19 +45,9 @@ def read_platform(file: str | None) -> PlatformConfig:
 
 
 def overridden(platform: PlatformConfig, simulations: Iterable[SimulationConfig]) -> PlatformConfig:
-    """Return the platform with what simulation files say of the machine instead.
+    """Return the platform with the values that simulation files set for the machine.
 
-    Parameters
-    ----------
-    platform : PlatformConfig
-        As :func:`read_platform` returned it.
-    simulations : iterable of SimulationConfig
-        They share the machine: a later one prevails.
-
-    Raises
-    ------
-    ConfigError
-        The values make no sense together.
+    The last file takes precedence. Raise ConfigError if the values are invalid together.
     """
     for simulation in simulations:
         said = {key: simulation.values[key] for key in _MACHINE if key in simulation.values}
@@ -79,7 +60,7 @@ def overridden(platform: PlatformConfig, simulations: Iterable[SimulationConfig]
 
 
 def _checked(file: str, values: Mapping[str, Any], problems: list[str]) -> PlatformConfig:
-    """Return the platform that values describe; note what is wrong with them."""
+    """Return the platform that the values describe, and append their problems to `problems`."""
     numbers = {key: _number(values, key, problems) for key in _NUMBERS if key in values}
     cores, sockets = (numbers.get(key, 0) for key in ("CORES_PER_NODE", "SOCKETS_PER_NODE"))
     if cores and sockets and cores % sockets:
@@ -111,7 +92,7 @@ def _number(values: Mapping[str, Any], key: str, problems: list[str]) -> int:
 
 
 def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
-    """Add what components may ask for in IPS-framework whatever the file says."""
+    """Add the keys that components can read in IPS-framework even if the file does not set them."""
     accurate = str(values.get("USE_ACCURATE_NODES", "")).upper() not in ("OFF", "FALSE")
     return (
         dict.fromkeys(_NUMBERS, 0)

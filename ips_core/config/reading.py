@@ -1,6 +1,6 @@
-"""Reading a file of ConfigObj's syntax, with every $NAME replaced.
+"""Parse files in ConfigObj's syntax and replace every $NAME.
 
-What the values mean is the business of the modules beside this one.
+The other modules of this package check what the values mean.
 """
 
 from __future__ import annotations
@@ -15,26 +15,23 @@ from configobj import InterpolationError as ConfigObjInterpolationError
 
 from ips_core.errors import ConfigError
 
-__all__ = ["environment", "interpolated", "parse", "word", "word_of"]
+__all__ = ["file_names", "environment", "interpolated", "parse", "word", "word_of"]
 
 
 def environment() -> dict[str, str]:
-    """Return the environment variables that a config may refer to.
+    """Return the environment variables that a file may refer to.
 
-    PWD is what the shell said at login when a program was started with another directory; here
-    it is the directory that the simulation is launched from.
+    Variables with any of ``{}()$`` in their values are left out. PWD is the current directory: the
+    inherited PWD is wrong if the program was started in another directory than the shell's.
     """
     usable = {name: value for name, value in os.environ.items() if not set(value) & set("{}()$")}
     return usable | {"PWD": os.getcwd()}
 
 
 def parse(file: str) -> ConfigObj:
-    """Return a file as ConfigObj has it; names are replaced when values are read.
+    """Return a parsed file; ConfigObj replaces names when a value is read.
 
-    Raises
-    ------
-    ConfigError
-        It cannot be read, or is no such file.
+    Raise ConfigError if the file cannot be read or parsed.
     """
     if not Path(file).is_file():
         found = "this is a directory" if Path(file).is_dir() else "there is no such file"
@@ -42,7 +39,7 @@ def parse(file: str) -> ConfigObj:
     try:
         return ConfigObj(file, interpolation="template", file_error=True, encoding="utf-8")
     except ConfigObjError as error:
-        # The first one only: ConfigObj reads on, and what it finds often follows from that
+        # Report only the first error: ConfigObj parses on, and later errors often follow from it.
         first, *_ = getattr(error, "errors", None) or [error]
         raise ConfigError(file, [str(first)]) from None
     except UnicodeDecodeError:
@@ -52,20 +49,16 @@ def parse(file: str) -> ConfigObj:
 
 
 def interpolated(parsed: ConfigObj, others: Iterable[Mapping[str, Any]]) -> tuple[dict, list[str]]:
-    """Return the values of a file with every $NAME replaced, and the problems of those that fail.
+    """Return the values of a file with every $NAME replaced, and a problem for each that fails.
 
-    Parameters
-    ----------
-    parsed : ConfigObj
-        The file; it is changed.
-    others : iterable of mapping
-        Where names are looked up that the file does not set, the most important first.
+    Names that the file does not set are looked up in `others`, the first mapping first. `parsed` is
+    changed.
     """
     own_keys = list(parsed)
     for source in others:
         for key, value in source.items():
             if key not in parsed and not isinstance(value, Mapping):
-                # a $ in it stands for itself: only the file has names to be replaced
+                # Escape $: only the file itself may refer to names.
                 parsed[key] = value if isinstance(value, list) else str(value).replace("$", "$$")
     unreadable: dict[str, str] = {}
     values = _plain({key: parsed[key] for key in own_keys if _readable(parsed, key, unreadable)})
@@ -73,7 +66,10 @@ def interpolated(parsed: ConfigObj, others: Iterable[Mapping[str, Any]]) -> tupl
 
 
 def _readable(section: Section, key: str, problems: dict[str, str]) -> bool:
-    """Tell whether a value, or all of a section, can be read; note each cause where it shows."""
+    """Return whether a value, or every value of a section, can be interpolated.
+
+    `problems` gets each cause with the first key where it appears.
+    """
     try:
         value = section[key]
     except MissingInterpolationOption as error:
@@ -81,12 +77,13 @@ def _readable(section: Section, key: str, problems: dict[str, str]) -> bool:
         problem = f"${name} is set neither in the file nor in the environment"
     except ConfigObjInterpolationError as error:
         problem = str(error)
-    except TypeError:  # ConfigObj puts only text into text
+    except TypeError:  # ConfigObj interpolates only text
         problem = "a $NAME in it is a list or a section"
     else:
         if not isinstance(value, Section):
             return True
-        found = [_readable(value, inner, problems) for inner in value]  # looks at all of them
+        # A list, so that all values are checked.
+        found = [_readable(value, inner, problems) for inner in value]
         return all(found)
     problems.setdefault(problem, f"[{section.name}] {key}" if section.name else key)
     return False
@@ -106,20 +103,9 @@ def word(
     where: str = "",
     required: bool = True,
 ) -> str:
-    """Return a value that is one text; note what else it is.
+    """Return a value that must be one text, or "" and append a problem.
 
-    Parameters
-    ----------
-    values : mapping
-        A file or a section.
-    key : str
-        Which value.
-    problems : list of str
-        Gets a sentence if there is something wrong.
-    where : str
-        What stands before the key in that sentence.
-    required : bool
-        Whether it may neither be missing nor empty.
+    `where` precedes the key in the problem. A `required` value may be neither missing nor empty.
     """
     value = values.get(key)
     if isinstance(value, list):
@@ -140,10 +126,15 @@ def word_of(
     problems: list[str],
     where: str = "",
 ) -> str:
-    """Return a value that is one of some words in any case, as listed; empty if it is not set."""
+    """Return the entry of `words` that a value equals in any case; "" if it is unset or invalid."""
     value = word(values, key, problems, where, required=False)
     listed = {each.lower(): each for each in words}
     if value and value.lower() not in listed:
         expected = ", ".join(listed.values())
         problems.append(f"{where}{key} = {value}: expected one of {expected}")
     return listed.get(value.lower(), "")
+
+
+def file_names(value: Any) -> list[str]:
+    """Return file names as a list of strings; a text is split at blanks."""
+    return (value or "").split() if isinstance(value, str | None) else [str(name) for name in value]

@@ -1,7 +1,7 @@
-"""What can be told of [TIME_LOOP] and [CHECKPOINT] before anything runs.
+"""Check [TIME_LOOP] and [CHECKPOINT] before anything runs.
 
-They are evaluated where the services use them; a component need not use them at all, so only what
-could never work is a problem.
+The services evaluate both sections only when a component uses them, which it need not do; therefore
+only values that can never work are problems.
 """
 
 from __future__ import annotations
@@ -9,21 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ips_core.config.checkpoint import CHECKPOINT_MODES, CHECKPOINT_VALUES
 from ips_core.config.reading import word
 from ips_core.config.time_loop import arithmetic
-from ips_core.files.checkpoint import CHECKPOINT_MODES, CHECKPOINT_VALUES
 
 __all__ = ["check_checkpoint", "check_time_loop"]
 
 
 def check_time_loop(values: Mapping[str, Any]) -> list[str]:
-    """Return the problems of [TIME_LOOP]; none if there is no such section.
-
-    Parameters
-    ----------
-    values : mapping
-        The simulation file.
-    """
+    """Return the problems of [TIME_LOOP] in a simulation file; none without that section."""
     section = values.get("TIME_LOOP")
     if not isinstance(section, Mapping):
         return []
@@ -40,13 +34,7 @@ def check_time_loop(values: Mapping[str, Any]) -> list[str]:
 
 
 def check_checkpoint(values: Mapping[str, Any]) -> list[str]:
-    """Return the problems of [CHECKPOINT]; none if there is no such section.
-
-    Parameters
-    ----------
-    values : mapping
-        The simulation file.
-    """
+    """Return the problems of [CHECKPOINT] in a simulation file; none without that section."""
     section = values.get("CHECKPOINT")
     if not isinstance(section, Mapping):
         return []
@@ -64,7 +52,10 @@ def check_checkpoint(values: Mapping[str, Any]) -> list[str]:
 def _mode(
     section: Mapping[str, Any], modes: tuple[str, ...], where: str, problems: list[str]
 ) -> str:
-    """Return MODE, which the services compare as it is written; empty if it is not set."""
+    """Return MODE as written, or "" if it is not set, and append a problem if it is unknown.
+
+    The services compare it in the case in which it is written.
+    """
     mode = word(section, "MODE", problems, where, required=False)
     if mode and mode not in modes:
         problems.append(f"{where}MODE = {mode}: expected one of {', '.join(modes)}")
@@ -74,7 +65,7 @@ def _mode(
 def _check_all(
     section: Mapping[str, Any], key: str, where: str, fits: Callable[[str], bool]
 ) -> list[str]:
-    """Return the problems of a value that is one or more numbers, after blanks or commas."""
+    """Return the problems of a value that must be one or more numbers."""
     value = section.get(key)
     if not value or isinstance(value, Mapping):
         return [f"{where}{key} is missing, which MODE = {section['MODE']} needs"]

@@ -1,4 +1,4 @@
-"""Several simulation files of one run."""
+"""Read the simulation files of one run."""
 
 from __future__ import annotations
 
@@ -16,24 +16,12 @@ _log = logging.getLogger(__name__)
 
 
 def read_simulations(files: Sequence[str], platform: PlatformConfig) -> list[SimulationConfig]:
-    """Return simulation files that are to run side by side.
+    """Return the simulations of a run; a single path may stand for a list of one.
 
-    One that is named twice is read once, with a warning.
-
-    Parameters
-    ----------
-    files : sequence of str
-        Their paths; a text is one of them.
-    platform : PlatformConfig
-        As :func:`~ips_core.config.platform.read_platform` returned it.
-
-    Raises
-    ------
-    ConfigError
-        With every problem of every file. Each needs a SIM_NAME, a SIM_ROOT and a LOG_FILE of its
-        own.
+    A file that is named twice is read once, with a warning. Each simulation needs its own SIM_NAME,
+    SIM_ROOT and LOG_FILE. Raise ConfigError with every problem of every file.
     """
-    if isinstance(files, str):  # else its letters would be taken for files
+    if isinstance(files, str):  # a loop over a str would take each letter for a file
         files = [files]
     if not files:
         raise ConfigError("", ["no simulation file is named"])
@@ -69,7 +57,7 @@ def _once(files: Sequence[str]) -> list[str]:
 
 
 def shared_values(simulations: Sequence[SimulationConfig]) -> list[str]:
-    """Return a problem for each value that two simulations have in common but may not."""
+    """Return a problem for each SIM_NAME, SIM_ROOT and LOG_FILE that two simulations share."""
     problems = []
     first: dict[tuple[str, str], SimulationConfig] = {}
     for simulation in simulations:

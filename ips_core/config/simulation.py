@@ -1,4 +1,4 @@
-"""Simulation files: one file in, a checked :class:`SimulationConfig` out."""
+"""Read a simulation file into a checked :class:`SimulationConfig`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from ips_core.config.platform import ALLOCATION_MODES
 from ips_core.config.reading import environment, interpolated, parse, word, word_of
+from ips_core.config.restart_tree import latest_checkpoint
 from ips_core.config.sections import check_checkpoint, check_time_loop
 from ips_core.config.values import ComponentConfig, PlatformConfig, SimulationConfig
 from ips_core.errors import ConfigError
-from ips_core.files.restart_tree import latest_checkpoint
 
 __all__ = ["read_simulation"]
 
@@ -21,27 +21,15 @@ _SIMULATION_KEYS = ("SIM_NAME", "SIM_ROOT", "LOG_FILE")
 _INHERITED = ("INPUT_DIR", "IPS_ROOT", "BIN_DIR", "BIN_PATH")
 _YES = ("true", "yes", "on", "1")
 _NO = ("false", "no", "off", "0")
-#: A shell's LOG_LEVEL is meant for other programs.
+#: Ignored environment variables: a LOG_LEVEL of the shell is meant for other programs.
 _NOT_FROM_ENVIRONMENT = ("LOG_LEVEL",)
 
 
 def read_simulation(file: str, platform: PlatformConfig) -> SimulationConfig:
     """Return a simulation file, interpolated and checked.
 
-    A name or a value that the file does not set is looked up in the environment, then in the
-    platform file.
-
-    Parameters
-    ----------
-    file : str
-        Path of the file.
-    platform : PlatformConfig
-        As :func:`~ips_core.config.platform.read_platform` returned it.
-
-    Raises
-    ------
-    ConfigError
-        With every problem that was found.
+    A name or value that the file does not set comes from the environment, else from the platform
+    file. Raise ConfigError with every problem found.
     """
     variables = environment()
     values = _read_values(file, variables, platform)
@@ -81,16 +69,13 @@ def read_simulation(file: str, platform: PlatformConfig) -> SimulationConfig:
 
 
 def _read_values(file: str, variables: dict[str, str], platform: PlatformConfig) -> dict[str, Any]:
-    """Return what the file says, with every $NAME replaced.
+    """Return the values of a file with every $NAME replaced.
 
-    Raises
-    ------
-    ConfigError
-        Some cannot be: then nothing else is checked, since all else would follow from that.
+    If that fails for a value, raise ConfigError at once: other problems would only follow from it.
     """
     values, problems = interpolated(parse(file), [variables, platform.values])
     if problems:
-        for key in _SIMULATION_KEYS:  # which others often refer to
+        for key in _SIMULATION_KEYS:  # other values often refer to these
             word(values, key, problems, required=False)
         raise ConfigError(file, problems)
     return values
@@ -98,7 +83,7 @@ def _read_values(file: str, variables: dict[str, str], platform: PlatformConfig)
 
 def _level(values: Mapping[str, Any], problems: list[str], where: str = "") -> str:
     level = word(values, "LOG_LEVEL", problems, where, required=False)
-    # of a name it gives the number, of anything else a name
+    # getLevelName returns an int for the name of a level and a str for anything else.
     if level and not isinstance(logging.getLevelName(level), int):
         problems.append(
             f"{where}LOG_LEVEL = {level}: expected a level of Python's logging, such as INFO"
@@ -113,7 +98,7 @@ def _out_redirect(values: Mapping[str, Any], name: str, problems: list[str]) -> 
 
 
 def _mode(values: Mapping[str, Any], problems: list[str]) -> dict[str, str]:
-    """Return SIMULATION_MODE, and in a restart from the latest files the time they are of."""
+    """Return SIMULATION_MODE and, if a restart asks for LATEST, RESTART_TIME as a time."""
     mode = word_of(values, "SIMULATION_MODE", ("NORMAL", "RESTART"), problems) or "NORMAL"
     if mode == "NORMAL" or values.get("RESTART_TIME") != "LATEST":
         return {"SIMULATION_MODE": mode}
@@ -160,7 +145,10 @@ def _component(
     seen: Mapping[str, Any],
     problems: list[str],
 ) -> ComponentConfig | None:
-    """Return the component of a section; directories it lacks are those that the file sees."""
+    """Return the component that a section describes, or None if the section is missing.
+
+    Directories that the section does not set come from `seen`, all values visible to the file.
+    """
     own = values.get(section)
     if not isinstance(own, dict):
         problems.append(
@@ -184,7 +172,7 @@ def _component(
         key: seen[key] for key in _INHERITED if key in seen and key not in own
     }
     inherited.setdefault("INPUT_DIR", os.path.dirname(os.path.abspath(file)))
-    if "BIN_PATH" not in own and "BIN_DIR" in (found := inherited | own):  # as IPS-framework does
+    if "BIN_PATH" not in own and "BIN_DIR" in (found := inherited | own):  # as in IPS-framework
         inherited.setdefault("BIN_PATH", found["BIN_DIR"])
     if script:
         script = _find_script(file, script, inherited | own)
@@ -194,7 +182,10 @@ def _component(
 
 
 def _find_script(file: str, script: str, values: Mapping[str, Any]) -> str:
-    """Return a SCRIPT's absolute path: from the launch directory, the file's own, or BIN_DIR."""
+    """Return the absolute path of a SCRIPT.
+
+    It is looked up in the launch directory, beside the simulation file, in BIN_DIR and in BIN_PATH.
+    """
     beside = os.path.join(os.path.dirname(os.path.abspath(file)), script)
     programs = [os.path.join(str(values.get(key, "")), script) for key in ("BIN_DIR", "BIN_PATH")]
     found = [path for path in (script, beside, *programs) if os.path.isfile(path)]

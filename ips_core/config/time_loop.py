@@ -1,4 +1,4 @@
-"""The section [TIME_LOOP] as a list of times: pure functions."""
+"""Evaluate the section [TIME_LOOP] to a list of times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ips_core.files.copies import file_names
+from ips_core.config.reading import file_names
 
 __all__ = ["arithmetic", "time_points"]
 
@@ -19,7 +19,7 @@ _TWO: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
-    ast.Pow: math.pow,  # which overflows where an integer would grow for ever
+    ast.Pow: math.pow,  # raises OverflowError where operator.pow builds huge ints
 }
 _ONE: dict[type[ast.unaryop], Callable[[float], float]] = {
     ast.UAdd: operator.pos,
@@ -30,10 +30,7 @@ _ONE: dict[type[ast.unaryop], Callable[[float], float]] = {
 def arithmetic(text: str) -> float:
     """Return the value of an expression of numbers, ``+ - * / // **`` and parentheses.
 
-    Raises
-    ------
-    ValueError
-        It is something else, or has no finite value.
+    Raise ValueError if the text is anything else, is too long or has no finite value.
     """
     try:
         if len(text) > _MOST_CHARACTERS:
@@ -58,20 +55,10 @@ def _value(node: ast.expr) -> float:
 
 
 def time_points(section: Mapping[str, Any]) -> list[float]:
-    """Return the times of a time loop.
+    """Return the times of the section [TIME_LOOP].
 
-    Parameters
-    ----------
-    section : mapping
-        [TIME_LOOP]: MODE REGULAR with START, FINISH and NSTEP, which gives NSTEP + 1 times; or MODE
-        EXPLICIT with VALUES.
-
-    Raises
-    ------
-    KeyError
-        A key is missing.
-    ValueError
-        A value makes no sense.
+    MODE = REGULAR gives NSTEP + 1 times from START to FINISH, MODE = EXPLICIT gives VALUES. Raise
+    KeyError if a key is missing and ValueError if a value is invalid.
     """
     mode = _get(section, "MODE")
     if mode == "EXPLICIT":

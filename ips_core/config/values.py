@@ -1,4 +1,4 @@
-"""What simulation and platform files say, as frozen values."""
+"""Define simulation and platform files as frozen values."""
 
 from __future__ import annotations
 
@@ -10,103 +10,65 @@ __all__ = ["ComponentConfig", "PlatformConfig", "SimulationConfig"]
 
 @dataclass(frozen=True)
 class PlatformConfig:
-    """The machine as the user describes it; only defaults when there is no platform file.
+    """A platform file; only defaults if there is none."""
 
-    Parameters
-    ----------
-    file : str
-        Where it was read from; empty without a platform file.
-    mpirun : str or None
-        How tasks are launched: ``eval``, ``srun``, ``mpirun`` or ``mpiexec``; None: decided by
-        where the simulation runs.
-    values : dict
-        Every key of the file and the defaults of IPS-framework; the known numbers are ints.
-    allocation_mode : {"", "EXCLUSIVE", "SHARED"}
-        NODE_ALLOCATION_MODE; empty: not said.
-    node_detection : {"", "manual", "slurm_env"}
-        NODE_DETECTION; empty: Slurm if there is a job, else this machine.
-    """
-
+    #: Path of the file; empty without a platform file.
     file: str = ""
+    #: MPIRUN: ``eval``, ``srun``, ``mpirun`` or ``mpiexec``; None: srun in a Slurm job, else eval.
     mpirun: str | None = None
+    #: Every key of the file and the defaults of IPS-framework; numbers of the machine are ints.
     values: dict[str, Any] = field(default_factory=dict)
+    #: NODE_ALLOCATION_MODE: ``EXCLUSIVE`` or ``SHARED``; empty if not set.
     allocation_mode: str = ""
+    #: NODE_DETECTION: ``manual`` or ``slurm_env``; empty: Slurm in a job, else this machine.
     node_detection: str = ""
 
     def number(self, key: str) -> int:
-        """Return a number of the file, 0 when it is absent or empty."""
+        """Return an integer of the file, or 0 if it is absent or empty."""
         return int(self.values.get(key) or 0)
 
 
 @dataclass(frozen=True)
 class ComponentConfig:
-    """One component's section.
-
-    Parameters
-    ----------
-    section : str
-        Name of the section.
-    class_, sub_class, name : str
-        CLASS, SUB_CLASS and NAME; NAME is the Python class.
-    script : str
-        Absolute path of SCRIPT; empty when MODULE is used.
-    module : str
-        Importable module; empty when SCRIPT is used.
-    values : dict
-        Every key of the section, what the component sees as its attributes.
-    """
+    """The section of one component."""
 
     section: str
     class_: str
     sub_class: str
+    #: NAME, the Python class.
     name: str
+    #: Absolute path of SCRIPT; empty if MODULE is used.
     script: str
+    #: Importable module; SCRIPT takes precedence.
     module: str
+    #: Every key of the section and the inherited directories: the component's attributes.
     values: dict[str, Any]
 
     def full_id(self, number: int) -> str:
-        """Return the name of its directories and the ``code`` of its events."""
+        """Return the name of the component's directories, which its events have as ``code``."""
         return f"{self.class_}_{self.sub_class}_{self.name}_{number}"
 
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """A simulation file.
-
-    Parameters
-    ----------
-    file : str
-        Its absolute path.
-    name, root, log_file : str
-        SIM_NAME, and absolute paths of SIM_ROOT and LOG_FILE.
-    log_level : str
-        LOG_LEVEL.
-    ports : dict of str to str
-        Section of the component that implements each port, in the order of NAMES.
-    components : dict of str to ComponentConfig
-        By section.
-    values : dict
-        The file's top level, with sections as dicts: what ``get_config_param`` answers from.
-        SIMULATION_MODE is always there, and RESTART_TIME is never LATEST in a restart.
-    environment : dict of str to str
-        Environment variables, which count as values that the file does not set.
-    out_redirect : str
-        Absolute path of the file that takes what components print; empty: standard output.
-    use_portal : bool
-        USE_PORTAL.
-    portal_url : str
-        PORTAL_URL; empty: there is none.
-    """
+    """A simulation file; all its paths are absolute."""
 
     file: str
     name: str
     root: str
     log_file: str
     log_level: str
+    #: Section of the component that implements each port, in the order of NAMES.
     ports: dict[str, str]
+    #: Components by section.
     components: dict[str, ComponentConfig]
+    #: Top level of the file, with sections as dicts; SIMULATION_MODE is always set, and
+    #: RESTART_TIME is a time, never LATEST, in a restart.
     values: dict[str, Any]
+    #: Environment variables, which stand for values that the file does not set.
     environment: dict[str, str] = field(repr=False)
+    #: Path of the file that gets the output of components; empty: standard output.
     out_redirect: str = ""
     use_portal: bool = True
+    #: PORTAL_URL; empty if not set.
     portal_url: str = ""

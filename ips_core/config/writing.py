@@ -1,6 +1,7 @@
-"""Simulation files that components write: a sub-workflow's, and a dynamic simulation's.
+"""Write simulation files of sub-workflows and dynamic simulations.
 
-A file is read as it stands, completed, and written beside the component that asked.
+The services read a file without interpolation, complete it, and write it to the work directory of
+the component that called them.
 """
 
 from __future__ import annotations
@@ -18,12 +19,9 @@ __all__ = ["absolute_scripts", "change", "complete", "direct_inputs", "read_raw"
 
 
 def read_raw(file: str) -> ConfigObj:
-    """Return a simulation file without any $NAME replaced.
+    """Return a simulation file with every $NAME left as it is.
 
-    Raises
-    ------
-    ConfigError
-        It is not there, or no such file.
+    Raise ConfigError if the file is missing or cannot be read or parsed.
     """
     if not Path(file).is_file():
         raise ConfigError(file, ["there is no such file"])
@@ -40,19 +38,10 @@ def read_raw(file: str) -> ConfigObj:
 def complete(
     config: ConfigObj, parent: Mapping[str, Any], parent_name: str, name: str, directory: str
 ) -> None:
-    """Make a simulation file one of a sub-workflow.
+    """Turn a simulation file into that of a sub-workflow, in place.
 
-    Parameters
-    ----------
-    config : ConfigObj
-        As :func:`read_raw` returned it; changed in place.
-    parent : mapping
-        The top level of the simulation that it becomes part of; its single values fill in what is
-        missing.
-    parent_name, name : str
-        Names of that simulation and of the sub-workflow.
-    directory : str
-        Where the sub-workflow's own SIM_ROOT is to be.
+    Values that the file does not set come from the top level of `parent`; SIM_NAME becomes
+    ``parent_name::name`` and SIM_ROOT a folder ``name`` in `directory`.
     """
     for key, value in parent.items():
         if key not in config and not isinstance(value, Mapping):
@@ -63,10 +52,7 @@ def complete(
 
 
 def absolute_scripts(config: ConfigObj, launch_directory: str) -> None:
-    """Name scripts by their whole paths that are found beside the file as it was read.
-
-    Those in the launch directory come first.
-    """
+    """Make each SCRIPT absolute that is beside the file and not in the launch directory."""
     for section in config.sections:
         script = config[section].get("SCRIPT")
         beside = os.path.join(_folder(config), script) if isinstance(script, str) else ""
@@ -76,7 +62,7 @@ def absolute_scripts(config: ConfigObj, launch_directory: str) -> None:
 
 
 def change(config: ConfigObj, override: Mapping[str, Any]) -> None:
-    """Change values of a simulation file: those of a section by a mapping, else the top level's."""
+    """Override values of a simulation file, in place; a mapping overrides values of a section."""
     for key, value in override.items():
         if isinstance(value, Mapping):
             section = config.setdefault(key, {})
@@ -86,15 +72,15 @@ def change(config: ConfigObj, override: Mapping[str, Any]) -> None:
 
 
 def direct_inputs(config: ConfigObj, directories: Mapping[str, str]) -> None:
-    """Set where components find their inputs; ``directories`` are by section."""
+    """Set INPUT_DIR of each section in `directories`, in place."""
     for section, directory in directories.items():
         config[section]["INPUT_DIR"] = _literal(directory)
 
 
 def write(config: ConfigObj, directory: str) -> str:
-    """Write a simulation file into a directory and return its path.
+    """Write a simulation file under its own name into a directory and return its path.
 
-    It has the name of the file that it was read from; of that itself nothing is overwritten.
+    If that would overwrite the file that was read, the new name also contains SIM_NAME.
     """
     source = Path(config.filename)
     target = Path(directory, source.name)
@@ -116,7 +102,7 @@ def _slug(config: Section) -> str:
 
 
 def _literal(value: Any) -> Any:
-    """Return a value in which no $ is taken for the begin of a name."""
+    """Return a value with each $ escaped, so that ConfigObj reads it literally."""
     if isinstance(value, list):
         return [_literal(each) for each in value]
     return _text(value).replace("$", "$$") if isinstance(value, str) else _text(value)

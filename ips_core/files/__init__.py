@@ -1,3 +1,3 @@
-"""Files and directories of a simulation."""
+"""Stage, keep and merge the files of a simulation."""
 
 __all__: list[str] = []

@@ -1,7 +1,7 @@
-"""Copies of files, as staging makes them: names with wildcards in, whole files out.
+"""Copy files: expand wildcards, and replace each target in one step.
 
-A copy is made beside its target and then put in its place, so that who reads the target sees the
-old file or the new one, and a copy that fails leaves the old one.
+A copy is written beside its target and then renamed, so that a reader sees the old file or the new
+one, and a copy that fails leaves the old one.
 """
 
 from __future__ import annotations
@@ -13,32 +13,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
-from typing import Any
 
-__all__ = ["copy_file", "copy_files", "file_names", "matching_files", "unused_name"]
-
-
-def file_names(value: Any) -> list[str]:
-    """Return what lists files as a list: a text is split at blanks, anything else is a list."""
-    return (value or "").split() if isinstance(value, str | None) else [str(name) for name in value]
+__all__ = ["copy_file", "copy_files", "matching_files", "unused_name"]
 
 
 def matching_files(directory: str, names: Iterable[str], skip_missing: bool = False) -> list[str]:
-    """Return the files of a directory that are meant by some names, each once.
+    """Return the files of a directory that match names, each once.
 
-    Parameters
-    ----------
-    directory : str
-        Where names are relative to.
-    names : iterable of str
-        Wildcards are expanded in those that are no file as they stand.
-    skip_missing : bool
-        True: leave out what matches nothing.
-
-    Raises
-    ------
-    FileNotFoundError
-        A name matches nothing.
+    Wildcards are expanded in names that are not files as they stand. Raise FileNotFoundError if a
+    name matches nothing, unless `skip_missing`.
     """
     found: dict[str, None] = {}
     for name in names:
@@ -54,14 +37,10 @@ def matching_files(directory: str, names: Iterable[str], skip_missing: bool = Fa
 
 
 def copy_file(source: str, target: str) -> None:
-    """Copy one file; its directory is made, what is there is replaced in one step.
+    """Copy one file, create the target's directory and replace the target in one step.
 
-    Nothing happens if both are the same file. A link is kept, and what it leads to is replaced.
-
-    Raises
-    ------
-    OSError
-        With both paths and the reason; what was there is as before.
+    If both paths are the same file, nothing happens; if the target is a link, the file behind it is
+    replaced. Raise OSError with both paths and the reason; the target is then unchanged.
     """
     target = os.path.realpath(target)
     try:
@@ -71,7 +50,7 @@ def copy_file(source: str, target: str) -> None:
         _copy_beside(source, target)
     except OSError as error:
         text = f"cannot copy {source} to {target}: {error.strerror or error}"
-        # of the same subclass, which goes by the number
+        # OSError(errno, text) makes the same subclass.
         raise (OSError(error.errno, text) if error.errno else OSError(text)) from error
 
 
@@ -93,23 +72,10 @@ def copy_files(
     target_dir: str,
     prefix: str = "",
 ) -> None:
-    """Copy files from one directory to another, without the folders that are part of a name.
+    """Copy files from one directory to another; a copy is called `prefix` and the base name.
 
-    Parameters
-    ----------
-    source_dir, target_dir : str
-        The same one twice: nothing is to be done.
-    names : iterable of str
-        Wildcards are expanded.
-    prefix : str
-        What the names of the copies begin with.
-
-    Raises
-    ------
-    FileNotFoundError
-        A name matches nothing; nothing was copied.
-    OSError
-        A file cannot be copied; those before it were.
+    Without a prefix, copying a directory to itself does nothing. Raise FileNotFoundError, before
+    the first copy, if a name matches nothing, and OSError if a file cannot be copied.
     """
     if os.path.realpath(source_dir) == os.path.realpath(target_dir) and not prefix:
         return
@@ -118,6 +84,6 @@ def copy_files(
 
 
 def unused_name(path: str) -> str:
-    """Return a path, with ``.0``, ``.1`` and so on behind it if there is such a file already."""
+    """Return a path; append ``.0``, ``.1`` and so on if it exists."""
     candidates = itertools.chain([path], (f"{path}.{number}" for number in itertools.count()))
     return next(name for name in candidates if not os.path.lexists(name))

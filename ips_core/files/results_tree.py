@@ -1,4 +1,4 @@
-"""Where the outputs of components are kept: SIM_ROOT/simulation_results.
+"""Keep the outputs of components in SIM_ROOT/simulation_results.
 
 ::
 
@@ -20,30 +20,22 @@ __all__ = ["ResultsTree", "stamped"]
 
 
 def stamped(name: str, stamp: str) -> str:
-    """Return a file's name with a stamp before its extension: ``a.b.nc`` is ``a.b_STAMP.nc``."""
+    """Return a file's name with a stamp before its extension: ``a.b.nc`` gives ``a.b_STAMP.nc``."""
     stem, dot, extension = name.rpartition(".")
     return f"{stem}_{stamp}.{extension}" if dot else f"{name}_{stamp}"
 
 
 @dataclass(frozen=True)
 class ResultsTree:
-    """What one component stages at one time.
+    """The results of one component at one time stamp."""
 
-    Parameters
-    ----------
-    root : str
-        SIM_ROOT.
-    component : str
-        Such as ``WORKERS__Worker_2``.
-    stamp : str
-        The time stamp.
-    prefix : str
-        OUTPUT_PREFIX.
-    """
-
+    #: SIM_ROOT.
     root: str
+    #: Name with number, such as ``WORKERS__Worker_2``.
     component: str
+    #: The time stamp.
     stamp: str
+    #: OUTPUT_PREFIX.
     prefix: str = ""
 
     @property
@@ -52,25 +44,14 @@ class ResultsTree:
 
     @property
     def outputs(self) -> str:
-        """The directory of the copies of output files."""
+        """Directory of the copies of output files."""
         return os.path.join(self._results, self.stamp, "components", self.component)
 
     def keep_outputs(self, directory: str, names: Iterable[str], keep_old: bool) -> None:
-        """Copy output files and link to the copies; names that match nothing are left out.
+        """Copy output files from a directory, link to the copies, and skip names without a match.
 
-        Parameters
-        ----------
-        directory : str
-            Where they are.
-        names : iterable of str
-            Wildcards are expanded.
-        keep_old : bool
-            Copies that are there stay; the new ones get ``.0``, ``.1`` behind their names.
-
-        Raises
-        ------
-        OSError
-            A file cannot be copied, or not be linked to.
+        With `keep_old`, existing copies stay and new ones get ``.0``, ``.1`` and so on appended.
+        Raise OSError if a file cannot be copied or linked.
         """
         for source in matching_files(directory, names, skip_missing=True):
             name = os.path.basename(source)
@@ -80,7 +61,7 @@ class ResultsTree:
             self._link(stamped(name, self.stamp), target)
 
     def _link(self, name: str, target: str) -> None:
-        """Make or change a link; it is relative, so that SIM_ROOT may be moved."""
+        """Create or replace a link; it is relative, so that SIM_ROOT can be moved."""
         folder = os.path.join(self._results, self.component)
         link = os.path.join(folder, name)
         os.makedirs(folder, exist_ok=True)
@@ -89,12 +70,9 @@ class ResultsTree:
         os.symlink(os.path.relpath(target, folder), link)
 
     def keep_state(self, directory: str, names: Iterable[str]) -> None:
-        """Copy state files; names that match nothing are left out.
+        """Copy state files from a directory, and skip names without a match.
 
-        Raises
-        ------
-        OSError
-            A file cannot be copied.
+        Raise OSError if a file cannot be copied.
         """
         for source in matching_files(directory, names, skip_missing=True):
             name = stamped(os.path.basename(source), f"{self.component}_{self.stamp}")

@@ -1,4 +1,4 @@
-"""What the framework sets up below SIM_ROOT, and the input files of components."""
+"""Create the directories below SIM_ROOT, and copy the input files of components."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import IO
 
 from ips_core.config import ComponentConfig, SimulationConfig
+from ips_core.config.reading import file_names
 from ips_core.errors import ConfigError
-from ips_core.files.copies import copy_files, file_names
+from ips_core.files.copies import copy_files
 
 __all__ = [
     "make_log_file",
@@ -29,12 +30,9 @@ def work_directory(simulation: SimulationConfig, config: ComponentConfig, number
 
 
 def make_tree(simulation: SimulationConfig, files: list[str]) -> None:
-    """Create SIM_ROOT and copy the configuration files into it.
+    """Create SIM_ROOT and copy the configuration files and scripts into it.
 
-    Raises
-    ------
-    ConfigError
-        A directory or file cannot be written.
+    Raise ConfigError if a directory or file cannot be written.
     """
     root = Path(simulation.root)
     try:
@@ -50,20 +48,17 @@ def make_tree(simulation: SimulationConfig, files: list[str]) -> None:
 
 
 def make_log_file(simulation: SimulationConfig) -> IO[bytes]:
-    """Start an empty LOG_FILE; who closes the file that is returned allows another run to do so.
+    """Empty LOG_FILE and return it open, locked against other runs until the caller closes it.
 
-    Raises
-    ------
-    ConfigError
-        It cannot be written, or a run that goes on writes it.
+    Raise ConfigError if it cannot be written or another run holds the lock.
     """
     path = Path(simulation.log_file)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "ab")  # noqa: SIM115  # for the caller to close
+        file = open(path, "ab")  # noqa: SIM115  # the caller closes it
     except OSError as error:
         raise ConfigError(simulation.file, [f"cannot write LOG_FILE: {error}"]) from None
-    if path.is_file():  # and not /dev/null
+    if path.is_file():  # not /dev/null
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -89,23 +84,8 @@ def stage_inputs(
 ) -> None:
     """Copy a component's INPUT_FILES from its INPUT_DIR to a directory; wildcards are expanded.
 
-    Parameters
-    ----------
-    config : ComponentConfig
-        The component.
-    target : pathlib.Path
-        Where to.
-    launch_directory : str
-        What a relative INPUT_DIR is relative to. Default: the current directory.
-    missing_ok : bool
-        True: copy what is there. Default: False.
-
-    Raises
-    ------
-    FileNotFoundError
-        A name matches nothing.
-    OSError
-        A file cannot be copied.
+    A relative INPUT_DIR starts in `launch_directory`, by default the current directory. Raise
+    FileNotFoundError if a name matches nothing, unless `missing_ok`, and OSError if a copy fails.
     """
     directory = os.path.join(launch_directory, config.values.get("INPUT_DIR") or ".")
     names = file_names(config.values.get("INPUT_FILES"))
@@ -125,21 +105,8 @@ def stage_sub_flow_inputs(
 ) -> None:
     """Copy the INPUT_FILES of each component of a sub-workflow to a folder named as its section.
 
-    Parameters
-    ----------
-    simulation : SimulationConfig
-        The sub-workflow, with INPUT_DIR as its file has it.
-    directory : str
-        The work directory of the component that it belongs to.
-    launch_directory : str
-        What a relative INPUT_DIR is relative to.
-    missing_ok : bool
-        As for :func:`stage_inputs`.
-
-    Raises
-    ------
-    OSError
-        As :func:`stage_inputs`.
+    The folders are in `directory`, the work directory of the component that owns the sub-workflow.
+    Other parameters and errors are those of :func:`stage_inputs`.
     """
     for component in simulation.components.values():
         target = Path(directory, component.section)

@@ -1,8 +1,8 @@
-"""The state files that components share: one writer at a time, and merges of partial states.
+"""Lock the state files that components share, and merge partial states into them.
 
-IPS-framework copies all state files in one process, one service after the other; components here
-copy in theirs, so that they need a lock for the same guarantee: who stages several files gets
-them as one update left them.
+IPS-framework copies all state files in one process, one service call after the other. Here each
+component copies in its own process; the lock gives the same guarantee, that a component which
+stages several files gets them all as one update left them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from collections.abc import Iterator, Sequence
 
 from ips_core.errors import IPSError
 from ips_core.files.copies import copy_file
-from ips_core.tasks.guard import TaskGuard
+from ips_core.tasks.orphan_reaper import OrphanReaper
 
 __all__ = ["MERGE_SECONDS", "merge_state", "state_lock"]
 
-#: How long a merge may take; it is a matter of seconds, and all components wait for it.
+#: Time limit of a merge, which normally takes seconds; all components wait for it.
 MERGE_SECONDS = 3600.0
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _REAP_SECONDS = 5.0
@@ -30,17 +30,12 @@ _REAP_SECONDS = 5.0
 
 @contextlib.contextmanager
 def state_lock(directory: str, exclusive: bool) -> Iterator[None]:
-    """Keep other components from changing, or also from reading, a directory's state files.
+    """Lock the state files of a directory (STATE_WORK_DIR) while the context lasts.
 
-    The wait ends, since the lock goes with its holder, who only copies or merges. The lock is a
-    file of this machine, where all components are: shared file systems may know no locks.
-
-    Parameters
-    ----------
-    directory : str
-        STATE_WORK_DIR.
-    exclusive : bool
-        True: to write; False: to read.
+    An exclusive lock keeps out all other components, a shared one only those that write. The wait
+    for the lock ends: its holder only copies or merges, and the lock ends with the holder's
+    process. The lock is a file in this machine's temporary directory, because all components run
+    here and shared file systems may not support locks.
     """
     digest = hashlib.sha256(os.fsencode(os.path.realpath(directory))).hexdigest()[:16]
     path = os.path.join(tempfile.gettempdir(), f"ips-state-{os.getuid()}-{digest}.lock")
@@ -62,11 +57,12 @@ def _locked(path: str, operation: int) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its holder has removed it meanwhile: a lock on nothing
+        # The former holder has removed the file, so that this lock protects nothing: try again.
+        os.close(descriptor)
 
 
 def _give_back(descriptor: int, path: str) -> None:
-    """Unlock, and remove the file unless others use it."""
+    """Release a lock, and remove its file unless another process holds it."""
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,35 +97,18 @@ def merge_state(
     logfile: str | None = None,
     seconds: float = MERGE_SECONDS,
 ) -> None:
-    """Merge a partial state into the state that all share, and get a copy of what has become of it.
+    """Merge a partial state into the shared state, and copy the result to `directory`.
 
-    The program runs as ``binary -input STATE -updates PARTIAL`` on a copy of the state, which takes
-    the place of the state if it went well.
-
-    Parameters
-    ----------
-    binary : str
-        Path of the program.
-    state_file, partial : str
-        The state, and what is to be merged into it.
-    directory : str
-        Where the program runs, and where the merged state is copied to.
-    logfile : str, optional
-        What the program writes; relative to `directory`. Default: where this process writes.
-    seconds : float
-        After which the program is ended.
-
-    Raises
-    ------
-    IPSError
-        The program failed or took too long; the state is as before.
-    OSError
-        A file cannot be read or written, or the program not be started.
+    The program runs in `directory` as ``binary -input STATE -updates PARTIAL`` on a copy of the
+    state, which replaces the state if the program succeeds. Its output goes to `logfile`, relative
+    to `directory`, or to this process's output. Raise IPSError if the program fails or takes longer
+    than `seconds`, in which case the state is unchanged, and OSError if the program cannot start or
+    a file cannot be read or written.
     """
     shared, name = os.path.split(state_file)
     with (
         state_lock(shared, exclusive=True),
-        # Of the same name: a program may go by the extension
+        # The copy keeps the file's name: a program may depend on the extension.
         tempfile.TemporaryDirectory(prefix=".ips-merge-", dir=shared) as folder,
     ):
         merged = os.path.join(folder, name)
@@ -147,12 +126,12 @@ def merge_state(
 
 
 def _outcome(argv: Sequence[str], directory: str, logfile: str | None, seconds: float) -> str:
-    """Run a program and return what went wrong; it leaves nothing behind, whatever happens."""
+    """Run a program and return what went wrong, or ""; none of its processes remains."""
     with contextlib.ExitStack() as stack:
         output = None
         if logfile is not None:
             output = stack.enter_context(open(os.path.join(directory, logfile), "wb"))
-        with contextlib.closing(TaskGuard()) as guard:
+        with contextlib.closing(OrphanReaper()) as guard:
             process = subprocess.Popen(
                 argv,
                 cwd=directory,
@@ -162,7 +141,7 @@ def _outcome(argv: Sequence[str], directory: str, logfile: str | None, seconds: 
                 stderr=subprocess.STDOUT if output else None,
                 start_new_session=True,
             )
-            # after the guard has ended it
+            # The stack calls this after the guard has killed the process.
             stack.callback(_reap, process)
             try:
                 code = process.wait(seconds)

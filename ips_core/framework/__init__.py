@@ -1,4 +1,4 @@
-"""The framework: leads simulations and answers their components."""
+"""Run simulations: start components, route their requests, notice deaths and shut down."""
 
 from ips_core.framework.framework import Framework
 

@@ -1,8 +1,9 @@
-"""The process of one component: loads its class, then runs the methods it is asked for.
+"""Run one component in its process: load its class, then run the methods that are called.
 
-Two threads. The reader takes messages off the pipe at all times, so that the framework never
-blocks on us and its end is noticed at once; the main thread runs the component's code. End-of-file
-means that the framework is gone: leave, in order if that is possible.
+There are two threads. The reader takes messages off the pipe at all times, so that the framework
+never blocks on this process and the framework's end is noticed at once; the main thread runs the
+component's code. End of file means that the framework is gone: the process leaves, in order if
+possible.
 """
 
 from __future__ import annotations
@@ -50,25 +51,18 @@ _LEAVE_SECONDS = 8.0
 
 
 class _Interrupted(SystemExit):
-    """Raised in the main thread when the component has to leave in the middle of a method."""
+    """Raised in the main thread when the component must leave in the middle of a method."""
 
 
 class _PipeClosed(SystemExit):
-    """Raised in the main thread when nothing can be sent: the framework is gone, or the component
-    has closed the descriptor itself. Then the exit code says so.
+    """Raised in the main thread when sending fails; the exit code reports it.
+
+    Either the framework is gone or the component has closed the descriptor itself.
     """
 
 
 class ComponentProcess:
-    """Runs one component.
-
-    Parameters
-    ----------
-    channel : Channel
-        To the framework.
-    start : Start
-        Who the component is.
-    """
+    """The component that `start` describes, and its `channel` to the framework."""
 
     def __init__(self, channel: Channel, start: Start) -> None:
         self._channel = channel
@@ -80,7 +74,7 @@ class ComponentProcess:
         self._component: Component | None = None
 
     def run(self) -> None:
-        """Construct the component, run what is asked for, leave when told to."""
+        """Construct the component, run the methods that are called, and leave on request."""
         signal.signal(signal.SIGTERM, self._interrupt)
         threading.Thread(target=self._read, name="ips-reader", daemon=True).start()
         ok = False
@@ -98,10 +92,10 @@ class ComponentProcess:
                 self._take(self._channel.receive())
         except (EOFError, OSError):
             pass
-        except BaseException:  # ours; without a reader every request would wait for ever
+        except BaseException:  # a bug: without a reader, no request would return
             self._services.exception("the reader of messages failed")
         self._link.hang_up()
-        # Nobody is left who would end this process if it cannot leave in order
+        # The framework is gone and cannot kill this process if it does not leave in order.
         killer = threading.Timer(_LEAVE_SECONDS, os._exit, (1,))
         killer.daemon = True
         killer.start()
@@ -172,7 +166,7 @@ class ComponentProcess:
             value = pack(method(*args, **kwargs))
         except _Interrupted:
             raise
-        except BaseException as error:  # also sys.exit() in a component's code
+        except BaseException as error:  # also a component's sys.exit()
             self._services.exception("%s failed", call.method)
             return Returned(call.call_id, failure=_failure(error))
         finally:
@@ -190,7 +184,7 @@ class ComponentProcess:
 
 
 def _failure(error: BaseException) -> Failure:
-    """Return what the framework is told of the exception that is being handled."""
+    """Return the exception that is being handled, in the form that the framework gets."""
     text = describe(error)
     if isinstance(error, SyntaxError):
         text = f"{error.filename}, line {error.lineno}: {error.msg}"
@@ -200,7 +194,7 @@ def _failure(error: BaseException) -> Failure:
 
 
 def _internal(section: str) -> ComponentConfig:
-    """Return the description of a component of our own, which no simulation file mentions."""
+    """Return the description of an internal component, which no simulation file has."""
     module, _, name = section.partition(":")
     return ComponentConfig(section, "FWK", "COMP", name, "", module, {})
 
@@ -218,17 +212,17 @@ def _load_class(config: ComponentConfig) -> type[Component]:
 
 
 class _ScriptLoader(SourceFileLoader):
-    """Leaves no ``__pycache__`` beside the user's files."""
+    """Loads a script without writing a ``__pycache__`` beside the user's files."""
 
     def set_data(self, path: Any, data: Any, *, _mode: int = 0o666) -> None:
         pass
 
 
 def _load_script(path: str) -> ModuleType:
-    """Load a SCRIPT by its path.
+    """Load a SCRIPT by its path and return its module.
 
-    Dataclasses and pickle look modules up by name, so it is registered, under a name that hides
-    no module of the same stem. What it defines travels to workers by value.
+    Dataclasses and pickle look modules up by name, so the module is registered, under a name that
+    hides no module of the same stem. Its definitions travel to workers by value.
     """
     stem = os.path.splitext(os.path.basename(path))[0]
     name = f"ips_script_{stem}"
@@ -243,9 +237,9 @@ def _load_script(path: str) -> ModuleType:
 
 
 def _load_module(name: str) -> ModuleType:
-    """Import a MODULE; from the launch directory it travels to workers by value, as a SCRIPT does.
+    """Import a MODULE; like a SCRIPT, one in the launch directory travels to workers by value.
 
-    Workers search PYTHONPATH and what is installed, but not that directory.
+    Workers search PYTHONPATH and the installed packages, but not that directory.
     """
     module = importlib.import_module(name)
     package = sys.modules[name.partition(".")[0]]
@@ -253,7 +247,7 @@ def _load_module(name: str) -> ModuleType:
     if hasattr(package, "__path__"):
         folder = os.path.dirname(folder)
     searched = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    ours = package.__name__ == "ips_core"  # whose own directory someone may launch from
+    ours = package.__name__ == "ips_core"  # our checkout may be the launch directory
     if folder == os.getcwd() and folder not in searched and not ours:
         cloudpickle.register_pickle_by_value(package)
     return module
@@ -262,10 +256,10 @@ def _load_module(name: str) -> ModuleType:
 def main() -> None:
     """Run the component that the framework describes on the pipe whose number is the argument."""
     handle = int(sys.argv[1])
-    os.set_inheritable(handle, False)  # or its end would go unnoticed while a child lives
+    os.set_inheritable(handle, False)  # a child with the pipe would hide our end
     channel = Channel(handle)
     os.register_at_fork(after_in_child=channel.close)
-    # A batch log shows what a component prints when it prints it
+    # Flush each line, so that a batch log shows a component's output without delay.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     install_ipsframework_alias()
@@ -276,7 +270,7 @@ def main() -> None:
         return
     try:
         process = ComponentProcess(channel, start)
-    except Exception as error:  # LOG_FILE cannot be written, say
+    except Exception as error:  # for example, LOG_FILE cannot be written
         channel.send(Returned(start.call_id, failure=_failure(error)))
         return
     process.run()

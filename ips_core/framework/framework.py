@@ -1,7 +1,7 @@
-"""The framework: reads the files of a run, leads its simulations, answers their components.
+"""Read the files of a run, lead its simulations and answer their components.
 
-One thread and one loop for all simulations. It never imports distributed and never blocks on a
-component.
+One thread and one loop serve all simulations. The framework never imports distributed and never
+blocks on a component.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from ips_core.config import (
 from ips_core.errors import ComponentError, ConfigError, IPSError, describe
 from ips_core.files import staging
 from ips_core.framework.interruption import Interruptions
-from ips_core.framework.life import Life
+from ips_core.framework.lifecycle import Lifecycle
+from ips_core.framework.machine import find_resources
 from ips_core.framework.router import Router
 from ips_core.framework.simulation import Simulation, run_id_of
 from ips_core.framework.simulation_service import SimulationService
@@ -35,8 +36,7 @@ from ips_core.ipc.calls import Call
 from ips_core.ipc.messages import Broadcast, ComponentID, Start, Terminate, pack
 from ips_core.log.selection import log_sinks
 from ips_core.log.simulation_log import SimulationLog
-from ips_core.resources.machine import find_resources
-from ips_core.resources.service import Keepers, ResourceService, idle_seconds
+from ips_core.resources.service import KeeperControl, ResourceService, idle_seconds
 from ips_core.version import ips_core_version
 
 __all__ = ["Framework"]
@@ -45,27 +45,30 @@ _KEEPER = "ips_core.pools.dask.keeper:ClusterKeeper"
 
 
 class Framework:
-    """Runs simulations, side by side if there are several.
+    """Runs one or several simulations side by side.
 
     Parameters
     ----------
     config_file_list : sequence of str, or str
-        The simulation files, or the one.
+        Paths of the simulation files; a single path may be a str.
     log_file_name : str or None
-        A file for the framework's own messages. Default: standard output, also as "sys.stdout".
+        File for the framework's own messages. Default, and "sys.stdout": standard output.
     platform_file_name : str or None
-        The platform file. Default: read from the Slurm job, else from this machine.
+        Path of the platform file. Default: the Slurm job or, outside of one, this machine.
     debug, verbose_debug : bool
-        Accepted for IPS-framework's sake; LOG_LEVEL of the simulation file says what is logged.
+        Accepted for compatibility with IPS-framework and ignored; LOG_LEVEL of the simulation file
+        sets what is logged.
     cmd_nodes, cmd_ppn : int
-        Nodes, and cores of each, to use; 0: what there is.
+        Number of nodes, and of cores on each, to use. Default: 0, all that the platform file or the
+        Slurm job gives.
     resume : bool
-        True: tasks of pools that the run before has finished are not run again.
+        True: pools skip the tasks that the run before has finished. Default: False.
 
     Raises
     ------
     ConfigError
-        A file is missing or wrong; the message names file, section and key.
+        A file is missing or invalid, or the Slurm job does not have what the run needs; the message
+        names file, section and key.
 
     Examples
     --------
@@ -90,17 +93,17 @@ class Framework:
         self.configs = read_simulations(config_file_list, platform)
         self.platform = overridden(platform, self.configs)
         self.resources = find_resources(self.platform, cmd_nodes, cmd_ppn)
-        #: All that were begun, in that order, without their sub-workflows.
+        #: All simulations that have begun, in that order, without sub-workflows.
         self.simulations: list[Simulation] = []
         self._output = None if log_file_name == "sys.stdout" else log_file_name
         self._resume = resume
         self._launch_directory = os.getcwd()
         self._numbers = itertools.count(1)
-        self._lives: list[Life] = []
+        self._lives: list[Lifecycle] = []
         self._held = contextlib.ExitStack()
         self._interruptions = Interruptions()
         self._router = Router(self)
-        control = Keepers(
+        control = KeeperControl(
             self._start_keeper, self._invoke_keeper, self._dismiss_keeper, self._router.broadcast
         )
         idle = min(idle_seconds(config.file, config.values) for config in self.configs)
@@ -111,26 +114,26 @@ class Framework:
         self._router.services |= self._lending.services | self._workflows.services
 
     def run(self) -> bool:
-        """Run the simulations to their ends; once.
+        """Run the simulations until all have ended; a Framework runs once.
 
         Returns
         -------
         bool
-            True if all went well. Else :attr:`failure` has the reasons, and the log files have the
-            tracebacks.
+            True if all simulations succeeded. Otherwise :attr:`failure` has the reasons, and the
+            log files have the tracebacks.
 
         Raises
         ------
         ConfigError
             A file or directory of a simulation cannot be written.
         IPSError
-            This framework has run before.
+            This Framework has run before.
         """
         if self.simulations:
             raise IPSError("this Framework has run before: make a new one for another run")
         self._say(f"Starting IPS {ips_core_version()}")
         with self._held, self._interruptions:
-            for config in self.configs:  # all of them before anything starts
+            for config in self.configs:  # before any component starts
                 self._prepare(config)
             try:
                 for config in self.configs:
@@ -141,23 +144,24 @@ class Framework:
                 raise
             finally:
                 self._loop()
-                for simulation in self.simulations:  # a portal may take some seconds, for all
+                # After all simulations have ended, so that the waits for their portals overlap.
+                for simulation in self.simulations:
                     simulation.log.close()
         return not self.failure
 
     def terminate_all_sims(self, status: int = 0) -> None:
-        """End all simulations in order; from any thread. Without a run nothing happens.
+        """End all simulations in order, from any thread; do nothing outside of :meth:`run`.
 
         Parameters
         ----------
         status : int
-            Accepted for IPS-framework's sake.
+            Accepted for compatibility with IPS-framework and ignored. Default: 0.
         """
         self._interruptions.request("terminated")
 
     @property
     def failure(self) -> str:
-        """Why simulations failed, a line each; empty if all went well."""
+        """Reasons of failed simulations, one line each; empty if none failed."""
         failed = [each for each in self.simulations if each.failure]
         if len(self.simulations) == 1:
             return self.simulations[0].failure
@@ -165,7 +169,7 @@ class Framework:
 
     def _say(self, text: str) -> None:
         if self._output is None:
-            print(text + "\n", end="", flush=True)  # in one piece: a portal's thread speaks, too
+            print(text + "\n", end="", flush=True)  # one write: a portal's thread prints, too
         else:
             with open(self._output, "a", encoding="utf-8") as file:
                 file.write(text + "\n")
@@ -173,12 +177,12 @@ class Framework:
     # -- the loop ----------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        """Serve components until no simulation lives any more."""
+        """Serve components until no simulation is left."""
         while self._lives:
             for life in list(self._lives):
                 if self._interruptions.reason:
                     life.interrupt(self._interruptions.reason)
-                if not life.go_on():
+                if not life.advance():
                     self._lives.remove(life)
             if self._lives:
                 self._serve()
@@ -191,34 +195,34 @@ class Framework:
             self._interruptions.drain()
         self._lending.tick()
 
-    # -- what the router tells (its Listener) ------------------------------------------------
+    # -- the Listener of the router ----------------------------------------------------------
 
     def hear_events(self, sender: ComponentID, events: Iterable[dict[str, Any]]) -> None:
-        """Write a component's events into the log of its simulation."""
+        """Write a component's events to the log of its simulation."""
         self._workflows.simulation_of(sender).write(events)
 
     def hear_news(self, sender: ComponentID, news: Broadcast) -> None:
-        """Pass on what may concern resources."""
+        """Pass a broadcast on to the resource service."""
         self._lending.hear(sender, news)
 
     def hear_end(self, component_id: ComponentID, reason: str) -> None:
-        """Take back what a component held."""
+        """Release what a component held."""
         self._lending.gone(component_id, reason)
 
     # -- simulations and their processes -----------------------------------------------------
 
     def _prepare(self, config: SimulationConfig) -> None:
-        """Make the directories of a simulation; no other run begins in them until our end."""
+        """Create the directories of a simulation, and lock its LOG_FILE until the run ends."""
         staging.make_tree(config, [config.file, self.platform.file])
         self._held.enter_context(staging.make_log_file(config))
 
     def _begin_another(self, config: SimulationConfig) -> None:
-        """Let a simulation begin that a component asks for."""
+        """Prepare and begin a simulation that a component has created."""
         self._prepare(config)
         self._begin(config)
 
     def _begin(self, config: SimulationConfig) -> None:
-        """Let a simulation begin beside those that run."""
+        """Begin a simulation beside the running ones."""
         run_id = run_id_of(config, self.platform, self.started)
         folder = Path(config.root) / "simulation_log"
         try:
@@ -233,7 +237,7 @@ class Framework:
         simulation.begin(self.platform, self.resources, parent)
         self.simulations.append(simulation)
         self._workflows.add(simulation)
-        life = Life(
+        life = Lifecycle(
             simulation,
             self._router,
             lambda: self._start(simulation),
@@ -243,14 +247,14 @@ class Framework:
         self._lives.append(life)
 
     def _start(self, simulation: Simulation) -> list[Call]:
-        """Start all components of a simulation side by side; return calls of their constructors."""
+        """Start all components of a simulation and return the calls of their constructors."""
         config = simulation.config
         simulation.ports.update(
             (port, ComponentID(config.name, config.components[section].name, next(self._numbers)))
             for port, section in config.ports.items()
         )
         calls = []
-        for port, section in config.ports.items():  # those of one section are components, too
+        for port, section in config.ports.items():  # two ports may share a section
             component, component_id = config.components[section], simulation.ports[port]
             number = component_id.number
             directory = staging.work_directory(config, component, number)
@@ -266,10 +270,10 @@ class Framework:
     def _stage_inputs(
         self, simulation: Simulation, component: ComponentConfig, directory: Path
     ) -> None:
-        """Copy a component's INPUT_FILES to its work directory, and tell if one is missing.
+        """Copy a component's INPUT_FILES to its work directory, and report a missing one.
 
-        That is no error yet: the component may choose another INPUT_DIR before it stages them, and
-        those of a sub-workflow may come later, from the component that it belongs to.
+        A missing file is not an error yet: the component may set another INPUT_DIR before it stages
+        its inputs, and the owner of a sub-workflow may provide the sub-workflow's inputs later.
         """
         try:
             staging.stage_inputs(component, directory, missing_ok=simulation.is_part)
@@ -280,7 +284,7 @@ class Framework:
     def _start_process(
         self, simulation: Simulation, section: str, component_id: ComponentID, directory: Path
     ) -> Call:
-        """Start a component's process; return the call of its constructor."""
+        """Start a component's process and return the call of its constructor."""
         config = simulation.config
         component = config.components.get(section)
         name = component.full_id(component_id.number) if component else component_id.class_name

@@ -1,4 +1,4 @@
-"""Signals, and the wish of another thread, as something that a loop can wait for."""
+"""Turn signals and requests of other threads into something that a loop can wait for."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["Interruptions"]
 
 
 class Interruptions:
-    """Takes note of what is to end a loop, instead of raising an exception anywhere.
+    """Records why a loop should end, instead of raising an exception in the middle of it.
 
-    As a context manager it handles SIGINT, SIGTERM and, unless it is ignored (nohup), SIGHUP
-    meanwhile; outside of the main thread, where handlers cannot be set, signals stay as they are.
-    ``fileno`` makes it something to wait for.
+    As a context manager it handles SIGINT, SIGTERM and, if its handler is the default one (not
+    under nohup), SIGHUP. Outside of the main thread, where Python allows no handlers, signals keep
+    their effect. ``fileno`` makes the object usable in ``wait``.
     """
 
     def __init__(self) -> None:
@@ -27,20 +27,20 @@ class Interruptions:
         self._restore: Callable[[], None] = _nothing
 
     def request(self, reason: str) -> None:
-        """Ask the loop to end, from any thread; nothing happens while there is none."""
+        """Ask the loop to end, from any thread; do nothing outside of the context."""
         if self._sockets is None:
             return
         self.reason = self.reason or reason
-        with contextlib.suppress(OSError):  # it is full: the loop wakes up anyway, or is over
+        with contextlib.suppress(OSError):  # full, so that the loop wakes up anyway, or closed
             self._sockets[1].send(b"\0")
 
     def fileno(self) -> int:
-        """Return the file descriptor that becomes readable when something has happened."""
+        """Return the file descriptor that a signal or a request makes readable."""
         assert self._sockets is not None
         return self._sockets[0].fileno()
 
     def drain(self) -> None:
-        """Forget what made the descriptor readable; :attr:`reason` stays."""
+        """Make the file descriptor unreadable again; :attr:`reason` stays."""
         assert self._sockets is not None
         with contextlib.suppress(BlockingIOError):
             self._sockets[0].recv(64)
@@ -56,12 +56,13 @@ class Interruptions:
         return self
 
     def _handle_signals(self, wakeup: socket.socket) -> Callable[[], None]:
-        """Take over the signals; return what gives them back."""
+        """Install the signal handlers and return a function that restores the former ones."""
 
         def handle(number: int, _frame: Any) -> None:
             self.request(f"interrupted by {signal.Signals(number).name}")
 
-        # Besides the handler's own word, which could come just before the loop begins to wait
+        # If a signal arrives just before the loop begins to wait, Python runs the handler only
+        # after the wait; the wakeup descriptor ends the wait.
         descriptor = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
         numbers = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:

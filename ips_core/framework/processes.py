@@ -1,4 +1,4 @@
-"""The operating-system side of components: one process each, started and ended here."""
+"""Start and end the processes of components."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ips_core.tasks.process import describe_exit
 __all__ = ["ComponentHandle"]
 
 _REAP_SECONDS = 2.0
-# Modules in the launch directory are found, but hide no others: a user's random.py is not Python's
+# Search the launch directory last: a user's random.py must not hide Python's.
 _BOOT = """
 import sys
 sys.path.append(sys.path.pop(0))
@@ -29,7 +29,7 @@ main()
 
 
 def _output_of(start: Start) -> IO[bytes] | None:
-    """Open where the simulation's components write to (OUT_REDIRECT); None: where we do."""
+    """Open the OUT_REDIRECT file of a simulation; return None to share the framework's output."""
     file = start.simulation.out_redirect
     if not file:
         return None
@@ -43,10 +43,7 @@ def _output_of(start: Start) -> IO[bytes] | None:
 class ComponentHandle:
     """The framework's end of a component.
 
-    Parameters
-    ----------
-    start : Start
-        Who it is; sent to the process at once.
+    The constructor starts the process and sends it `start`.
     """
 
     def __init__(self, start: Start) -> None:
@@ -56,8 +53,8 @@ class ComponentHandle:
         ours, theirs = socket.socketpair()
         output = _output_of(start)
         try:
-            # Not a fork: a script or a notebook without a main guard can run a simulation. Its own
-            # session: Ctrl-C in the terminal is for the framework, which ends all in order.
+            # No fork, so that a script or notebook without a main guard can run a simulation. A
+            # new session, so that Ctrl-C reaches only the framework, which ends all in order.
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
@@ -72,16 +69,16 @@ class ComponentHandle:
                 output.close()
         self.channel = Channel(ours.detach())
         self._outbox = Outbox(self.channel)
-        with contextlib.suppress(OSError):  # died at once: noticed by its end-of-file
+        with contextlib.suppress(OSError):  # it died at once: its end of file reports it
             self._outbox.send(start)
 
     def send(self, message: object) -> None:
-        """Send a message; a process that is gone is noticed by its end-of-file instead."""
+        """Send a message; if the process is gone, the end of file on its pipe reports it."""
         with contextlib.suppress(OSError):
             self._outbox.send(message)
 
     def how_it_ended(self) -> str:
-        """Return in words how the process ended; what it left in its session is ended, too."""
+        """Return in words how the process ended, and kill the rest of its process group."""
         code = self._reap()
         if code is None or code == PIPE_CLOSED:
             return "its process closed the pipe to the framework"
@@ -92,19 +89,19 @@ class ComponentHandle:
         return f"its process ended with exit code {code}"
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process and what it started in its session."""
-        if self.process.returncode is None:  # not reaped: nobody else can have its number
+        """Send a signal to the process and all others in its process group."""
+        if self.process.returncode is None:  # not reaped, so its pid is not reused
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
 
     def close(self) -> None:
-        """End what is left of the process and of its session."""
-        self.alive = False  # for us: one that not even SIGKILL ends, in a hung file system, say
+        """Kill what is left of the process group, and close the pipe."""
+        self.alive = False  # even if a hung file system keeps SIGKILL from ending it
         self._reap()
         self.channel.close()
 
     def _reap(self) -> int | None:
-        """Return the exit code, None if the process had not ended by itself."""
+        """Kill the process group and return the exit code; None if the process had not ended."""
         deadline = time.monotonic() + _REAP_SECONDS
         while not (ended := self._has_ended()) and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -116,7 +113,7 @@ class ComponentHandle:
     def _has_ended(self) -> bool:
         if self.process.returncode is not None:
             return True
-        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT  # looks, but does not reap
-        with contextlib.suppress(ChildProcessError):  # who started us ignores SIGCHLD
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT  # look without reaping
+        with contextlib.suppress(ChildProcessError):  # with SIGCHLD ignored, the kernel reaps
             return os.waitid(os.P_PID, self.process.pid, flags) is not None
         return True

@@ -1,7 +1,7 @@
-"""Passes messages between the framework and the processes of components, and notices deaths.
+"""Route messages between the framework and component processes, and notice deaths.
 
-One thread that waits on all pipes; requests that must wait are parked and answered later. Nothing
-here blocks on a component.
+One thread waits on all pipes. A request that must wait is answered later; nothing here blocks on a
+component.
 """
 
 from __future__ import annotations
@@ -31,50 +31,44 @@ from ips_core.log.events import span_id
 __all__ = ["Listener", "Router", "Service"]
 
 Service = Callable[[Any, Request], None]
-"""Answers a request of a component: ``service(sender, request)``, perhaps later."""
+"""Answer a component's request: ``service(sender, request)`` sends the reply, perhaps later."""
 
 
 class Listener(Protocol):
-    """Who hears what components do besides asking for something."""
+    """A receiver of what components send besides requests."""
 
     def hear_events(self, sender: ComponentID, events: Iterable[dict[str, Any]]) -> None:
         """Take events for the log."""
 
     def hear_news(self, sender: ComponentID, news: Broadcast) -> None:
-        """Take news, which all components get, too."""
+        """Take a broadcast, which all components get, too."""
 
     def hear_end(self, component_id: ComponentID, reason: str) -> None:
-        """Take note that a process has ended."""
+        """Take the end of a component's process, and how it ended."""
 
 
 class Router:
-    """The components of a run and what they say.
-
-    Parameters
-    ----------
-    listener : Listener
-        Hears it.
-    """
+    """The component processes of a run; `listener` gets what is not a request."""
 
     def __init__(self, listener: Listener) -> None:
         self.calls = CallTable()
         self.services: dict[str, Service] = {"call": self._call, "wait_call": self._wait_call}
         self._listener = listener
         self._handles: dict[ComponentID, ComponentHandle] = {}
-        self._waiting: dict[ComponentID, Call] = {}  # what each waits for, the latest
+        self._waiting: dict[ComponentID, Call] = {}  # the latest call that each waits for
 
     def start(self, start: Start) -> Call:
-        """Start a component's process; return the call of its constructor."""
+        """Start a component's process and return the call of its constructor."""
         call = self.calls.open(start.component_id, "constructor")
         self._handles[start.component_id] = ComponentHandle(replace(start, call_id=call.call_id))
         return call
 
     def handles(self, ids: Iterable[ComponentID]) -> list[ComponentHandle]:
-        """Return the processes of these components."""
+        """Return the processes of components."""
         return [self._handles[component_id] for component_id in ids]
 
     def invoke(self, target: ComponentID, method: str, payload: bytes, operation: str) -> Call:
-        """Call a method of a component; one that is gone answers at once."""
+        """Call a method of a component; the call fails at once if the process has ended."""
         call = self.calls.open(target, method)
         handle = self._handles[target]
         if handle.alive:
@@ -85,7 +79,7 @@ class Router:
         return call
 
     def error_of(self, call: Call) -> ComponentError | None:
-        """Return why a call that has ended failed, None if it did not."""
+        """Return the error of a call that has failed, else None."""
         failure = call.outcome.failure if call.outcome is not None else None
         return self._error(call, failure) if failure is not None else None
 
@@ -93,25 +87,16 @@ class Router:
         return ComponentError(self._handles[call.target].name, call.method, failure.text)
 
     def broadcast(self, news: Broadcast) -> None:
-        """Tell every component something."""
+        """Send a message to every component."""
         for handle in self._handles.values():
             if handle.alive:
                 handle.send(news)
 
     def serve(self, besides: Any, timeout: float | None) -> bool:
-        """Wait until somebody says something, and see to it.
+        """Wait until a message arrives or a process ends, and handle it.
 
-        Parameters
-        ----------
-        besides : object with ``fileno``
-            Something else to wait for.
-        timeout : float or None
-            Seconds to wait for at most; None: for ever.
-
-        Returns
-        -------
-        bool
-            Whether ``besides`` became readable.
+        The wait also ends when `besides`, an object with ``fileno``, becomes readable, or after
+        `timeout` seconds (None: no limit). Return whether `besides` is readable.
         """
         channels: dict[Any, ComponentHandle] = {
             handle.channel: handle for handle in self._handles.values() if handle.alive
@@ -128,7 +113,9 @@ class Router:
         except (EOFError, OSError):
             self._take_leave(handle, handle.how_it_ended())
             return
-        except Exception as error:  # of a class that only its script knows: it would wait for ever
+        except Exception as error:
+            # For example, the message has an object of a class that only the component's script
+            # defines. Without a reply, the component would wait forever.
             handle.signal(signal.SIGKILL)
             self._take_leave(handle, f"the framework cannot read what it sent: {describe(error)}")
             return
@@ -150,7 +137,7 @@ class Router:
     def _answer(self, sender: ComponentHandle, request: Request) -> None:
         try:
             self.services[request.service](sender, request)
-        except Exception as error:  # the asker's error, or ours: no reason to end all the others
+        except Exception as error:  # one bad request must not end the other components
             own = error if isinstance(error, IPSError) else None
             failure = Failure(describe(error), error=own)
             sender.send(Reply(request.request_id, failure=failure))
@@ -158,7 +145,7 @@ class Router:
     # -- calls between components ------------------------------------------------------------
 
     def _call(self, sender: ComponentHandle, request: Request) -> None:
-        """``call(component_id, method, payload, operation)``: the call's id."""
+        """``call(component_id, method, payload, operation)``: reply with the call's id."""
         component_id, method, payload, operation = request.arguments
         if component_id not in self._handles:
             failure = Failure(f"there is no component {component_id}")
@@ -168,7 +155,7 @@ class Router:
         sender.send(Reply(request.request_id, call.call_id))
 
     def _wait_call(self, sender: ComponentHandle, request: Request) -> None:
-        """``wait_call(call_id, block)``: what the method returned, packed; parked until then."""
+        """``wait_call(call_id, block)``: reply with the packed result when the call has ended."""
         call_id, block = request.arguments
         call = self.calls.get(call_id)
         if call is None:
@@ -182,12 +169,12 @@ class Router:
             self._reply_when_ended(sender, request, call)
 
     def _circle(self, waiting: ComponentID, call: Call) -> str:
-        """Return why a call cannot end while a component waits for it, if that is so.
+        """Return why a call cannot end while a component waits for it, or "" if it can.
 
-        A component runs one method at a time: who waits in it does not begin another one.
+        A component runs one method at a time; while one of its methods waits, no other can begin.
         """
         words = []
-        for _ in range(len(self._waiting) + 1):  # a circle of others is theirs
+        for _ in range(len(self._waiting) + 1):  # ends also in a circle without `waiting`
             words.append(f"for {call.method} of {self._handles[call.target].name}")
             if call.target == waiting:
                 who = self._handles[waiting].name

@@ -1,4 +1,4 @@
-"""One simulation of a run, as the framework knows it: its files, its ports, its events."""
+"""Keep the framework's state of one simulation, and write its events."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Simulation", "run_id_of"]
 def run_id_of(config: SimulationConfig, platform: PlatformConfig, started: float) -> str:
     """Return the portal run id of a simulation: its name, host, user and start.
 
-    Files are named after it, so it has no slash, and nothing that is no text.
+    Files are named after it, so it has no slash and can always be encoded.
     """
     stamp = datetime.fromtimestamp(started).isoformat(timespec="milliseconds")
     text = f"{config.name}_{_host(config, platform)}_{_user(config)}_{stamp}"
@@ -39,38 +39,23 @@ def _host(config: SimulationConfig, platform: PlatformConfig) -> str:
 
 @dataclass(eq=False)
 class Simulation:
-    """What the framework knows of a simulation.
-
-    Parameters
-    ----------
-    config : SimulationConfig
-        Its file.
-    run_id : str
-        Its portal run id; a sub-workflow has its parent's.
-    log : SimulationLog
-        Where its events go; likewise.
-    started : float
-        When the framework started, in seconds since the epoch.
-    ports : dict of str to ComponentID
-        Its components by port.
-    members : list of ComponentID
-        All of its components, and those of its sub-workflows.
-    settings : dict of str to bytes
-        What components have set for others (``set_config_param``), packed.
-    failure : str
-        Why it failed, in a sentence; empty if it did not.
-    ending : bool
-        Whether it is about to leave: nothing new begins in it.
-    """
+    """The framework's state of a simulation or sub-workflow."""
 
     config: SimulationConfig
+    #: Portal run id; a sub-workflow shares run id, log and members with its parent.
     run_id: str
     log: SimulationLog
+    #: Start of the framework, in seconds since the epoch.
     started: float
+    #: Components by port.
     ports: dict[str, ComponentID] = field(default_factory=dict)
+    #: All components, also those of sub-workflows.
     members: list[ComponentID] = field(default_factory=list)
+    #: Packed values that components have set with ``set_config_param``.
     settings: dict[str, bytes] = field(default_factory=dict)
+    #: Reason of a failure, in one sentence; empty if there was none.
     failure: str = ""
+    #: Whether the simulation is shutting down, so that nothing new may begin in it.
     ending: bool = False
 
     @property
@@ -80,34 +65,27 @@ class Simulation:
 
     @property
     def is_part(self) -> bool:
-        """Whether it is a sub-workflow."""
+        """Whether this is a sub-workflow."""
         return "::" in self.name
 
     @property
     def root_span(self) -> str:
-        """What its trace begins with."""
+        """Target of the outermost span of the simulation's trace."""
         return root_target(self.name)
 
     def write(self, events: Iterable[dict[str, Any]]) -> None:
-        """Write events of its components into the log."""
+        """Write events of the simulation's components to the log."""
         self.log.write_all(events, self.name)
 
     def tell(self, eventtype: str, comment: str, at: float | None = None, **fields: Any) -> None:
-        """Write an event of the framework into the log."""
+        """Write an event of the framework to the log; `at` is in seconds since the epoch."""
         moment = time.time() if at is None else at
         self.write([framework_event(eventtype, comment, at=moment, started=self.started, **fields)])
 
     def begin(self, platform: PlatformConfig, resources: Resources, parent: str | None) -> None:
-        """Write that it begins.
+        """Write the events of the simulation's start.
 
-        Parameters
-        ----------
-        platform : PlatformConfig
-            Where it runs.
-        resources : Resources
-            What it may use.
-        parent : str or None
-            The portal run id of the simulation that it belongs to.
+        `parent` is the portal run id of the simulation that this one belongs to on the portal.
         """
         self.tell(
             "IPS_START",
@@ -126,7 +104,7 @@ class Simulation:
         self.tell("IPS_RESOURCE_ALLOC", comment)
 
     def end(self, resources: Resources) -> None:
-        """Write that it is over and how it went; nothing follows in the log."""
+        """Write the event of the simulation's end, with its outcome, and end the log."""
         now = time.time()
         ended = trace(
             self.root_span,

@@ -1,4 +1,4 @@
-"""Answers what components ask about simulations: new ones, sub-workflows, values for others."""
+"""Answer requests about simulations: new ones, sub-workflows, and values for other components."""
 
 from __future__ import annotations
 
@@ -18,19 +18,10 @@ __all__ = ["SimulationService"]
 
 
 class SimulationService:
-    """The services about simulations, and the list of those that there are.
+    """The services about simulations, and the list of all simulations.
 
-    Parameters
-    ----------
-    router : Router
-        Of the components.
-    platform : PlatformConfig
-        Where all of them run.
-    start : callable
-        ``start(simulation)`` starts the components of a simulation, and returns the calls of their
-        constructors.
-    begin : callable
-        ``begin(config)`` makes its directories and lets a simulation begin beside those that run.
+    `start` starts the components of a simulation and returns the calls of their constructors.
+    `begin` creates the directories of a simulation and starts it beside the running ones.
     """
 
     def __init__(
@@ -54,7 +45,7 @@ class SimulationService:
         }
 
     def add(self, simulation: Simulation) -> None:
-        """Take note of a simulation."""
+        """Add a simulation to the list."""
         self._simulations[simulation.name] = simulation
 
     def simulation_of(self, component_id: ComponentID) -> Simulation:
@@ -62,19 +53,19 @@ class SimulationService:
         return self._simulations[component_id.simulation]
 
     def _read_simulation(self, sender: Any, request: Request) -> None:
-        """``read_simulation(file)``: a simulation file as it would run."""
+        """``read_simulation(file)``: reply with the simulation file as it would run."""
         (file,) = request.arguments
         sender.send(Reply(request.request_id, read_simulation(file, self._platform)))
 
     # -- new ones ----------------------------------------------------------------------------
 
     def _create_sub_workflow(self, sender: Any, request: Request) -> None:
-        """``create_sub_workflow(file)``: its ports; parked until its components are constructed.
+        """``create_sub_workflow(file)``: reply with the ports after all constructors have ended.
 
-        It writes into its parent's log and LOG_FILE, and ends with it.
+        A sub-workflow writes to its parent's log and LOG_FILE, and ends with its parent.
         """
         (file,) = request.arguments
-        if self._simulations[sender.component_id.root].ending:  # nobody would see it out
+        if self._simulations[sender.component_id.root].ending:  # too late to shut it down
             raise IPSError("the simulation is ending")
         config = self._read(file)
         parent = self.simulation_of(sender.component_id)
@@ -86,7 +77,7 @@ class SimulationService:
         try:
             calls = self._start(simulation)
         except Exception as error:
-            self._give_up(simulation, simulation.members[before:], describe(error))
+            self._release(simulation, simulation.members[before:], describe(error))
             raise
         for call in calls:
             self._router.calls.when_ended(
@@ -101,17 +92,17 @@ class SimulationService:
         errors = [error for error in map(self._router.error_of, calls) if error is not None]
         failure = Failure(str(errors[0])) if errors else None
         if failure is not None:
-            self._give_up(simulation, [call.target for call in calls], failure.text)
+            self._release(simulation, [call.target for call in calls], failure.text)
         sender.send(Reply(request.request_id, simulation.ports, failure))
 
-    def _give_up(self, part: Simulation, members: list[ComponentID], reason: str) -> None:
-        """End what there is of a sub-workflow that could not begin; its name may be used again."""
+    def _release(self, part: Simulation, members: list[ComponentID], reason: str) -> None:
+        """End the components of a sub-workflow that could not begin, and free its name."""
         part.failure = reason
         for handle in self._router.handles(members):
             handle.send(Terminate(ok=False))
 
     def _create_simulation(self, sender: Any, request: Request) -> None:
-        """``create_simulation(file)``: its name; it lives beside the others."""
+        """``create_simulation(file)``: begin a simulation beside others; reply with its name."""
         (file,) = request.arguments
         config = self._read(file)
         others = [each.config for each in self._simulations.values() if not each.is_part]
@@ -130,7 +121,7 @@ class SimulationService:
     # -- values ------------------------------------------------------------------------------
 
     def _set_config_param(self, sender: Any, request: Request) -> None:
-        """``set_config_param(name, value, simulation)``; the value is packed."""
+        """``set_config_param(name, value, simulation)``: keep a packed value."""
         name, value, target = request.arguments
         if target is not None and target not in self._simulations:
             known = ", ".join(self._simulations)
@@ -140,10 +131,10 @@ class SimulationService:
         sender.send(Reply(request.request_id))
 
     def _get_config_param(self, sender: Any, request: Request) -> None:
-        """``get_config_param(name)``: what a component has set, packed; None: nothing."""
+        """``get_config_param(name)``: reply with the packed value, or None if none was set."""
         (name,) = request.arguments
         component_id = sender.component_id
-        # a sub-workflow also knows what is set for the simulation that it is part of
+        # A sub-workflow also sees the values of its root simulation.
         places = (self._simulations[each] for each in (component_id.simulation, component_id.root))
         found = next((each.settings[name] for each in places if name in each.settings), None)
         sender.send(Reply(request.request_id, found))

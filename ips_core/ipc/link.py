@@ -1,4 +1,4 @@
-"""A component's end of the pipe to the framework: requests and their answers, events, news."""
+"""Exchange requests, events and broadcasts with the framework: a component's end of the pipe."""
 
 from __future__ import annotations
 
@@ -20,15 +20,7 @@ _GONE = "the framework is gone"
 
 
 class FrameworkLink:
-    """What the threads of a component's process say to the framework.
-
-    Parameters
-    ----------
-    start : Start
-        Who the component is.
-    channel : Channel
-        To the framework.
-    """
+    """A component's link to the framework, for all threads of the component's process."""
 
     def __init__(self, start: Start, channel: Channel) -> None:
         self._start = start
@@ -38,18 +30,14 @@ class FrameworkLink:
         self._lock = threading.Lock()
 
     def ask(self, service: str, *arguments: Any) -> Any:
-        """Send a request and wait for its answer.
+        """Send a request, wait for the answer and return it.
 
-        Raises
-        ------
-        IPSError
-            With the framework's words, or because it is gone; of a more telling type where the
-            service has one.
+        Raise the error that the framework sent, or IPSError if the framework is gone.
         """
         return self.answer(self.post(service, *arguments))
 
     def post(self, service: str, *arguments: Any) -> int:
-        """Send a request; its answer is taken by :meth:`answer`, perhaps later."""
+        """Send a request and return its number for :meth:`answer`."""
         request_id = next(self._request_ids)
         with self._lock:
             self._replies[request_id] = queue.SimpleQueue()
@@ -60,7 +48,7 @@ class FrameworkLink:
         return request_id
 
     def answer(self, request_id: int) -> Any:
-        """Wait for the answer to a request; raises as :meth:`ask` does."""
+        """Wait for the answer to a request and return it; raise as :meth:`ask` does."""
         reply = self._replies[request_id].get()
         with self._lock:
             del self._replies[request_id]
@@ -69,14 +57,14 @@ class FrameworkLink:
         return reply.value
 
     def deliver(self, reply: Reply) -> None:
-        """Take an answer of the framework (called by the reader)."""
+        """Pass a reply to the thread that waits for it (called by the reader)."""
         with self._lock:
             waiting = self._replies.get(reply.request_id)
         if waiting is not None:
             waiting.put(reply)
 
     def hang_up(self) -> None:
-        """Take note that the framework is gone and answers nothing (called by the reader)."""
+        """Fail all open requests because the framework is gone (called by the reader)."""
         with self._lock:
             waiting = list(self._replies)
         for request_id in waiting:
@@ -91,16 +79,9 @@ class FrameworkLink:
         code: str | None = None,
         **fields: Any,
     ) -> dict[str, Any]:
-        """Return an event for the simulation log, for :meth:`emit_all`.
+        """Return an event for :meth:`emit_all`, by default of this component and of now.
 
-        Parameters
-        ----------
-        eventtype, comment, **fields
-            As for ``events.component_event``.
-        at : float, optional
-            When it happened. Default: now.
-        code : str, optional
-            In whose name. Default: this component's.
+        `at` is in seconds since the epoch; `code` is the name of another component.
         """
         return component_event(
             code or self._start.name,
@@ -112,15 +93,15 @@ class FrameworkLink:
         )
 
     def emit(self, eventtype: str, comment: str, **fields: Any) -> None:
-        """Send an event for the simulation log; parameters as for :meth:`event`."""
+        """Send an event for the simulation log; arguments are those of :meth:`event`."""
         self.emit_all([self.event(eventtype, comment, **fields)])
 
     def emit_all(self, events: Iterable[dict[str, Any]]) -> None:
-        """Send several events in one message; they stay in their order."""
-        with contextlib.suppress(OSError):  # the framework is gone: nobody writes a log
+        """Send several events in one message, in their order."""
+        with contextlib.suppress(OSError):  # the framework is gone, and the log with it
             self._channel.send(Emit(tuple(events)))
 
     def broadcast(self, topic: str, body: Any) -> None:
-        """Tell every component something."""
+        """Send a message to every component."""
         with contextlib.suppress(OSError):
             self._channel.send(Broadcast(topic, body))

@@ -1,7 +1,7 @@
-"""What crosses the pipe between the framework and a component's process, and the pipe itself.
+"""Define the pipe between the framework and a component's process, and its messages.
 
-Arguments and results travel packed: the framework routes them without looking inside, so that a
-class which only a component's script knows does not have to exist in the framework.
+Arguments and results travel packed: the framework routes them without unpacking, so that classes of
+a component's script need not exist in the framework.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ __all__ = [
 ]
 
 
-#: The exit code of a component that can no longer say anything.
+#: Exit code of a component's process that can no longer send to the framework.
 PIPE_CLOSED = os.EX_IOERR
 
 
 def pack(value: Any) -> bytes:
-    """Return a value as bytes; classes of a component's script go along by value."""
+    """Return a value as bytes; classes of a component's script travel by value."""
     return dumps(value)
 
 
 def unpack(data: bytes) -> Any:
-    """Return the value that :func:`pack` was given."""
+    """Return the value that :func:`pack` packed."""
     return cloudpickle.loads(data)
 
 
 @dataclass(frozen=True)
 class ComponentID:
-    """Who a component is; as text, ``simulation@class@number``.
+    """ID of a component; as text, ``simulation@class@number``.
 
     Parameters
     ----------
     simulation : str
         Name of the simulation.
     class_name : str
-        Name of the Python class.
+        Name of the component's Python class.
     number : int
-        Counts the components of a run from 1; the framework itself is 0.
+        Number of the component in the run, from 1; 0 is the framework.
     """
 
     simulation: str
@@ -70,18 +70,18 @@ class ComponentID:
 
     @property
     def root(self) -> str:
-        """The simulation that it lives and ends with: a sub-workflow is named ``parent::sub``."""
+        """Simulation that the component ends with; for a sub-workflow, its parent."""
         return self.simulation.partition("::")[0]
 
     def __str__(self) -> str:
         return f"{self.simulation}@{self.class_name}@{self.number}"
 
     def get_serialization(self) -> str:
-        """Return the text form (IPS-framework's name for it)."""
+        """Return the text form (IPS-framework's name)."""
         return str(self)
 
     def get_instance_name(self) -> str:
-        """Return the text form (IPS-framework's other name for it)."""
+        """Return the text form (IPS-framework's other name)."""
         return str(self)
 
     def get_sim_name(self) -> str:
@@ -89,19 +89,19 @@ class ComponentID:
         return self.simulation
 
     def get_class_name(self) -> str:
-        """Return the name of the Python class."""
+        """Return the name of the component's Python class."""
         return self.class_name
 
     def get_seq_num(self) -> int:
-        """Return the number."""
+        """Return the number of the component."""
         return self.number
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception as it travels: its text, and the traceback for the log.
+    """An exception on its way: its text, and the traceback for the log.
 
-    ``error`` is the exception itself where the framework raises one of ours on purpose.
+    ``error`` is the exception itself if the framework raised an IPSError.
     """
 
     text: str
@@ -114,57 +114,39 @@ class Failure:
 
 @dataclass(frozen=True)
 class Start:
-    """The first message to a component's process: who it is and where it lives.
+    """Tell a component's process which component it runs; the first message."""
 
-    Parameters
-    ----------
-    call_id : int
-        Under which the end of the constructor is reported.
-    component_id : ComponentID
-        Who it is.
-    name : str
-        How messages and events call it, ``CLASS_SUBCLASS_NAME_number``.
-    section : str
-        Its section in the simulation file.
-    simulation : ips_core.config.SimulationConfig
-        The whole simulation.
-    platform : dict
-        Settings of the platform file.
-    resources : ips_core.resources.nodes.Resources
-        What the simulation may use.
-    ports : dict of str to ComponentID
-        The components by port name.
-    launch_directory, work_directory : str
-        Where its constructor runs, and where everything else does.
-    run_id : str
-        The simulation's portal run id.
-    start_time : float
-        When the framework started, seconds since the epoch.
-    resume : bool
-        True: what the run before has finished is not run again.
-    interactive : bool
-        True: the simulation was started from a notebook.
-    """
-
+    #: Number of the constructor's call.
     call_id: int
     component_id: ComponentID
+    #: Name in log messages and events, ``CLASS_SUBCLASS_NAME_number``.
     name: str
+    #: Section of the simulation file, or ``module:class`` of an internal component.
     section: str
+    #: The whole simulation, an ``ips_core.config.SimulationConfig``.
     simulation: Any
+    #: Values of the platform file.
     platform: dict[str, Any]
+    #: What the simulation may use, an ``ips_core.resources.nodes.Resources``.
     resources: Any
     ports: dict[str, ComponentID]
+    #: Where the constructor runs.
     launch_directory: str
+    #: Where all other methods run.
     work_directory: str
+    #: Portal run id of the simulation.
     run_id: str
+    #: Start of the framework, in seconds since the epoch.
     start_time: float
+    #: Whether pools skip the tasks that the run before finished.
     resume: bool = False
+    #: Whether the simulation was started from a notebook.
     interactive: bool = False
 
 
 @dataclass(frozen=True)
 class Invoke:
-    """Call a method; ``payload`` is a packed ``(args, kwargs)``."""
+    """Call a method; ``payload`` is a packed ``(args, kwargs)``, ``span`` the id of its span."""
 
     call_id: int
     method: str
@@ -174,7 +156,7 @@ class Invoke:
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to a request."""
+    """Answer a request."""
 
     request_id: int
     value: Any = None
@@ -183,7 +165,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Terminate:
-    """Leave now; ``ok`` tells how the simulation went."""
+    """End the process; ``ok`` is whether the simulation succeeded."""
 
     ok: bool
 
@@ -193,7 +175,7 @@ class Terminate:
 
 @dataclass(frozen=True)
 class Returned:
-    """A call has ended. ``value`` is packed."""
+    """Report the end of a call; ``value`` is packed."""
 
     call_id: int
     value: bytes = b""
@@ -202,7 +184,7 @@ class Returned:
 
 @dataclass(frozen=True)
 class Request:
-    """Ask the framework for something; a :class:`Reply` follows, perhaps much later."""
+    """Ask the framework for a service; the :class:`Reply` may follow much later."""
 
     request_id: int
     service: str
@@ -211,26 +193,23 @@ class Request:
 
 @dataclass(frozen=True)
 class Emit:
-    """Events for the simulation log, in their order."""
+    """Send events for the simulation log, in their order."""
 
     events: tuple[dict[str, Any], ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Broadcast:
-    """News for every component: passed on to all of them."""
+    """Send a message to every component, through the framework."""
 
     topic: str
     body: Any
 
 
 class Channel:
-    """One end of a pipe that several threads of a process may send on.
+    """One end of a pipe; several threads of a process may send on it.
 
-    Parameters
-    ----------
-    handle : int
-        File descriptor of a connected socket; the channel owns it.
+    `handle` is the file descriptor of a connected socket; the channel owns it.
     """
 
     def __init__(self, handle: int) -> None:
@@ -238,47 +217,35 @@ class Channel:
         self._sending = threading.Lock()
 
     def fileno(self) -> int:
-        """Return the file descriptor, for waiting on it."""
+        """Return the file descriptor, for use with ``select`` and ``wait``."""
         return self._connection.fileno()
 
     def send(self, message: Any) -> None:
-        """Send a message.
-
-        Raises
-        ------
-        OSError
-            The other end is gone.
-        """
+        """Send a message; raise OSError if the other end is gone."""
         self.send_packed(self.packed(message))
 
     @staticmethod
     def packed(message: Any) -> bytes:
-        """Return a message as :meth:`send_packed` takes it."""
+        """Return a message as bytes for :meth:`send_packed`."""
         return bytes(ForkingPickler.dumps(message))
 
     def send_packed(self, data: bytes) -> None:
-        """Send a message that is packed already; raises as :meth:`send`."""
+        """Send a packed message; raise OSError if the other end is gone."""
         with self._sending:
             self._connection.send_bytes(data)
 
     def has_room(self) -> bool:
-        """Tell whether a short message could be sent without waiting, or would fail at once."""
+        """Return whether a short message could be sent, or would fail, without blocking."""
         poll = select.poll()
         poll.register(self.fileno(), select.POLLOUT)
         return bool(poll.poll(0))
 
     def receive(self) -> Any:
-        """Wait for a message and return it.
-
-        Raises
-        ------
-        EOFError, OSError
-            The other end is gone.
-        """
+        """Wait for a message and return it; raise EOFError or OSError if the other end is gone."""
         return self._connection.recv()
 
     def ready(self) -> bool:
-        """Tell whether :meth:`receive` would return or raise at once."""
+        """Return whether :meth:`receive` would return or raise without blocking."""
         return self._connection.poll()
 
     def close(self) -> None:

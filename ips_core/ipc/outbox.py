@@ -1,7 +1,7 @@
-"""Messages on their way to a process that may not be reading.
+"""Send messages to a process that may not be reading.
 
-A component whose code holds Python's lock for an hour, in Fortran say, reads nothing meanwhile; a
-pipe takes some 200 KB, and then who writes waits.
+A component whose code holds Python's global lock for an hour, in Fortran for example, reads nothing
+in that time; a pipe takes about 200 KB, then its writer blocks.
 """
 
 from __future__ import annotations
@@ -13,18 +13,13 @@ from ips_core.ipc.messages import Channel
 
 __all__ = ["Outbox"]
 
-_SMALL = 16_384  # a pipe that can be written to at all has room for so many bytes
+_SMALL = 16_384  # bytes that fit into any pipe that poll() calls writable
 
 
 class Outbox:
-    """Sends messages in their order, and never waits for who reads them.
+    """Send messages in order without blocking on a slow reader.
 
-    A thread waits instead, as long as there is something to wait for.
-
-    Parameters
-    ----------
-    channel : Channel
-        To the process; who closes it ends the thread.
+    While the pipe is full, a thread does the writing; closing the channel ends the thread.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -34,12 +29,10 @@ class Outbox:
         self._draining = False
 
     def send(self, message: object) -> None:
-        """Send a message, now or as soon as there is room.
+        """Send a message now or, from the thread, as soon as the pipe has room.
 
-        Raises
-        ------
-        OSError
-            The process is gone; it may also be noticed later, and then nothing is said.
+        Raise OSError if the process is known to be gone; a later failure drops the messages
+        silently.
         """
         data = Channel.packed(message)
         with self._lock:
@@ -60,9 +53,7 @@ class Outbox:
                 data = self._waiting.popleft()
             try:
                 self._channel.send_packed(data)
-            except (
-                OSError,
-                TypeError,
-            ):  # it is gone; the second if the channel is closed meanwhile
+            except (OSError, TypeError):
+                # The process is gone, or (TypeError) another thread has closed the channel.
                 with self._lock:
                     self._waiting.clear()

@@ -1,4 +1,4 @@
-"""Topics: what one component publishes, and when others are told of it."""
+"""Publish events on topics and deliver them to the components that subscribe."""
 
 from __future__ import annotations
 
@@ -19,25 +19,17 @@ _ECHO_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class TopicEvent:
-    """An event of a topic, as a callback gets it.
-
-    Parameters
-    ----------
-    header : dict
-        The event's name, as key and as value.
-    body : object
-        What was published: a copy of it.
-    """
+    """An event of a topic, as a callback gets it."""
 
     header: dict[str, str]
     body: Any
 
     def getHeader(self) -> dict[str, str]:  # IPS-framework's name
-        """Return the header."""
+        """Return the header: the event's name, as key and as value."""
         return self.header
 
     def getBody(self) -> Any:  # IPS-framework's name
-        """Return the body."""
+        """Return the body: a copy of what was published."""
         return self.body
 
     def __str__(self) -> str:
@@ -46,29 +38,23 @@ class TopicEvent:
 
 @dataclass(frozen=True)
 class Published:
-    """An event on its way to every component.
+    """An event on its way to every component."""
 
-    Parameters
-    ----------
-    topic : str
-        The topic's full name.
-    publisher : object
-        Whose event it is.
-    number : int
-        Counts that one's events.
-    payload : bytes
-        Name and body, packed.
-    """
-
+    #: Full name of the topic.
     topic: str
     publisher: object
+    #: Number of the event among those of its publisher, from 1.
     number: int
+    #: Name and body, packed.
     payload: bytes
 
 
 @dataclass(frozen=True, eq=False)
 class _Subscription:
-    """What to call; two are never equal, so that an old one's events do not reach a new one."""
+    """A callback for a topic.
+
+    Two are never equal, so that pending events of an old subscription do not reach a new one.
+    """
 
     callback: Callable[[str, TopicEvent], object]
 
@@ -76,12 +62,8 @@ class _Subscription:
 class Topics:
     """A component's end of all topics.
 
-    Parameters
-    ----------
-    publisher : object
-        Who the component is; equal for nobody else.
-    broadcast : callable
-        Takes a :class:`Published` to :meth:`hear` of every component, this one too.
+    `publisher` identifies the component. `broadcast` takes a :class:`Published` to :meth:`hear` of
+    every component, also of this one.
     """
 
     def __init__(self, publisher: object, broadcast: Callable[[Published], None]) -> None:
@@ -93,12 +75,9 @@ class Topics:
         self._pending: deque[tuple[_Subscription, Published]] = deque()
 
     def publish(self, topic: str, name: str, body: Any) -> None:
-        """Tell an event to every component, before this returns.
+        """Publish an event; it is on its way to every component when this returns.
 
-        Raises
-        ------
-        IPSError
-            The body cannot be pickled, or the framework does not answer.
+        Raise IPSError if the body cannot be pickled or the framework does not pass the event on.
         """
         try:
             payload = pack((name, body))
@@ -108,34 +87,31 @@ class Topics:
         back = self._on_their_way[number] = threading.Event()
         try:
             self._broadcast(Published(topic, self._publisher, number, payload))
-            # When it has come back here it is on its way to the others, too: whatever this
-            # component asks of them next, they know of the event by then
+            # Once the event is back, the framework sends it to all other components before it
+            # handles any later request of this one.
             if not back.wait(_ECHO_SECONDS):
                 raise IPSError(f"topic {topic}: the framework does not pass {name} on")
         finally:
             del self._on_their_way[number]
 
     def subscribe(self, topic: str, callback: Callable[[str, TopicEvent], object]) -> None:
-        """Keep the topic's events from now on for :meth:`process`.
+        """Collect the topic's events from now on for :meth:`process`.
 
-        Raises
-        ------
-        IPSError
-            The topic is subscribed to already.
+        Raise IPSError if the topic is already subscribed.
         """
         if topic in self._subscriptions:
             raise IPSError(f"topic {topic}: subscribed to already; unsubscribe first")
         self._subscriptions[topic] = _Subscription(callback)
 
     def unsubscribe(self, topic: str) -> None:
-        """Forget a topic, and what is pending of it."""
+        """Forget a topic and its pending events."""
         self._subscriptions.pop(topic, None)
 
     def process(self) -> None:
-        """Call the callbacks for what is pending, in its order.
+        """Call the callbacks for the pending events, in their order.
 
-        What is published meanwhile waits for the next time; so does the rest when a callback
-        raises, which ends this.
+        Events that arrive meanwhile wait for the next call, as do the remaining ones if a callback
+        raises.
         """
         for _ in range(len(self._pending)):
             if not self._pending:  # a callback has processed them
@@ -146,7 +122,7 @@ class Topics:
                 subscription.callback(published.topic, TopicEvent({name: name}, body))
 
     def hear(self, published: Published) -> None:
-        """Take what somebody has published (called by the reader)."""
+        """Take a published event (called by the reader)."""
         subscription = self._subscriptions.get(published.topic)
         if subscription is not None:
             self._pending.append((subscription, published))

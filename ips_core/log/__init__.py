@@ -1,3 +1,3 @@
-"""What is written down of a simulation: events, the log, and where else they go."""
+"""Write and read the simulation log, and pass its events on to other sinks."""
 
 __all__: list[str] = []

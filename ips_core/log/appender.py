@@ -1,4 +1,4 @@
-"""A file that only grows, line by line, and survives a full disk."""
+"""Append to a file without losing data on a full disk."""
 
 from __future__ import annotations
 
@@ -9,19 +9,10 @@ __all__ = ["Appender"]
 
 
 class Appender:
-    """A file open for appending; what it is given is in the file at once.
+    """A file open for appending; data is in the file at once.
 
-    On a full disk data waits for the next call; one line on stderr says so.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file; made if it is not there.
-
-    Raises
-    ------
-    OSError
-        It cannot be opened.
+    If the disk is full, data waits in memory for the next write, and one line on stderr reports it.
+    The constructor raises OSError if the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,7 +22,7 @@ class Appender:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  # closed by close()
 
     def write(self, data: bytes) -> None:
-        """Append data, after what could not be written before; never raises OSError."""
+        """Append data, after data that could not be written before; never raise OSError."""
         self._unwritten += data
         try:
             while self._unwritten:
@@ -43,6 +34,6 @@ class Appender:
                 print(f"{self.path}: {error.strerror}; trying again later", file=sys.stderr)
 
     def close(self) -> None:
-        """Try a last time to write what is left, and close the file."""
+        """Try once more to write the remaining data, and close the file."""
         self.write(b"")
         self._file.close()

@@ -1,4 +1,4 @@
-"""The ``.eventlog`` file: a line of ``key=value`` for each event, as IPS-framework writes it."""
+"""Write the ``.eventlog`` file: a line of ``key=value`` for each event, as in IPS-framework."""
 
 from __future__ import annotations
 
@@ -14,17 +14,10 @@ __all__ = ["EventLog", "eventlog_line"]
 
 
 def eventlog_line(event: Mapping[str, Any], written: float) -> str:
-    """Return an event as a line, with its end.
+    """Return an event as a line that was written at `written`, in seconds since the epoch.
 
-    A value with blanks stands in single quotes, an empty one is left out, and the ends of lines
-    within one are written as ``\\n``.
-
-    Parameters
-    ----------
-    event : mapping
-        As it stands in the log.
-    written : float
-        Now, in seconds since the epoch.
+    A value with blanks is in single quotes, an empty value is left out, and line ends within a
+    value are written as ``\\n``.
     """
     line = f"{event['seqnum']:8d} {clock(written)} "
     for name, value in event.items():
@@ -47,18 +40,7 @@ def _text(value: Any) -> str:
 
 
 class EventLog:
-    """A sink: the file, to which each event is appended at once.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-
-    Raises
-    ------
-    OSError
-        It cannot be opened.
-    """
+    """A sink that appends each event to the ``.eventlog`` file at once."""
 
     def __init__(self, path: Path) -> None:
         self._file = Appender(path)
@@ -74,4 +56,4 @@ class EventLog:
         self._file.close()
 
     def close(self) -> None:
-        """Nothing is under way."""
+        """Do nothing: :meth:`end` closes the file."""

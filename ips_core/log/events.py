@@ -1,6 +1,7 @@
-"""What an event of the simulation log is: pure functions that make one.
+"""Build the events of the simulation log.
 
-Names, comments and fields are IPS's; ``docs/simulation_log.md`` has the schema.
+All functions are pure. Names, comments and fields are those of IPS; ``docs/simulation_log.md`` has
+the schema.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ __all__ = [
 ]
 
 
-#: Of a call's arguments in the log, which has them in both of its events, and in each twice.
+#: Most characters of a call's arguments: both events of a call have them, and each has them twice.
 _LONGEST_ARGUMENTS = 500
 
-_as_json = json.JSONEncoder(default=str, allow_nan=False).encode  # made once, not for each event
+# json.dumps would make an encoder for each event.
+_as_json = json.JSONEncoder(default=str, allow_nan=False).encode
 
 
 def as_json(event: Mapping[str, Any]) -> str:
-    """Return an event as JSON; a value that JSON does not know becomes text, and costs no line."""
+    """Return an event as JSON; a value that JSON cannot represent becomes text."""
     with contextlib.suppress(Exception):
         return _as_json(event)
     return json.dumps({str(name): _as_text(value) for name, value in event.items()})
@@ -47,11 +49,11 @@ def _as_text(value: Any) -> Any:
 
 
 def clock(at: float) -> str:
-    """Return a moment, in seconds since the epoch, as events write it: local time and zone."""
+    """Return a time in seconds since the epoch as events write it: local time and zone."""
     return _clock_of(int(at))
 
 
-@functools.lru_cache(maxsize=64)  # thousands of events have the same
+@functools.lru_cache(maxsize=64)  # thousands of events share a second
 def _clock_of(second: int) -> str:
     return time.strftime("%Y-%m-%d|%H:%M:%S%Z", time.localtime(second))
 
@@ -61,16 +63,8 @@ def framework_event(
 ) -> dict[str, Any]:
     """Return an event of the framework.
 
-    Parameters
-    ----------
-    eventtype, comment : str
-        What happened, in IPS's words.
-    at, started : float
-        When it happened and when the framework started, in seconds since the epoch.
-    ok : bool
-        Whether it went well.
-    **fields
-        Further fields.
+    `at` is the time of the event and `started` the start of the framework, in seconds since the
+    epoch.
     """
     event = {
         "code": "Framework",
@@ -94,16 +88,9 @@ def component_event(
     trace: dict[str, Any] | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
-    """Return an event of a component.
+    """Return an event of the component `code`; times are as for :func:`framework_event`.
 
-    Parameters
-    ----------
-    code : str
-        The component, ``CLASS_SUBCLASS_NAME``.
-    eventtype, comment, at, started, ok, **fields
-        As for :func:`framework_event`.
-    trace : dict, optional
-        Of :func:`trace`, for the end of something.
+    `trace`, made by :func:`trace`, belongs to an event that ends an operation.
     """
     event: dict[str, Any] = {
         "code": code,
@@ -118,7 +105,7 @@ def component_event(
 
 
 def simulation_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what IPS_START tells of a simulation, from its file's top level."""
+    """Return the fields of IPS_START that come from the simulation file's top level."""
     named = {
         "outputprefix": "OUTPUT_PREFIX",
         "tag": "TAG",
@@ -132,12 +119,12 @@ def simulation_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def root_target(simulation: str) -> str:
-    """Return the target of a simulation's outermost span, also for one of its sub-workflows."""
+    """Return the target of a simulation's outermost span, which its sub-workflows share."""
     return f"{simulation.partition('::')[0]}@FRAMEWORK@Framework@0"
 
 
 def span_id(target: str, operation: str = "", call_id: object = "") -> str:
-    """Return the id of a span of a trace (16 hexadecimal digits, as Zipkin wants them)."""
+    """Return the id of a span: 16 hexadecimal digits, as Zipkin requires."""
     text = f"{target}:{operation}:{call_id}" if operation or call_id else target
     return hashlib.md5(text.encode(errors="surrogateescape"), usedforsecurity=False).hexdigest()[
         :16
@@ -154,18 +141,9 @@ def trace(
     parent: str | None = None,
     **tags: object,
 ) -> dict[str, Any]:
-    """Return the Zipkin span of something that has ended.
+    """Return the Zipkin span of an operation that has ended.
 
-    Parameters
-    ----------
-    target, operation : str
-        Who did what.
-    span, parent : str
-        Ids of this span and of the one around it.
-    begin, end : float
-        Seconds since the epoch.
-    **tags
-        Kept as text.
+    `begin` and `end` are in seconds since the epoch; tags become text.
     """
     found: dict[str, Any] = {
         "timestamp": int(begin * 1e6),
@@ -186,7 +164,7 @@ def call_target(
 ) -> tuple[str, str]:
     """Return target and operation of a call, such as ``("sim@Worker@2", "step(0.000)")``.
 
-    Of the arguments, the first 500 characters are there.
+    The operation has at most the first 500 characters of the arguments.
     """
 
     def text(value: Any) -> str:

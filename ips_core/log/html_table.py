@@ -1,4 +1,4 @@
-"""The ``.html`` file: the events as a table for a browser."""
+"""Write the ``.html`` file: the events as a table for a browser."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 __all__ = ["HtmlTable", "html_page"]
 
-#: A browser shows so many at once; the log has them all.
+#: Most rows of the page, for the browser's sake; the log has all events.
 MOST_ROWS = 5000
-_LEAST_SECONDS = 300.0  # between two versions of the page while the simulation runs
+_LEAST_SECONDS = 300.0  # between two versions of the page during a run
 _COLUMNS = {
     "Time": "time",
     "Sequence Num": "seqnum",
@@ -34,18 +34,12 @@ _STYLE = (
 
 
 def html_page(rows: Iterable[tuple[bool, Sequence[Any]]], title: str, left_out: int = 0) -> str:
-    """Return the table of some events as a page.
+    """Return events as an HTML page with `title`.
 
-    Parameters
-    ----------
-    rows : iterable of (bool, sequence)
-        Of each event whether it went well, and its columns.
-    title : str
-        The portal run id.
-    left_out : int
-        How many events came before these.
+    A row is a flag, whether the event went well, and the values of its columns; `left_out` is the
+    number of earlier events without a row.
     """
-    from html import escape
+    from html import escape  # lazy: most processes write no page
 
     def cells(values: Iterable[Any], tag: str) -> str:
         return "".join(f"<{tag}>{escape(str(value))}</{tag}>" for value in values)
@@ -66,18 +60,11 @@ def html_page(rows: Iterable[tuple[bool, Sequence[Any]]], title: str, left_out: 
 
 
 class HtmlTable:
-    """A sink: the page, written at the end and, if events go on coming, every five minutes.
+    """A sink that writes the page at the end and, while events arrive, every five minutes.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-    say : callable
-        Takes a sentence for the user, if a copy cannot be written.
-    copy_to : str
-        USER_W3_DIR: a folder, made if it is not there, for a copy of the page. Empty: none.
-    every : int
-        HTML_DUMP_FREQ: look after so many events whether the page is due.
+    `copy_to` (USER_W3_DIR) is a folder for a copy of the page, created if it is missing; empty
+    means none. `every` (HTML_DUMP_FREQ) is the number of events after which the sink checks whether
+    the page is due. `say` gets a message for the user if a file cannot be written.
     """
 
     def __init__(
@@ -92,7 +79,7 @@ class HtmlTable:
         self._last = time.monotonic()
 
     def write(self, events: Sequence[dict[str, Any]]) -> None:
-        """Take events; write the page if it is due."""
+        """Take events, and write the page if it is due."""
         before = self._count
         for event in events:
             if event["eventtype"] not in _NO_ROW:
@@ -109,7 +96,7 @@ class HtmlTable:
         self._rows.clear()
 
     def close(self) -> None:
-        """Nothing is under way."""
+        """Do nothing: :meth:`end` writes the page."""
 
     def _dump(self) -> None:
         self._last = time.monotonic()
@@ -117,7 +104,7 @@ class HtmlTable:
             page = html_page(self._rows, self._path.stem, self._count - len(self._rows)).encode(
                 errors="backslashreplace"
             )
-        except Exception as error:  # a value that cannot even be printed
+        except Exception as error:  # a value whose __str__ raises
             self._say(f"{self._path} is not written: {error}")
             return
         _replace(self._path, page, self._say)
@@ -129,7 +116,7 @@ class HtmlTable:
 
 
 def _replace(path: Path, data: bytes, say: Callable[[str], None]) -> bool:
-    """Write a file such that nobody ever sees half of it; tell whether that went well."""
+    """Replace a file in one step and return whether that worked; `say` gets the reason if not."""
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_bytes(data)

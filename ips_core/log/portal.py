@@ -1,7 +1,7 @@
-"""The portal: events as JSON lists, POSTed to PORTAL_URL by a thread of their own.
+"""Send events to the portal: a thread POSTs them to PORTAL_URL as JSON lists.
 
-Nothing that a portal does, or fails to do, slows or stops a run: events wait in a queue of
-bounded size, and what cannot be delivered is counted.
+A slow or failing portal never slows or stops a run: events wait in a bounded queue, and events that
+are not delivered are counted.
 """
 
 from __future__ import annotations
@@ -19,37 +19,31 @@ from ips_core.log.events import as_json
 
 __all__ = ["Portal"]
 
-_MOST_BYTES = 64_000_000  # what may wait for a portal that does not keep up
-_EVENT_BYTES = 2_000  # an event's own, besides its texts
-_MOST_EVENTS = 1_000  # of one request
+_MOST_BYTES = 64_000_000  # limit for the events that wait for a slow portal
+_EVENT_BYTES = 2_000  # estimate for an event without its texts
+_MOST_EVENTS = 1_000  # in one request
 _MOST_ANSWER = 65_536
 _GATHER_SECONDS = 0.2
 _REQUEST_SECONDS = 10.0
-_PAUSES = (1.0, 4.0)  # between the attempts at a request
+_PAUSES = (1.0, 4.0)  # between attempts at a request
 _CLOSE_SECONDS = 3.0
 _TOO_MANY_REQUESTS = 429
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What came of a request; ``status`` 0: nothing did, for the reason in ``text``."""
+    """The answer to a request; with ``status`` 0 there was none, and ``text`` is the reason."""
 
     status: int
     text: str
 
 
 class Portal:
-    """A sink: the portal, and the thread that talks to it.
+    """A sink that sends events to a portal from a thread.
 
-    A request that fails is repeated twice; a portal that cannot be reached three times in a row
-    is given up. An event may reach it twice, if only the answer was lost: ``seqnum`` tells.
-
-    Parameters
-    ----------
-    url : str
-        PORTAL_URL, ``http`` or ``https``.
-    say : callable
-        Takes a sentence for the user; called by the thread, too.
+    A request that fails is repeated twice; after three consecutive failures to connect, the sink
+    disables the portal. If only an answer is lost, the portal gets an event twice; ``seqnum``
+    identifies it. `say` gets messages for the user, also from the thread.
     """
 
     def __init__(self, url: str, say: Callable[[str], None]) -> None:
@@ -59,7 +53,7 @@ class Portal:
         self._waiting: deque[tuple[dict[str, Any], int]] = deque()
         self._room = _MOST_BYTES
         self._total = self._delivered = 0
-        self._failures = 0  # to reach it, in a row
+        self._failures = 0  # consecutive failures to connect
         self._given_up = False
         self._said: set[str] = set()
         self._closing = threading.Event()
@@ -68,13 +62,13 @@ class Portal:
         self._thread.start()
 
     def write(self, events: Sequence[dict[str, Any]]) -> None:
-        """Take events; those for which there is no room are not delivered."""
+        """Queue events; those that do not fit into the queue are not delivered."""
         with self._arrived:
             was_empty = not self._waiting
             self._total += len(events)
             for event in events if not self._given_up else ():
                 size = _size(event)
-                # by its end the portal knows that a run is over
+                # IPS_END always fits: it tells the portal that the run is over.
                 if size <= self._room or event["eventtype"] == "IPS_END":
                     self._room -= size
                     self._waiting.append((event, size))
@@ -82,7 +76,7 @@ class Portal:
                 self._arrived.notify()
 
     def end(self) -> None:
-        """Have what is left delivered soon."""
+        """Start to send all remaining events; :meth:`close` waits for that."""
         if not self._closing.is_set():
             self._deadline = time.monotonic() + _CLOSE_SECONDS
             self._closing.set()
@@ -90,21 +84,21 @@ class Portal:
                 self._arrived.notify()
 
     def close(self) -> None:
-        """Wait until all is delivered, three seconds from the end at most; say what is not."""
+        """Wait for delivery until three seconds after :meth:`end`, and report missing events."""
         self._thread.join(max(0.0, self._deadline - time.monotonic()))
         with self._arrived:
             self._give_up()
             missing, total = self._total - self._delivered, self._total
         if missing:
             self._say(f"Portal: {missing} of {total} events were not delivered to {self._url}")
-        self._say_aloud = _say_nothing  # whoever listened may be gone when a late answer comes
+        self._say_aloud = _say_nothing  # the listener may be gone before a late answer
 
     def _give_up(self) -> None:
         self._given_up = True
         self._waiting.clear()
 
     def _say(self, text: str) -> None:
-        """Say something once."""
+        """Pass a message to the user, once."""
         if text not in self._said:
             self._said.add(text)
             with contextlib.suppress(Exception):
@@ -120,10 +114,10 @@ class Portal:
                     self._delivered += len(batch)
 
     def _next_batch(self) -> list[dict[str, Any]]:
-        """Wait for events; return some, or none when there are no more to come."""
+        """Wait for events and return some; an empty list means that no more will come."""
         with self._arrived:
             self._arrived.wait_for(lambda: self._waiting or self._closing.is_set())
-        self._closing.wait(_GATHER_SECONDS)  # others may soon follow
+        self._closing.wait(_GATHER_SECONDS)  # more events may follow soon
         with self._arrived:
             most = len(self._waiting) if self._closing.is_set() else _MOST_EVENTS
             taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
@@ -131,7 +125,7 @@ class Portal:
         return [event for event, _ in taken]
 
     def _deliver(self, body: bytes) -> bool:
-        """Send a request until it is answered as it should be, or there is no hope."""
+        """Send a request until the portal accepts it; return False if that is hopeless."""
         for pause in (*_PAUSES, None):
             answer = _post(self._url, body)
             self._failures = 0 if answer.status else self._failures + 1
@@ -152,7 +146,7 @@ class Portal:
         return False
 
     def _read(self, text: str) -> None:
-        """Take the run's number on the portal from an answer."""
+        """Report the URL of the run on the portal if the answer contains the run's number."""
         with contextlib.suppress(ValueError, AttributeError):
             run = json.loads(text).get("runid")
             if run is not None:
@@ -174,19 +168,19 @@ def _say_nothing(text: str) -> None:
 
 
 def _size(event: dict[str, Any]) -> int:
-    """Return about how much memory an event takes."""
+    """Return an estimate of an event's memory, in bytes."""
     return _EVENT_BYTES + sum(len(value) for value in event.values() if isinstance(value, str))
 
 
 def _post(url: str, body: bytes) -> _Answer:
-    """Send a request and return what came of it; never raises."""
-    # here, not above: a run without a portal does not pay for it
+    """Send a request and return the answer; never raise."""
+    # Lazy imports: a run without a portal does not need them.
     from http.client import HTTPException
     from urllib.error import HTTPError
     from urllib.request import HTTPRedirectHandler, Request, build_opener
 
     class Unmoved(HTTPRedirectHandler):
-        """Followed as a GET, a redirection would look like a delivery."""
+        """Reject redirections: followed as a GET, one would look like a delivery."""
 
         def redirect_request(self, *args: Any, **kwargs: Any) -> None:
             return None

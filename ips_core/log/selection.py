@@ -1,4 +1,4 @@
-"""Which sinks a simulation's log has."""
+"""Choose the sinks of a simulation's log."""
 
 from __future__ import annotations
 
@@ -24,25 +24,11 @@ def log_sinks(
     say: Callable[[str], None],
     platform: dict[str, Any] | None = None,
 ) -> list[Sink]:
-    """Return the sinks of a simulation's log, open.
+    """Return the open sinks of a simulation's log in `directory`, which is created if missing.
 
-    Parameters
-    ----------
-    config : SimulationConfig
-        Whether there is a portal, and its address; USER_W3_DIR and HTML_DUMP_FREQ.
-    directory : pathlib.Path
-        ``SIM_ROOT/simulation_log``; made if it is not there.
-    run_id : str
-        The portal run id; also the stem of the files' names.
-    say : callable
-        Takes a sentence for the user; called by any thread.
-    platform : dict, optional
-        Values of the platform file; USER_W3_DIR and HTML_DUMP_FREQ may stand there, too.
-
-    Raises
-    ------
-    OSError
-        A file cannot be opened.
+    `run_id` is the stem of the files' names. USER_W3_DIR and HTML_DUMP_FREQ come from the
+    simulation file, the environment or the values of the platform file. `say` gets messages for the
+    user from any thread. Raise OSError if a file cannot be opened.
     """
 
     seen = (platform or {}) | config.environment | config.values

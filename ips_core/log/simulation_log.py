@@ -1,7 +1,7 @@
-"""The simulation log: its only writer, and its reader.
+"""Write and read the simulation log.
 
-One JSON object a line, appended and flushed at once, so that it can be read while the simulation
-goes on and is whole after any kind of death.
+The log has one JSON object a line, appended and flushed at once, so that it can be read while the
+simulation runs and is complete after any kind of crash. The framework is its only writer.
 """
 
 from __future__ import annotations
@@ -19,31 +19,23 @@ __all__ = ["Sink", "SimulationLog", "read_log"]
 
 
 class Sink(Protocol):
-    """Where events go besides the log itself; it never raises, and only :meth:`close` waits."""
+    """A receiver of events besides the log; it never raises, and only :meth:`close` may block."""
 
     def write(self, events: Sequence[dict[str, Any]]) -> None:
-        """Take events, as they stand in the log, in its order."""
+        """Take events as the log has them, in the order of the log."""
 
     def end(self) -> None:
-        """Take note that no more follow."""
+        """Finish: no more events follow."""
 
     def close(self) -> None:
-        """Let go of everything; wait a few seconds at most for what is under way."""
+        """Release everything; wait at most a few seconds for pending work."""
 
 
 class SimulationLog:
-    """The log of one simulation, open for writing.
+    """The log of one simulation, open for writing: ``run_id.json`` in `directory`.
 
-    Parameters
-    ----------
-    directory : pathlib.Path
-        ``SIM_ROOT/simulation_log``; made if it is not there.
-    run_id : str
-        The portal run id; also the stem of the file's name.
-    simulation : str
-        Name of the simulation.
-    sinks : sequence of Sink
-        Who gets the events, too; closed with the log.
+    The directory is created if it is missing. `sinks` get every event, too, and end and close with
+    the log.
     """
 
     def __init__(
@@ -61,21 +53,16 @@ class SimulationLog:
         self._file = Appender(self.path)
 
     def write(self, event: dict[str, Any]) -> None:
-        """Append an event, completed by what only the writer knows.
+        """Append an event, completed with the fields that only the log knows.
 
-        A ``phystimestamp`` or a ``vizurl`` that an event brings holds for those after it, too.
+        The ``phystimestamp`` or ``vizurl`` of an event applies to later events, too.
         """
         self.write_all([event])
 
     def write_all(self, events: Iterable[dict[str, Any]], simulation: str | None = None) -> None:
         """Append several events with one write.
 
-        Parameters
-        ----------
-        events : iterable of dict
-            As ``events`` makes them.
-        simulation : str, optional
-            Whose they are, if they are a sub-workflow's. Default: the log's simulation.
+        `simulation` names the sub-workflow of the events. Default: the simulation of the log.
         """
         name = simulation or self._simulation
         completed = [self._completed(event, name) for event in events]
@@ -103,29 +90,36 @@ class SimulationLog:
         }
 
     def end(self) -> None:
-        """Write no more; what sinks have under way goes on until :meth:`close`."""
+        """Close the file; sinks continue their pending work until :meth:`close`."""
         self._file.close()
         for sink in self._sinks:
             sink.end()
 
     def close(self) -> None:
-        """Close the sinks, which takes a few seconds at most; :meth:`end` comes first."""
+        """Close the sinks, which takes at most a few seconds; call :meth:`end` before."""
         for sink in self._sinks:
             sink.close()
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Return the events of a simulation log, also of one that is still being written.
+    """Return the events of a simulation log, also while the simulation writes it.
 
     Parameters
     ----------
     path : str or pathlib.Path
-        A ``.json`` file of ``simulation_log/``, or that folder: its newest log then.
+        A ``.json`` file in ``simulation_log/``, or that folder, which stands for its newest log.
+
+    Returns
+    -------
+    list of dict
+        One dict for each complete line, in the order of the file.
 
     Raises
     ------
     FileNotFoundError
-        There is no such file, or no log in the folder.
+        The file does not exist, or the folder has no log.
+    ValueError
+        A complete line is not valid JSON.
 
     Examples
     --------
@@ -138,6 +132,6 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
         if not logs:
             raise FileNotFoundError(f"there is no simulation log in {path}")
         path = max(logs, key=lambda file: file.stat().st_mtime)
-    # a last line without its end is just being written
+    # A last line without a line end is still being written.
     lines = path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
     return [json.loads(line) for line in lines]

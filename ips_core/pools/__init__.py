@@ -1,4 +1,4 @@
-"""Task pools: their tasks, the runs that work them off, and the keeper of the Dask clusters."""
+"""Run task pools, on Dask clusters or without Dask."""
 
 from ips_core.pools.pool import TaskPool
 from ips_core.tasks.task import Task

@@ -1,4 +1,4 @@
-"""A task on its way: how often it was tried, and what its record is when nobody else makes one."""
+"""Track attempts at tasks and make the records of those whose end no worker reports."""
 
 from __future__ import annotations
 
@@ -11,51 +11,27 @@ from typing import Any
 from ips_core.tasks.record import TaskRecord
 from ips_core.tasks.task import Task
 
-__all__ = ["Attempt", "OnWay"]
+__all__ = ["Attempt", "InFlight"]
 
 
 @dataclass(eq=False, slots=True)
 class Attempt:
-    """A task on its way.
-
-    Parameters
-    ----------
-    task : Task
-        What to run.
-    key : str
-        Names the attempt among all of all pools.
-    number : int
-        Counts the starts of the task, from 1.
-    lost, failed : int
-        How many attempts before it were lost with their worker, or failed.
-    alone : bool
-        True: not in one go with other tasks.
-    latest_start : float or None
-        When it has to have begun, in seconds since the epoch; None: whenever.
-    work : str
-        A digest of what the task does, for the runner's record.
-    keep : bool
-        False: nothing is kept of the task once it has ended.
-    begun : dict or None
-        The first part of the runner's record, once that is known.
-    chunk : str
-        Key of the first of those that travel together.
-    """
+    """An attempt to run a task."""
 
     task: Task
-    key: str
-    number: int = 1
-    lost: int = 0
-    failed: int = 0
-    alone: bool = False
-    latest_start: float | None = None
-    work: str = ""
-    keep: bool = True
-    begun: dict[str, Any] | None = None
-    chunk: str = ""
+    key: str  #: unique among all attempts of all pools
+    number: int = 1  #: count of the task's starts, from 1
+    lost: int = 0  #: earlier attempts that were lost with their worker
+    failed: int = 0  #: earlier attempts that failed
+    alone: bool = False  #: not in a chunk with other tasks
+    latest_start: float | None = None  #: seconds since the epoch; None: no limit
+    work: str = ""  #: fingerprint of the task, for the runner's record
+    keep: bool = True  #: whether to keep the task's record
+    begun: dict[str, Any] | None = None  #: first part of the runner's record, once started
+    chunk: str = ""  #: key of the first attempt in the chunk
 
     def payload(self, pool: str) -> dict[str, Any]:
-        """Return what ``tasks.runner.Runner.run`` takes."""
+        """Return the attempt as ``tasks.runner.Runner.run`` takes it; ``pool`` names the run."""
         found = self.task.payload(pool)
         if self.work:
             found["work"] = self.work
@@ -65,11 +41,11 @@ class Attempt:
 
     @property
     def is_plain(self) -> bool:
-        """True if it may travel with others."""
+        """True if the task may run in a chunk with others."""
         return self.task.is_plain and not self.alone
 
     def again(self, key: str, lost: int = 0, failed: int = 0) -> Attempt:
-        """Return the attempt that follows this one, which was lost, or failed."""
+        """Return the attempt that follows this one after it was lost or failed."""
         return replace(
             self,
             key=key,
@@ -81,7 +57,7 @@ class Attempt:
         )
 
     def unseen(self, **known: Any) -> dict[str, Any]:
-        """Return the runner's record of an attempt whose end no worker tells."""
+        """Return a runner's record for an attempt whose end no worker reports."""
         now = time.time()
         begun = self.begun or {"host": "", "worker": "", "start_time": now}
         return {
@@ -100,7 +76,7 @@ class Attempt:
 
     def record(self, found: Mapping[str, Any]) -> TaskRecord:
         """Return the record of the task, which has ended with this attempt."""
-        words = ("status", "host", "worker")  # few, and the same for all tasks
+        words = ("status", "host", "worker")  # Few different texts: interning saves memory.
         shared = {key: sys.intern(found[key]) for key in words if key in found}
         return TaskRecord.of(
             {**found, **shared},
@@ -111,13 +87,13 @@ class Attempt:
         )
 
 
-class OnWay:
-    """The attempts that an executor has, alone or as chunks of several."""
+class InFlight:
+    """Attempts that an executor has, alone or in chunks."""
 
     def __init__(self) -> None:
         self._attempts: dict[str, Attempt] = {}
-        self._left: dict[str, int] = {}  # of each chunk, by the key of its first
-        #: Slots that they take; those of a chunk take turns in one.
+        self._left: dict[str, int] = {}  # attempts left in each chunk, by the key of its first
+        #: Slots in use; the attempts of a chunk take turns in one slot.
         self.load = 0
 
     def __bool__(self) -> bool:
@@ -127,16 +103,16 @@ class OnWay:
         return key in self._attempts
 
     def get(self, key: str) -> Attempt | None:
-        """Return an attempt, None if it is not on its way."""
+        """Return an attempt, None if it is not in flight."""
         return self._attempts.get(key)
 
     def take_all(self) -> Iterator[Attempt]:
-        """Yield every attempt, none of which is on its way any more."""
+        """Remove all attempts and yield them."""
         for key in list(self._attempts):
             yield self.take(key)
 
     def add(self, chunk: list[Attempt]) -> None:
-        """Take note of attempts that travel together."""
+        """Add the attempts of a chunk."""
         first = chunk[0]
         self.load += first.task.nproc
         self._left[first.key] = len(chunk)
@@ -145,7 +121,7 @@ class OnWay:
             self._attempts[attempt.key] = attempt
 
     def take(self, key: str) -> Attempt:
-        """Return an attempt that is no longer on its way."""
+        """Remove an attempt and return it."""
         attempt = self._attempts.pop(key)
         self._left[attempt.chunk] -= 1
         if not self._left[attempt.chunk]:

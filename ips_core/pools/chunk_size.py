@@ -1,24 +1,24 @@
-"""How many short tasks travel together."""
+"""Choose how many short tasks form one chunk."""
 
 from __future__ import annotations
 
 __all__ = ["ChunkSize"]
 
-_TARGET_SECONDS = 1.0  # of work in a chunk: what is behind a long task waits for it
-_LEAST_SECONDS = 0.2  # which the last chunks have as well
-_LIMIT_SECONDS = 2.0  # of work, if all were as long as the longest of late
+_TARGET_SECONDS = 1.0  # Work in a chunk: tasks behind a long one wait for it.
+_LEAST_SECONDS = 0.2  # Work in the last chunks, when the remaining tasks are shared out.
+_LIMIT_SECONDS = 2.0  # Work in a chunk if every task took as long as the longest recent one.
 _MOST = 300
-_MOST_IN_ALL = 100_000  # for all slots together: each task on its way takes memory here
-_MEMORY = 0.05  # how much a new duration counts
-_FADING = 0.2  # how much of the longest is forgotten with each
+_MOST_IN_ALL = 100_000  # Tasks in the chunks of all slots: each takes memory in this process.
+_MEMORY = 0.05  # Weight of a new duration in the mean.
+_FADING = 0.2  # Share of the longest duration that each new task forgets.
 
 
 class ChunkSize:
-    """Follows the durations of a pool's plain tasks.
+    """Chunk size that follows the durations of a pool's plain tasks.
 
     A Dask task costs 2 ms, and several times as much where its worker, the scheduler and this
-    process share their cores with the work; for tasks that are not much longer it pays to send
-    several as one. Long ones always travel alone.
+    process share their cores with the work. Tasks that are not much longer are sent in chunks; long
+    ones are sent alone.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class ChunkSize:
         self._longest = 0.0
 
     def take(self, elapsed: float) -> None:
-        """Take note of how long a task took, in seconds."""
+        """Record the duration of a task in seconds."""
         self._seen += 1
         weight = max(_MEMORY, 1 / self._seen)
         self._mean += weight * (elapsed - self._mean)
@@ -36,12 +36,8 @@ class ChunkSize:
     def next(self, waiting: int | None, slots: int) -> int:
         """Return how many tasks the next chunk should have.
 
-        Parameters
-        ----------
-        waiting : int or None
-            Tasks that are still to be sent, as far as known: the last ones are shared out.
-        slots : int
-            Tasks that can run at the same time.
+        ``waiting`` is the number of tasks to be sent, or None; the last ones are shared among the
+        ``slots`` tasks that run side by side.
         """
         if not self._seen:
             return 1

@@ -1,8 +1,8 @@
-"""Works off the tasks of a submission: what is started when, and what becomes of it.
+"""Decide which task of a run starts when, and what follows from the end of each attempt.
 
-A thread of the component's process keeps a bounded number of tasks on their way, takes the news of
-the executor one after the other, and reports every start and end. A task's own failure is part of
-its record. It knows neither Dask nor processes.
+A thread of the component's process keeps a bounded number of attempts in flight, handles the
+executor's events one by one and reports every start and end. The failure of a task is part of its
+record. The dispatcher depends neither on Dask nor on processes.
 """
 
 from __future__ import annotations
@@ -17,65 +17,50 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ips_core.errors import describe
-from ips_core.pools.attempt import Attempt, OnWay
+from ips_core.pools.attempt import Attempt, InFlight
 from ips_core.pools.chunk_size import ChunkSize
 from ips_core.pools.executor import (
-    Begun,
-    Broken,
+    AttemptLost,
     Ended,
     Executor,
-    GivenBack,
-    Lost,
-    News,
+    ExecutorEvent,
+    ExecutorLost,
+    Requeued,
+    Started,
 )
 from ips_core.pools.policy import Policy, Report
 from ips_core.pools.results import Results
-from ips_core.pools.task_source import TaskSource
+from ips_core.pools.task_queue import TaskQueue
 from ips_core.tasks.record import TaskRecord
 from ips_core.tasks.task import Task
 
 __all__ = ["Dispatcher"]
 
-_WINDOW = 2  # tasks, or chunks of them, on their way for each slot of the executor
-_MOST_NEWS = 1000  # that are taken before they are reported
+_WINDOW = 2  # Tasks or chunks in flight for each slot of the executor.
+_MOST_NEWS = 1000  # Events, or records, between two reports.
 _TOO_LATE = "it cannot end before the allocation does"
 
 
 class _Wake:
-    """News that only make the dispatcher look again."""
+    """Event that makes the dispatcher look for room again."""
 
 
 class Dispatcher:
-    """A submission that is being worked off.
+    """Run the tasks of one run of a pool on an executor.
 
-    Parameters
-    ----------
-    name : str
-        Of the submission, different from all others.
-    source : TaskSource
-        What to run.
-    executor : Executor
-        Where.
-    results : Results
-        Takes what becomes of it.
-    report : Report
-        Hears of starts and ends.
-    policy : Policy
-        What to do about failures and time.
-    recall : callable
-        ``recall(task)`` returns a digest of a task's work, and its record if a run before this one
-        has finished it, else None.
+    ``name`` is the run's unique name. ``find_finished(task)`` returns the task's fingerprint and,
+    if an earlier run of the simulation finished the task, its record, else None.
     """
 
     def __init__(
         self,
         name: str,
-        source: TaskSource,
+        source: TaskQueue,
         executor: Executor,
         results: Results,
         report: Report,
         policy: Policy,
-        recall: Callable[[Task], tuple[str, TaskRecord | None]] = lambda task: ("", None),
+        find_finished: Callable[[Task], tuple[str, TaskRecord | None]] = lambda task: ("", None),
     ) -> None:
         self.results = results
         self._source = source
@@ -83,38 +68,32 @@ class Dispatcher:
         self._executor = executor
         self._report = report
         self._policy = policy
-        self._recall = recall
+        self._find_finished = find_finished
         self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._on_way = OnWay()
-        self._waiting: deque[Attempt] = deque()  # before what the source has
+        self._in_flight = InFlight()
+        self._waiting: deque[Attempt] = deque()  # These start before the tasks of the source.
         self._size = ChunkSize()
         self._failures = 0
-        self._stopped = ""  # why nothing more is started
+        self._stopped = ""  # The reason why no more tasks start.
         self._cancelled = False
         self._next_launch = 0.0
-        self._is_early = False  # for the next start
+        self._is_early = False  # True while the next start waits for launch_interval.
         self._prefix, self._count = uuid.uuid4().hex[:12], 0
         self._new: list[tuple[TaskRecord, bool]] = []
         self.name = name
         self._thread = threading.Thread(target=self._run, name=f"ips-pool-{name}", daemon=True)
 
     def start(self) -> None:
-        """Begin.
-
-        Raises
-        ------
-        Exception
-            The executor cannot.
-        """
+        """Start the executor and the dispatcher's thread; exceptions are those of the executor."""
         self._executor.start(self._news.put)
         self.results.on_room = lambda: self._news.put(_Wake())
         self._source.tell_late(lambda: self._news.put(_Wake()))
         self._thread.start()
 
     def cancel(self) -> None:
-        """End what runs; start nothing more; return when that is so."""
+        """End the running tasks and start no more; return when all have ended."""
         self._news.put(self._cancel)
-        # Python takes a thread for ended after a signal has interrupted its join, see bpo-45274
+        # Not join(): after a signal interrupts it, Python takes the thread for ended (bpo-45274).
         self.results.wait()
 
     # -- the dispatcher's thread -------------------------------------------------------------
@@ -126,7 +105,7 @@ class Dispatcher:
         except BaseException as caught:
             error = caught
             with contextlib.suppress(BaseException):
-                self._executor.cancel()  # what runs has nobody else who would end it
+                self._executor.cancel()  # Nothing else would end the running tasks.
         self._source.close()
         trouble = describe(error) if error else self._stopped
         try:
@@ -151,7 +130,7 @@ class Dispatcher:
                 self._end_all("the allocation is about to end")
             self._fill()
             self._settle()
-            if not self._on_way and self._is_empty():
+            if not self._in_flight and self._is_empty():
                 return
             self._take_news()
 
@@ -159,7 +138,7 @@ class Dispatcher:
         return not self._waiting and self._source.waiting == 0
 
     def _settle(self) -> None:
-        """Hand out what has come of the latest news."""
+        """Send the reports and hand out the records of the latest events."""
         try:
             self._report.flush()
         finally:
@@ -168,7 +147,7 @@ class Dispatcher:
                 self.results.put(new)
 
     def _take_news(self) -> None:
-        """Wait for news, and take all there are."""
+        """Wait for an event, then handle all that have arrived."""
         try:
             self._take(self._news.get(timeout=self._patience()))
             for _ in range(_MOST_NEWS):
@@ -177,7 +156,7 @@ class Dispatcher:
             pass
 
     def _patience(self) -> float | None:
-        """Return for how many seconds nothing has to be done unless there are news."""
+        """Return the seconds until something is due without an event, None if nothing is."""
         moments = []
         if self._executor.ends_at is not None and not self._cancelled:
             moments.append(self._executor.ends_at - time.time())
@@ -189,42 +168,42 @@ class Dispatcher:
         if callable(news):
             for each in news() or ():
                 self._take(each)
-        elif isinstance(news, (Begun, Ended, Lost)):
-            attempt = self._on_way.get(news.key)
-            if attempt is not None:  # else it has been told already
+        elif isinstance(news, (Started, Ended, AttemptLost)):
+            attempt = self._in_flight.get(news.key)
+            if attempt is not None:  # An attempt that is not in flight has ended before.
                 self._take_of(attempt, news)
-        elif isinstance(news, GivenBack):
+        elif isinstance(news, Requeued):
             for key in reversed(news.keys):
-                if key in self._on_way:
-                    self._take_back(self._on_way.take(key), news.alone)
-        elif isinstance(news, Broken):
+                if key in self._in_flight:
+                    self._take_back(self._in_flight.take(key), news.alone)
+        elif isinstance(news, ExecutorLost):
             self._break(news.reason)
 
-    def _take_of(self, attempt: Attempt, news: Begun | Ended | Lost) -> None:
-        if isinstance(news, Begun):
+    def _take_of(self, attempt: Attempt, news: Started | Ended | AttemptLost) -> None:
+        if isinstance(news, Started):
             self._begin(attempt, news.record)
             return
-        self._on_way.take(attempt.key)
-        if isinstance(news, Lost):
+        self._in_flight.take(attempt.key)
+        if isinstance(news, AttemptLost):
             self._lose(attempt, news.reason)
             return
-        if news.record.get("worker"):  # the start of one of many is not told
+        if news.record.get("worker"):  # A chunk does not report the start of each of its tasks.
             self._begin(attempt, news.record)
         if news.record["status"] == "cancelled" and not self._cancelled:
-            # not by this pool: its worker was told to leave
+            # This run did not cancel the task, so the worker did while it closed.
             self._lose(attempt, "its worker was told to leave")
-        else:  # an executor's own word is not a whole record
+        else:  # A record that the executor itself made lacks the fields of a runner's.
             self._end(attempt, attempt.unseen() | news.record)
 
-    # -- what is started ---------------------------------------------------------------------
+    # -- starts ------------------------------------------------------------------------------
 
     def _has_room(self) -> bool:
         slots = self._executor.slots
-        # Starts that are to be apart must not wait for a slot together
+        # With launch_interval no attempt may queue for a slot: several would start at once.
         window = slots if self._policy.launch_interval else slots * _WINDOW
-        # When all is over, nobody needs to be waited for
+        # After a stop, the remaining records are handed out without waiting for slow followers.
         crowded = self.results.crowded and not self._stopped
-        return self._on_way.load < max(1, window) and not crowded
+        return self._in_flight.load < max(1, window) and not crowded
 
     def _fill(self) -> None:
         self._is_early = False
@@ -241,9 +220,9 @@ class Dispatcher:
                 self._next_launch = time.monotonic() + self._policy.launch_interval
 
     def _next(self) -> Attempt | None:
-        """Return the next attempt that is to be submitted."""
+        """Return the next attempt to submit, None if there is none now."""
         while True:
-            if len(self._new) >= _MOST_NEWS:  # of tasks that are not run: all may be resumed
+            if len(self._new) >= _MOST_NEWS:  # Many records of resumed or unstarted tasks.
                 self._settle()
             attempt = self._waiting.popleft() if self._waiting else None
             if attempt is None:
@@ -260,7 +239,7 @@ class Dispatcher:
                 self._source.fail(f"Duplicate task name {task.name}")
                 return None
             self.results.expect(task.name)
-        work, record = self._recall(task)
+        work, record = self._find_finished(task)
         if record is not None:
             self._new.append((record, keep))
             self._report.recorded(record, work, resumed=True)
@@ -272,7 +251,7 @@ class Dispatcher:
         return f"{self._prefix}-{self._count}"
 
     def _may_start(self, attempt: Attempt) -> bool:
-        """Tell whether an attempt may be submitted; its record is made if it may not."""
+        """Tell whether an attempt may be submitted; make its record if not."""
         task = attempt.task
         if self._stopped:
             self._record(attempt, {"status": "not_started", "error": self._stopped})
@@ -284,14 +263,14 @@ class Dispatcher:
             needed, ends_at = task.time_request or self._policy.time_request, self._executor.ends_at
             if needed is None or ends_at is None:
                 return True
-            attempt.latest_start = ends_at - needed  # it may have to wait for a slot, too
+            attempt.latest_start = ends_at - needed  # Checked again after the wait for a slot.
             if time.time() <= attempt.latest_start:
                 return True
             self._record(attempt, {"status": "not_started", "error": _TOO_LATE})
         return False
 
     def _companions(self, first: Attempt) -> list[Attempt]:
-        """Return the attempts that travel with the first one."""
+        """Return the attempts that form a chunk with the first one."""
         found: list[Attempt] = []
         if self._policy.launch_interval or self._policy.time_request or not first.is_plain:
             return found
@@ -310,7 +289,7 @@ class Dispatcher:
         try:
             self._executor.submit(attempts)
         except Exception as error:
-            if len(attempts) > 1:  # one of them
+            if len(attempts) > 1:  # Each is sent alone to find the one that cannot be sent.
                 for attempt in reversed(attempts):
                     attempt.alone = True
                     self._waiting.appendleft(attempt)
@@ -319,9 +298,9 @@ class Dispatcher:
             failed = {"status": "failed", "exit_status": 1, "error": text}
             self._end(attempts[0], attempts[0].unseen() | failed)
             return
-        self._on_way.add(attempts)
+        self._in_flight.add(attempts)
 
-    # -- what becomes of it ------------------------------------------------------------------
+    # -- ends --------------------------------------------------------------------------------
 
     def _begin(self, attempt: Attempt, record: dict[str, Any]) -> None:
         if attempt.begun is None:
@@ -330,11 +309,11 @@ class Dispatcher:
 
     def _take_back(self, attempt: Attempt, alone: bool) -> None:
         attempt.alone = attempt.alone or alone
-        attempt.key = self._key()  # what is told late of the old one must not be taken for this
+        attempt.key = self._key()  # A new key, so that late events of the old one are ignored.
         self._waiting.appendleft(attempt)
 
     def _lose(self, attempt: Attempt, reason: str) -> None:
-        """Run a task again whose worker was lost, if that is allowed."""
+        """Run a task whose worker was lost again if its retries allow it, else end it."""
         record = attempt.unseen() | {"status": "lost", "error": reason}
         allowed = attempt.task.retries
         if allowed is None:
@@ -347,11 +326,11 @@ class Dispatcher:
         self._again(attempt, lost=1)
 
     def _end(self, attempt: Attempt, record: dict[str, Any], final: bool = False) -> None:
-        """Take the end of an attempt, which is the task's unless it is run again."""
+        """Handle the end of an attempt: run the task again or record it."""
         status = record["status"]
-        if status == "cancelled":  # why, the worker does not know
+        if status == "cancelled":  # The worker does not know the reason.
             record["error"] = self._stopped or record["error"]
-        if status in ("failed", "result_lost"):  # also where no worker has told of a start
+        if status in ("failed", "result_lost"):  # Log a start even if no worker reported one.
             self._begin(attempt, record)
         if attempt.begun is None and status in ("not_started", "cancelled"):
             error = self._stopped or record["error"]
@@ -375,7 +354,7 @@ class Dispatcher:
         self._waiting.append(attempt.again(self._key(), lost, failed))
 
     def _record(self, attempt: Attempt, found: dict[str, Any]) -> None:
-        """Record what has become of a task, for good."""
+        """Make the final record of a task."""
         record = attempt.record(found)
         self._new.append((record, attempt.keep))
         self._report.recorded(record, attempt.work, resumed=False)
@@ -383,7 +362,7 @@ class Dispatcher:
             self._failures += 1
             self._look_at_failures()
 
-    # -- when it has to stop -----------------------------------------------------------------
+    # -- stops -------------------------------------------------------------------------------
 
     def _look_at_failures(self) -> None:
         most = self._policy.max_failures
@@ -400,7 +379,7 @@ class Dispatcher:
             self._executor.hold()
 
     def _stop(self, reason: str) -> None:
-        """Start nothing more."""
+        """Start no more tasks, for this reason."""
         self._stopped = self._stopped or reason
         self._source.close()
 
@@ -408,12 +387,12 @@ class Dispatcher:
         ends_at = self._executor.ends_at
         return ends_at is not None and time.time() >= ends_at and not self._cancelled
 
-    def _cancel(self) -> Iterable[News]:
+    def _cancel(self) -> Iterable[ExecutorEvent]:
         self._end_all("cancelled")
         return ()
 
     def _end_all(self, reason: str) -> None:
-        """End what runs, and take what is on its way for cancelled."""
+        """Cancel the running attempts and record all attempts in flight."""
         if self._cancelled:
             return
         self._stop(reason)
@@ -421,7 +400,7 @@ class Dispatcher:
         self._executor.cancel()
         for news in self._drain():
             self._take(news)
-        for attempt in self._on_way.take_all():
+        for attempt in self._in_flight.take_all():
             if attempt.begun is None:
                 self._record(attempt, {"status": "not_started", "error": reason})
             else:
@@ -436,11 +415,11 @@ class Dispatcher:
                 return
 
     def _break(self, reason: str) -> None:
-        """The executor is lost: nobody will see the end of what runs."""
+        """Stop because the executor is lost and no end of a running attempt will be seen."""
         if self._cancelled:
             return
         self._stop(reason)
         self._cancelled = True
-        for attempt in self._on_way.take_all():
+        for attempt in self._in_flight.take_all():
             status = "not_started" if attempt.begun is None else "lost"
             self._end(attempt, attempt.unseen() | {"status": status, "error": reason}, True)

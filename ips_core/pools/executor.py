@@ -1,7 +1,7 @@
-"""Between a pool's dispatcher, which decides what runs, and an executor, which knows where.
+"""Define the contract between a dispatcher, which decides what runs, and an executor, which runs.
 
-An executor runs what it is given and tells news of it, in any thread and any order; the dispatcher
-takes the news one after the other. Nothing here knows of Dask, or of processes.
+An executor posts events from any thread and in any order; the dispatcher handles them one by one.
+Nothing here depends on Dask or on processes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,21 @@ from typing import Any, Protocol
 from ips_core.pools.attempt import Attempt
 from ips_core.tasks.task import Task
 
-__all__ = ["Begun", "Broken", "Ended", "Executor", "GivenBack", "Hear", "Lost", "News"]
+__all__ = [
+    "Started",
+    "ExecutorLost",
+    "Ended",
+    "Executor",
+    "Requeued",
+    "Post",
+    "AttemptLost",
+    "ExecutorEvent",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """An attempt has begun; ``record`` is the first part of the runner's."""
+class Started:
+    """An attempt has started; ``record`` is the first part of the runner's record."""
 
     key: str
     record: dict[str, Any]
@@ -27,87 +36,85 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An attempt has ended; ``record`` is the runner's."""
+    """An attempt has ended; ``record`` is the runner's record."""
 
     key: str
     record: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class GivenBack:
-    """Attempts that have not begun, and will not; ``alone`` if they were the executor's trouble."""
+class Requeued:
+    """Attempts that have not started and will not; with ``alone`` they must be sent one by one."""
 
     keys: tuple[str, ...]
     alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """An attempt had begun, and nobody will see its end: its worker was lost."""
+class AttemptLost:
+    """An attempt had started, and its worker was lost before its end."""
 
     key: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
-    """The whole executor is lost: nothing that runs on it will be heard of any more."""
+class ExecutorLost:
+    """The whole executor is lost: no more events about its attempts will come."""
 
     reason: str
 
 
-News = Begun | Ended | GivenBack | Lost | Broken
-#: Takes news, or a function that returns some, which is then called in the dispatcher's thread.
-Hear = Callable[[News | Callable[[], Iterable[News]]], None]
+ExecutorEvent = Started | Ended | Requeued | AttemptLost | ExecutorLost
+#: Takes an event, or a function that returns events, which the dispatcher calls in its own thread.
+Post = Callable[[ExecutorEvent | Callable[[], Iterable[ExecutorEvent]]], None]
 
 
 class Executor(Protocol):
-    """Where tasks run."""
+    """A place where tasks run."""
 
     @property
     def slots(self) -> int:
-        """How many tasks of one core it can run side by side."""
+        """Number of one-core tasks that run side by side."""
         ...
 
     @property
     def ends_at(self) -> float | None:
-        """When all have to have ended, in seconds since the epoch; None: not known."""
+        """Time at which all tasks must have ended, in seconds since the epoch; None if unknown."""
         ...
 
     @property
     def journal_directory(self) -> Path | None:
-        """Where ended tasks are noted, for who comes after a process that was killed."""
+        """Directory of the records of finished tasks, for recovery after a crash."""
         ...
 
     def why_not(self, task: Task) -> str:
-        """Return why a task can never run here, in a sentence; nothing if it can."""
+        """Return the reason why a task can never run here, empty if it can."""
         ...
 
-    def start(self, hear: Hear) -> None:
-        """Get ready; from now on tell the news to ``hear``, which returns at once."""
+    def start(self, post: Post) -> None:
+        """Prepare for tasks; ``post`` takes all events from now on and returns at once."""
         ...
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
-        """Run these, one after the other in one place, as soon as there is room.
+        """Run these attempts one after the other in one place, as soon as there is room.
 
-        Raises
-        ------
-        Exception
-            They cannot be sent. Nothing was started.
+        Any exception means that they cannot be sent and none was started.
         """
         ...
 
     def hold(self) -> None:
-        """Begin nothing more: what has not begun comes back as :class:`GivenBack` or ``Ended``."""
+        """Start nothing more; attempts not started return as :class:`Requeued` or ``Ended``."""
         ...
 
     def cancel(self) -> None:
-        """End what runs, for good; return when that is so, after 10 s at most.
+        """End all running attempts; return when they have ended, after 10 s at most.
 
-        What had begun is told as :class:`Begun`, and as ``Ended`` where its end was seen.
+        Attempts that had started are posted as :class:`Started`, and those whose end was seen as
+        ``Ended``.
         """
         ...
 
     def close(self) -> str:
-        """Tidy up; return a sentence about what went wrong with that, or nothing."""
+        """Release what the executor uses; return the reason if that failed, else an empty text."""
         ...

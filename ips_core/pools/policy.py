@@ -1,4 +1,4 @@
-"""What a submission is told to do about failures and time, and whom it tells what happens."""
+"""Define how a run handles failures and time limits, and which reports it makes."""
 
 from __future__ import annotations
 
@@ -13,49 +13,36 @@ __all__ = ["Policy", "Report"]
 
 @dataclass(frozen=True)
 class Policy:
-    """What a pool does about failures and time.
+    """How a run handles failures and time limits."""
 
-    Parameters
-    ----------
-    retries : int
-        How often a task is run again whose worker was lost.
-    retry_failed : int
-        How often a task is run again that failed.
-    max_failures : int, float or None
-        Failed tasks after which no more are started: above this count, or, below 1, above this
-        share of the tasks. None: all are started.
-    time_request : float or None
-        Seconds that have to be left before the end for a task to be started.
-    launch_interval : float
-        Seconds between two starts.
-    """
-
-    retries: int = 2
-    retry_failed: int = 0
+    retries: int = 2  #: how often a task runs again after its worker was lost
+    retry_failed: int = 0  #: how often a task runs again after it failed or timed out
+    #: Failed tasks after which no more start: a count, or below 1 a share of all; None: no limit.
     max_failures: float | None = None
+    #: Seconds that must be left before the executor ends for a task to start; None: no limit.
     time_request: float | None = None
-    launch_interval: float = 0.0
+    launch_interval: float = 0.0  #: seconds between two starts
 
 
 class Report(Protocol):
-    """Hears what happens, in the dispatcher's thread."""
+    """Receiver of a run's events, in the dispatcher's thread."""
 
     def started(self, task: Task, number: int, record: dict[str, Any]) -> None:
-        """An attempt, the task's ``number``-th, has begun."""
+        """Report the start of an attempt, the ``number``-th of its task."""
         ...
 
     def ended(self, task: Task, number: int, record: dict[str, Any], again: bool) -> None:
-        """An attempt has ended; ``again`` tells whether another follows."""
+        """Report the end of an attempt; ``again`` is True if another attempt follows."""
         ...
 
     def recorded(self, record: TaskRecord, work: str, resumed: bool) -> None:
-        """This is what has become of a task, for good, in this run or in the one before."""
+        """Report the final record of a task; ``resumed`` is True if an earlier run made it."""
         ...
 
     def flush(self) -> None:
-        """That is all for now."""
+        """Send the reports so far."""
         ...
 
     def finished(self, trouble: str) -> None:
-        """All have ended; trouble is what the submission itself had, or nothing."""
+        """Report the end of the run; ``trouble`` is the run's own error or empty."""
         ...

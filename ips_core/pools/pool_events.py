@@ -1,4 +1,4 @@
-"""What the simulation log, and the log file, are told of task pools."""
+"""Report a run to the simulation log, the log file and the resume log."""
 
 from __future__ import annotations
 
@@ -10,31 +10,19 @@ from typing import Any
 from ips_core.ipc.link import FrameworkLink
 from ips_core.ipc.messages import Start
 from ips_core.log.events import component_event, span_id, trace
-from ips_core.pools.pool_journal import Submission
+from ips_core.pools.resume_log import ResumeLogRun
 from ips_core.pools.summary import PoolSummary
 from ips_core.tasks.record import TaskRecord
 from ips_core.tasks.task import Task
 
-__all__ = ["SubmissionEvents"]
+__all__ = ["RunEvents"]
 
 
-class SubmissionEvents:
-    """The events of a submission of a pool; tasks' are sent together, see :meth:`flush`.
+class RunEvents:
+    """Reports of one run of a pool.
 
-    Parameters
-    ----------
-    start : Start
-        Whose pool it is.
-    link : FrameworkLink
-        Takes the events.
-    logger : logging.Logger
-        Takes the reasons of failures.
-    pool : str
-        Name of the pool.
-    parent : str
-        Id of the call that submitted it, the parent of the tasks' spans.
-    launch : str
-        What the start of a task is called: ``IPS_LAUNCH_DASK_TASK`` or ``IPS_LAUNCH_TASK_POOL``.
+    ``parent`` is the id of the call that submitted the pool and the parent of the tasks' spans;
+    ``launch`` is the type of a task's start event.
     """
 
     def __init__(
@@ -58,18 +46,18 @@ class SubmissionEvents:
         self.begin = time.time()
         #: Cores for tasks, once they are known.
         self.slots = 0
-        #: Takes what has ended with success, for a run that is resumed.
-        self.journal: Submission | None = None
-        #: Called at the end.
+        #: Resume log, which records the tasks that finished successfully.
+        self.journal: ResumeLogRun | None = None
+        #: Called after the last report.
         self.on_finished: Callable[[], object] = lambda: None
 
     def pool_began(self) -> None:
-        """The pool was submitted just now."""
+        """Report that the pool was submitted."""
         self._add("IPS_TASK_POOL_BEGIN", f"task_pool = {self._pool} ", self.begin)
         self.flush()
 
     def started(self, task: Task, number: int, record: dict[str, Any]) -> None:
-        """A task runs; the record is the first part of ``tasks.runner.Runner``'s."""
+        """Report the start of a task; ``record`` is the first part of the runner's record."""
         self._add(
             self._launch,
             f"task_name = {task.name}, Target = {task.target}",
@@ -82,7 +70,7 @@ class SubmissionEvents:
         )
 
     def ended(self, task: Task, number: int, record: dict[str, Any], again: bool) -> None:
-        """A task has ended, or an attempt at it that another one follows."""
+        """Report the end of an attempt; ``again`` is True if another attempt follows."""
         if again:
             self._summary.add_lost(task.nproc, record["elapsed_time"])
         begin, elapsed = record["start_time"], record["elapsed_time"]
@@ -116,13 +104,13 @@ class SubmissionEvents:
         )
 
     def recorded(self, record: TaskRecord, work: str, resumed: bool) -> None:
-        """This is what has become of a task, for good, in this run or in the one before."""
+        """Count the final record of a task; ``resumed`` is True if an earlier run made it."""
         self._summary.add(record, resumed)
         if self.journal is not None:
             self._records.append((work, record))
 
     def flush(self) -> None:
-        """Send the events there are, and note the records."""
+        """Send the collected events and write the records to the resume log."""
         if self.journal is not None and self._records:
             records, self._records = self._records, []
             self.journal.ended(records)
@@ -131,7 +119,7 @@ class SubmissionEvents:
             self._link.emit_all(events)
 
     def finished(self, trouble: str) -> None:
-        """All that was submitted has ended; trouble is what the pool itself had."""
+        """Report the end of the run; ``trouble`` is the run's own error or empty."""
         elapsed = time.time() - self.begin
         fields = {"elapsed_time": elapsed} | self._summary.fields(self.slots, elapsed)
         comment = f"task_pool = {self._pool}  elapsed time = {elapsed:.2f} S"

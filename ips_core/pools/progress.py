@@ -1,4 +1,4 @@
-"""A progress bar for those who watch a pool."""
+"""Show a progress bar while a component waits for a pool."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Protocol
 
 __all__ = ["Progress", "is_watched", "progress"]
 
-_TERMINAL_SECONDS, _NOTEBOOK_SECONDS = 0.1, 1.0  # between two drawings, at least
+_TERMINAL_SECONDS, _NOTEBOOK_SECONDS = 0.1, 1.0  # least time between two drawings
 
 
 class Progress(Protocol):
-    """Shows how far a pool is."""
+    """Display of how many tasks of a pool have ended."""
 
     def update(self, done: int, failed: int) -> None:
-        """Tell how many tasks have ended, and how many of them without success."""
+        """Show how many tasks have ended and how many of them failed."""
         ...
 
 
@@ -27,7 +27,7 @@ class _NoBar:
 
 
 class _Bar:
-    """A bar of tqdm's."""
+    """A bar of tqdm."""
 
     def __init__(self, bar: Any) -> None:
         self._bar = bar
@@ -39,45 +39,30 @@ class _Bar:
 
 
 class _Stderr:
-    """Stderr, which may be closed, or hung up: a bar that nobody sees is no error."""
+    """Stderr that ignores write errors: a closed or hung-up terminal must not fail the run."""
 
     def __init__(self) -> None:
         self._file = sys.stderr
 
     def write(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # tqdm sees to a closed one
+        with contextlib.suppress(OSError):  # tqdm itself handles a closed file.
             self._file.write(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):  # tqdm sees to a closed one
+        with contextlib.suppress(OSError):
             self._file.flush()
 
-    def __getattr__(self, name: str) -> Any:  # its encoding and size
+    def __getattr__(self, name: str) -> Any:  # tqdm reads the encoding and the terminal's size.
         return getattr(self._file, name)
 
 
 @contextlib.contextmanager
 def progress(pool: str, total: int | None, interactive: bool = False) -> Iterator[Progress]:
-    """Show a bar on stderr while a pool is waited for.
+    """Show a bar on stderr while the body waits for a pool; yield the :class:`Progress` to update.
 
-    It is drawn if stderr is a terminal or somebody watches in a notebook, and ends with a whole
-    line, however the wait ends. The environment variable ``TQDM_DISABLE=1`` turns it off, like any
-    bar of tqdm's; https://github.com/tqdm/tqdm#parameters has other ``TQDM_`` ones. It has no
-    colours.
-
-    Parameters
-    ----------
-    pool : str
-        Name of the pool.
-    total : int or None
-        Number of tasks; None if that is not known.
-    interactive : bool
-        True if the simulation was started from a notebook.
-
-    Yields
-    ------
-    Progress
-        What is to be told how far the pool is.
+    The bar appears if stderr is a terminal or the simulation was started from a notebook
+    (``interactive``), and always ends with a whole line. It has no colours. ``TQDM_DISABLE=1``
+    turns it off; https://github.com/tqdm/tqdm#parameters lists other ``TQDM_`` variables.
     """
     if not is_watched(interactive):
         yield _NoBar()
@@ -87,20 +72,20 @@ def progress(pool: str, total: int | None, interactive: bool = False) -> Iterato
 
 
 def is_watched(interactive: bool) -> bool:
-    """Tell whether anybody sees a bar; ``interactive`` as for :func:`progress`."""
+    """Tell whether a user sees the bar: in a notebook (``interactive``) or on a terminal."""
     try:
         return interactive or sys.stderr.isatty()
-    except (AttributeError, ValueError):  # there is none, or it is closed
+    except (AttributeError, ValueError):  # stderr is None, or closed.
         return False
 
 
 def _tqdm_bar(pool: str, total: int | None, seconds: float) -> Any:
-    from tqdm.std import tqdm  # here: a batch job has no use for it
+    from tqdm.std import tqdm  # Imported late: batch jobs do not need it.
 
     class Bar(tqdm):  # type: ignore[misc]
-        monitor_interval = 0  # no thread that redraws: it would outlive the bar
+        monitor_interval = 0  # tqdm's redrawing thread would outlive the bar.
 
-    # of threads only: tqdm's own is shared with child processes, for which Python may start one
+    # tqdm's default lock also serves child processes, and Python may start a process for it.
     Bar.set_lock(threading.RLock())
     return Bar(
         desc=f"pool {pool}",
@@ -108,6 +93,6 @@ def _tqdm_bar(pool: str, total: int | None, seconds: float) -> Any:
         total=total,
         unit=" tasks",
         mininterval=seconds,
-        miniters=1,  # else tqdm guesses how many updates to pass over
+        miniters=1,  # By default, tqdm guesses how many updates to skip.
         dynamic_ncols=True,
     )

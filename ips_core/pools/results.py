@@ -1,4 +1,4 @@
-"""What has come of a submission so far, for those who wait for it."""
+"""Collect the records of a run for the threads that wait for them."""
 
 from __future__ import annotations
 
@@ -11,53 +11,49 @@ from ips_core.tasks.record import TaskRecord
 
 __all__ = ["Results"]
 
-_CROWD = 10_000  # records that wait for an iterator, and are kept nowhere else
-_EARLY = 1000
+_CROWD = 10_000  # Records that wait for an iterator and are kept nowhere else.
+_EARLY = 1000  # Records, not kept otherwise, that wait for the first iterator.
 
 
 class _Follower:
-    """What an iterator has yet to yield; how much of that is kept nowhere else."""
+    """Records that an iterator has yet to yield; ``loose`` counts those kept nowhere else."""
 
     def __init__(self, kept: Iterable[TaskRecord], loose: Iterable[TaskRecord]) -> None:
         self.records = deque((record, True) for record in kept)
         self.records.extend((record, False) for record in loose)
         self.loose = 0
-        self.thread = 0  # that took the last one
+        self.thread = 0  # Id of the thread that took the last record.
 
 
 class Results:
     """Records of tasks as they end.
 
-    One thread puts them in; any may wait, look, and follow.
-
-    Parameters
-    ----------
-    names : iterable of str
-        The tasks that are known already, in the order of adding.
+    One thread puts them in; any thread may wait, look and follow. ``names`` are the tasks that are
+    known at the start, in the order of adding.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._records: dict[str, TaskRecord | None] = dict.fromkeys(names)
         self._arrived: list[TaskRecord] = []
         self._followers: list[_Follower] = []
-        self._early: deque[TaskRecord] = deque(maxlen=_EARLY)  # not kept, and followed by nobody
+        self._early: deque[TaskRecord] = deque(maxlen=_EARLY)  # for the first iterator
         self._changed = threading.Condition()
-        self._waiting: set[int] = set()  # threads that wait for the end of all
+        self._waiting: set[int] = set()  # threads in wait()
         self._ended = False
         self._error: BaseException | None = None
         self.count = self.failed = 0
-        #: Called when an iterator has made room again.
+        #: Called when :attr:`crowded` may have become False.
         self.on_room: Callable[[], object] = lambda: None
 
     def __contains__(self, name: str) -> bool:
         return name in self._records
 
     def expect(self, name: str) -> None:
-        """Take note of a task whose record is to be kept, in the order of adding."""
+        """Reserve a place for the record of a task, in the order of adding."""
         self._records[name] = None
 
     def put(self, records: Iterable[tuple[TaskRecord, bool]]) -> None:
-        """Take records; each with whether it is to be kept."""
+        """Add records, each with a flag that says whether it is kept."""
         with self._changed:
             for record, keep in records:
                 self.count += 1
@@ -73,21 +69,21 @@ class Results:
             self._changed.notify_all()
 
     def end(self, error: BaseException | None) -> None:
-        """Take note that no more will come; ``error`` is raised to those who wait."""
+        """Mark the run as ended; the waiting threads raise ``error``."""
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
 
     @property
     def ended(self) -> bool:
-        """True if no more will come."""
+        """True if no more records will come."""
         return self._ended
 
     @property
     def crowded(self) -> bool:
-        """True if whoever follows is too slow for what comes.
+        """True if an iterator is too slow for the records that come.
 
-        Who waits for the end of all is no longer about to take anything: that would never end.
+        A follower blocked in :meth:`wait` does not drain its queue; waiting for it would deadlock.
         """
         return any(
             follower.loose >= _CROWD and follower.thread not in self._waiting
@@ -95,14 +91,9 @@ class Results:
         )
 
     def wait(self, seconds: float | None = None, more_than: int | None = None) -> bool:
-        """Wait until all have ended, or more than so many; return whether all have.
+        """Wait until the run has ended, and return whether it has.
 
-        Parameters
-        ----------
-        seconds : float, optional
-            At most so long.
-        more_than : int, optional
-            Return as soon as there are more records than this that are kept.
+        The wait also ends after so many seconds, or with more than ``more_than`` kept records.
         """
 
         def enough() -> bool:
@@ -120,22 +111,19 @@ class Results:
             self._waiting.discard(thread)
 
     def raise_error(self) -> None:
-        """Raise what the end of all was reported with, if anything."""
+        """Raise the error of the run, if it had one."""
         if self._error is not None:
             raise self._error
 
     def records(self) -> dict[str, TaskRecord]:
-        """Return the records that are kept and have come, in the order of adding."""
+        """Return the kept records so far by task name, in the order of adding."""
         with self._changed:
             return {name: record for name, record in self._records.items() if record is not None}
 
     def values(self, since: int = 0) -> dict[str, Any]:
-        """Return exit codes and values by name, as :meth:`records` has them.
+        """Return the results of kept records by task name, without the first ``since`` arrivals.
 
-        Parameters
-        ----------
-        since : int
-            Leave out that many which came first.
+        With ``since``, the order is that of arrival, else that of adding.
         """
         if not since:
             return {name: record.result for name, record in self.records().items()}
@@ -143,9 +131,9 @@ class Results:
             return {record.name: record.result for record in self._arrived[since:]}
 
     def follow(self) -> Iterator[TaskRecord]:
-        """Yield every record as it comes, from the beginning.
+        """Yield every record as it arrives, from the beginning.
 
-        Of those that are not kept, the first iterator yields the last thousand that came before it.
+        Of records that are not kept, the first iterator yields the last thousand before it.
         """
         with self._changed:
             follower = _Follower(self._arrived, self._early)

@@ -1,4 +1,4 @@
-"""Submits pools: brings together what is to run, where, the log, and earlier runs' results."""
+"""Submit pools: connect tasks, executor, log and the results of earlier runs of the simulation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ips_core.ipc.link import FrameworkLink
 from ips_core.ipc.messages import Start
 from ips_core.pools.dispatcher import Dispatcher
 from ips_core.pools.executor import Executor
+from ips_core.pools.fingerprint import fingerprint
 from ips_core.pools.policy import Policy
 from ips_core.pools.pool import TaskPool
-from ips_core.pools.pool_events import SubmissionEvents
-from ips_core.pools.pool_journal import PoolJournal
+from ips_core.pools.pool_events import RunEvents
 from ips_core.pools.results import Results
-from ips_core.pools.work import work_digest
+from ips_core.pools.resume_log import ResumeLog
 from ips_core.tasks.record import TaskRecord
 from ips_core.tasks.task import Task
 
@@ -25,81 +25,51 @@ __all__ = ["Backend", "Submitter"]
 
 
 class Backend(Protocol):
-    """Where pools can run."""
+    """A place where pools run."""
 
-    #: What the log calls the start of a task there.
+    #: Event type of a task's start.
     launch_event: str
-    #: Whether results are asked for in parts, see ``TaskPool.begin``.
+    #: Whether results are returned in parts, see ``TaskPool.begin``.
     in_parts: bool
-    #: Whether programs are looked for on the worker, not here.
+    #: Whether programs are looked up on the worker instead of this host.
     in_container: bool
 
     def executor(self, run: str) -> Executor:
-        """Return what runs a submission of that name."""
+        """Return the executor of the run of this name."""
         ...
 
     def release(self, run: str) -> None:
-        """Give back what a submission used, if it had come so far."""
+        """Release what a run used, if it got that far."""
         ...
 
 
 class Submitter:
-    """Submits the pools of a component.
-
-    Parameters
-    ----------
-    start : Start
-        Who the component is.
-    link : FrameworkLink
-        Takes the events.
-    logger : logging.Logger
-        Takes the reasons of failures.
-    """
+    """Submits the pools of a component."""
 
     def __init__(self, start: Start, link: FrameworkLink, logger: logging.Logger) -> None:
         self._start = start
         self._link = link
         self._logger = logger
-        self._journal: PoolJournal | None = None
+        self._journal: ResumeLog | None = None
         self._running: dict[str, Dispatcher] = {}
 
     def submit(self, pool: TaskPool, backend: Backend, policy: Policy, span: str) -> int:
-        """Start working off what a pool has.
+        """Start the tasks of a pool and return their number, without those that iterables yield.
 
-        Parameters
-        ----------
-        pool : TaskPool
-            Its tasks.
-        backend : Backend
-            Where they run.
-        policy : Policy
-            What to do about failures and time.
-        span : str
-            Id of the call that does it.
-
-        Returns
-        -------
-        int
-            Number of tasks that were known.
-
-        Raises
-        ------
-        TaskPoolError
-            The pool is empty, or a task can never run there.
-        Exception
-            Where it was to run could not be had; the pool has its tasks still.
+        ``span`` is the id of the call that submits. A TaskPoolError says that the pool is empty or
+        a task can never run; any exception leaves the pool as it was.
         """
         pool.check(backend.in_container)
         names = list(pool.queued_tasks)
-        events = SubmissionEvents(
-            *(self._start, self._link, self._logger, pool.name, span, backend.launch_event)
+        events = RunEvents(
+            self._start, self._link, self._logger, pool.name, span, backend.launch_event
         )
-        # On a shared cluster: not the pool of that name of another component, or an earlier one
+        # Unique on a shared cluster, also among runs of pools with the same name.
         run = ascii(f"{self._start.name} {pool.name} {events.begin}")
         resumed = self._open_journal().submission(pool.name, pool.resume or self._start.resume)
 
-        def recall(task: Task) -> tuple[str, TaskRecord | None]:
-            work = work_digest(task)
+        def find_finished(task: Task) -> tuple[str, TaskRecord | None]:
+            work = fingerprint(task)
             return work, resumed.find(task.name, work, task.function is None)
 
         def finished() -> None:
@@ -114,9 +84,11 @@ class Submitter:
                     raise TaskPoolError(f"task {task.name} of pool {pool.name}: {reason}")
             events.slots, events.journal, events.on_finished = executor.slots, resumed, finished
             source = pool.source(backend.in_container)
-            dispatcher = Dispatcher(run, source, executor, Results(names), events, policy, recall)
+            dispatcher = Dispatcher(
+                run, source, executor, Results(names), events, policy, find_finished
+            )
             resumed.began(run, executor.journal_directory)
-            self._running[run] = dispatcher  # before it starts: it may be over at once
+            self._running[run] = dispatcher  # Before the start: the run may end at once.
             dispatcher.start()
         except BaseException as error:
             self._running.pop(run, None)
@@ -127,18 +99,16 @@ class Submitter:
         pool.begin(dispatcher, backend.in_parts)
         return len(names)
 
-    def _open_journal(self) -> PoolJournal:
+    def _open_journal(self) -> ResumeLog:
         if self._journal is None:
             directory = Path(self._start.simulation.root, "simulation_log")
-            self._journal = PoolJournal(
-                directory / f"{self._start.name}.tasks", self._logger.warning
-            )
+            self._journal = ResumeLog(directory / f"{self._start.name}.tasks", self._logger.warning)
         return self._journal
 
     def close(self) -> int:
-        """End what is under way, and return how many submissions those were."""
+        """End the active runs and return how many there were."""
         running = list(self._running.values())
-        # at once: what ignores SIGTERM takes its time
+        # In parallel: each program that ignores SIGTERM costs several seconds.
         threads = [threading.Thread(target=dispatcher.cancel) for dispatcher in running]
         for thread in threads:
             thread.start()

@@ -1,4 +1,4 @@
-"""What a pool was in figures, in constant memory."""
+"""Summarize a run in figures, in constant memory."""
 
 from __future__ import annotations
 
@@ -12,17 +12,11 @@ from ips_core.tasks.record import TaskRecord
 __all__ = ["PoolSummary"]
 
 _SLOWEST = 5
-_ENDED = ("finished", "failed", "timed_out")  # of themselves: their times say how long tasks are
+_ENDED = ("finished", "failed", "timed_out")  # The durations of these say how long tasks are.
 
 
 class PoolSummary:
-    """Takes the records of a pool one by one.
-
-    Parameters
-    ----------
-    pool : str
-        Name of the pool.
-    """
+    """Figures of a run, from the records of its tasks."""
 
     def __init__(self, pool: str) -> None:
         self._pool = pool
@@ -30,22 +24,14 @@ class PoolSummary:
         self._resumed = 0
         self._attempts = 0
         self._slot_seconds = 0.0
-        # Welford (1962), doi:10.1080/00401706.1962.10490022: sums of squares would cancel
+        # Welford (1962), doi:10.1080/00401706.1962.10490022; plain sums of squares would cancel.
         self._timed = 0
         self._mean = self._squares = 0.0
         self._min, self._max = math.inf, 0.0
-        self._slowest: list[tuple[float, str]] = []  # a heap, the shortest of them first
+        self._slowest: list[tuple[float, str]] = []  # a heap with the shortest task first
 
     def add(self, record: TaskRecord, resumed: bool = False) -> None:
-        """Take the last record of a task.
-
-        Parameters
-        ----------
-        record : TaskRecord
-            What became of it.
-        resumed : bool
-            True if that was in the run before, so that it has cost nothing in this one.
-        """
+        """Add the final record of a task; the time of a resumed task is not counted."""
         self._counts[record.status] += 1
         if resumed:
             self._resumed += 1
@@ -57,15 +43,7 @@ class PoolSummary:
             self._time(record.name, record.elapsed_time)
 
     def add_lost(self, slots: int, elapsed_time: float) -> None:
-        """Take what an attempt has cost that was followed by another.
-
-        Parameters
-        ----------
-        slots : int
-            Cores that it held.
-        elapsed_time : float
-            For so many seconds.
-        """
+        """Add the cost of an attempt that another one followed, in cores and seconds."""
         self._slot_seconds += slots * elapsed_time
 
     def _time(self, name: str, seconds: float) -> None:
@@ -80,24 +58,13 @@ class PoolSummary:
             heapq.heapreplace(self._slowest, (seconds, name))
 
     def fields(self, slots: int, wall_time: float) -> dict[str, Any]:
-        """Return the figures, as the simulation log has them.
+        """Return the figures as the simulation log has them; ``wall_time`` is in seconds.
 
-        Parameters
-        ----------
-        slots : int
-            Cores for tasks of the cluster.
-        wall_time : float
-            Seconds from the pool's submission to its end.
-
-        Returns
-        -------
-        dict
-            ``tasks``; ``counts`` (by status); ``resumed``, those of them that had finished in the
-            run before; ``attempts``; ``elapsed_min``, ``_mean``, ``_max`` and ``_sd`` in seconds,
-            of the tasks that ended of themselves (None if there are none; ``_sd``, the sample
-            standard deviation, is None for one); ``core_hours_used`` by tasks, lost attempts too;
-            ``core_hours_available`` on the cluster meanwhile; ``slowest``, the name and seconds of
-            at most five, the slowest first.
+        ``tasks``; ``counts`` by status; ``resumed``, the tasks that an earlier run finished;
+        ``attempts``; ``elapsed_min``, ``_mean``, ``_max`` and ``_sd`` (sample standard deviation)
+        in seconds, of tasks that finished, failed or timed out, None if too few did;
+        ``core_hours_used``, with those of repeated attempts; ``core_hours_available`` on ``slots``
+        cores; ``slowest``, the name and seconds of at most five tasks, the slowest first.
         """
         timed = self._timed > 0
         deviation = math.sqrt(self._squares / (self._timed - 1)) if self._timed > 1 else None
@@ -116,7 +83,7 @@ class PoolSummary:
         }
 
     def text(self, slots: int, wall_time: float) -> str:
-        """Return the figures as a line for people; parameters as for :meth:`fields`."""
+        """Return the figures as a line for the log file; parameters as for :meth:`fields`."""
         fields = self.fields(slots, wall_time)
         tasks = fields["tasks"]
         statuses = sorted(self._counts.items(), key=lambda item: (item[0] != "finished", item[0]))
@@ -136,7 +103,7 @@ class PoolSummary:
 
 
 def _figure(value: float) -> str:
-    """Return a number with three digits or three decimals, and never with an exponent."""
+    """Return a number with three digits or three decimals, never with an exponent."""
     return (
         f"{value:.0f}" if value >= 100 else f"{float(f'{value:.3g}'):.3f}".rstrip("0").rstrip(".")
     )

@@ -1,3 +1,3 @@
-"""Nodes, cores and GPUs: what there is, who has it, who waits."""
+"""Assign nodes, cores, GPUs and Dask clusters to components."""
 
 __all__: list[str] = []

@@ -1,8 +1,8 @@
-"""Who gets which nodes and which Dask cluster, and who waits for them: decisions only.
+"""Decide which request gets nodes or a Dask cluster, and which one waits.
 
-A cluster is leased to runs of pools, an allocation is held by whoever launches a task; both come
-out of the same nodes. Every method takes note of something that happened and returns what is to
-be done about it, for ``service`` to do.
+A cluster is leased to runs of pools, a reservation is held by a launched task; both take from the
+same nodes. Each method of ``ClusterScheduler`` reports one thing that happened and returns the
+actions that follow from it, for ``service`` to carry out.
 """
 
 from __future__ import annotations
@@ -14,88 +14,72 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ips_core.errors import BadResourceRequest, DaskClusterError, InsufficientResources, IPSError
-from ips_core.pools.dask.cluster_adapter import ClusterRequest
-from ips_core.resources.nodes import Allocation, Demand, ResourceManager
+from ips_core.resources.clusters import ClusterRequest
+from ips_core.resources.nodes import Demand, Reservation, ResourceManager
 
-__all__ = ["Action", "CancelRun", "Close", "Grant", "Lender", "Refuse", "Start", "Ticket", "Wanted"]
+__all__ = [
+    "Action",
+    "CancelRun",
+    "CloseCluster",
+    "Granted",
+    "ClusterScheduler",
+    "Refused",
+    "StartCluster",
+    "ResourceRequest",
+    "ClusterDemand",
+]
 
 _ENDING = "the simulation is ending"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The cluster that a run of a pool asks for.
-
-    Parameters
-    ----------
-    request : ClusterRequest
-        Which kind.
-    run : str
-        The run's name on the workers, by which it can be cancelled.
-    exclusive : bool
-        True: no other run on it meanwhile.
-    """
+class ClusterDemand:
+    """Cluster that a run of a pool requests."""
 
     request: ClusterRequest
-    run: str
-    exclusive: bool = False
+    run: str  #: name of the run on the workers, by which it can be cancelled
+    exclusive: bool = False  #: share the cluster with no other run meanwhile
 
 
 @dataclass(frozen=True, eq=False)
-class Ticket:
-    """A request, until it is granted or refused.
+class ResourceRequest:
+    """Request of a component that is to be granted or refused."""
 
-    Parameters
-    ----------
-    owner : hashable
-        Who asks; what it holds is given back when it is gone.
-    demand : Demand
-        What of the nodes it takes.
-    wanted : Wanted or None
-        The cluster that is to be on them; None: just an allocation.
-    block : bool
-        False: refuse rather than wait for others.
-    reply : object
-        Whatever the caller needs for its answer.
-    simulation : str
-        Whose simulation: clusters are shared within one, and end with it.
-    """
-
-    owner: Hashable
+    owner: Hashable  #: the component; what it holds is released when it is gone
     demand: Demand
-    wanted: Wanted | None = None
-    block: bool = True
-    reply: Any = None
-    simulation: str = ""
+    wanted: ClusterDemand | None = None  #: cluster on these nodes; None: only a reservation
+    block: bool = True  #: False: refuse instead of waiting for other owners
+    reply: Any = None  #: data that the caller needs for its answer
+    simulation: str = ""  #: clusters are shared within one simulation and end with it
 
 
 @dataclass(frozen=True)
-class Grant:
-    """Answer a ticket: with an :class:`Allocation`, or with a cluster's address and a lease."""
+class Granted:
+    """Grant a request with a :class:`Reservation`, or with a cluster's address and a lease."""
 
-    ticket: Ticket
+    request: ResourceRequest
     value: Any
 
 
 @dataclass(frozen=True)
-class Refuse:
-    """Answer a ticket with an error."""
+class Refused:
+    """Refuse a request with an error."""
 
-    ticket: Ticket
+    request: ResourceRequest
     error: IPSError
 
 
 @dataclass(frozen=True)
-class Start:
-    """Start a cluster on these nodes; ``ticket`` is the first that waits for it."""
+class StartCluster:
+    """Start a cluster on these nodes; ``request`` is the first request that waits for it."""
 
     cluster: int
     nodes: tuple[str, ...]
-    ticket: Ticket
+    request: ResourceRequest
 
 
 @dataclass(frozen=True)
-class Close:
+class CloseCluster:
     """Close a cluster."""
 
     cluster: int
@@ -103,7 +87,7 @@ class Close:
 
 @dataclass(frozen=True)
 class CancelRun:
-    """End what a run, whose owner is gone, executes on a cluster; ``reply`` is its ticket's."""
+    """End the tasks of a run whose owner is gone; ``reply`` is that of its request."""
 
     cluster: int
     lease: int
@@ -111,7 +95,7 @@ class CancelRun:
     reply: Any = field(default=None, compare=False)
 
 
-Action = Grant | Refuse | Start | Close | CancelRun
+Action = Granted | Refused | StartCluster | CloseCluster | CancelRun
 
 
 @dataclass(eq=False)
@@ -119,23 +103,23 @@ class _Cluster:
     number: int
     simulation: str
     request: ClusterRequest
-    allocation: Allocation | None  # None: processes on this machine beside those of others
-    waiting: list[Ticket]  # for its start
+    allocation: Reservation | None  # None: processes on this machine
+    waiting: list[ResourceRequest]  # for the start of the cluster
     address: Any = None  # None until it has started
-    leases: dict[int, Ticket] = field(default_factory=dict)
+    leases: dict[int, ResourceRequest] = field(default_factory=dict)
     idle_since: float = 0.0
     lost: bool = False
     closing: bool = False
 
     @property
-    def users(self) -> list[Ticket]:
+    def users(self) -> list[ResourceRequest]:
         return [*self.leases.values(), *self.waiting]
 
     @property
     def idle(self) -> bool:
         return self.address is not None and not self.closing and not self.leases
 
-    def can_serve(self, wanted: Wanted, simulation: str) -> bool:
+    def can_serve(self, wanted: ClusterDemand, simulation: str) -> bool:
         if self.lost or self.closing or self.request != wanted.request or wanted.request.fresh:
             return False
         if self.simulation != simulation:
@@ -144,27 +128,16 @@ class _Cluster:
         return not users if wanted.exclusive else not any(_is_exclusive(user) for user in users)
 
 
-def _is_exclusive(ticket: Ticket) -> bool:
-    return ticket.wanted is not None and ticket.wanted.exclusive
+def _is_exclusive(request: ResourceRequest) -> bool:
+    return request.wanted is not None and request.wanted.exclusive
 
 
-class Lender:
-    """Lends nodes and clusters to components.
+class ClusterScheduler:
+    """Grant nodes and clusters to requests in the order of asking.
 
-    Who waits is served in the order of asking. Clusters that nobody uses are kept until their
-    nodes are wanted, or nobody has used them for long.
-
-    Parameters
-    ----------
-    manager : ResourceManager
-        Knows the nodes.
-    local : bool
-        True: clusters are processes on this machine beside everything else there: they take
-        nothing of its pretended nodes, and wait for nobody.
-    idle_seconds : float
-        How long a cluster is kept that nobody uses.
-    clock : callable
-        Returns seconds.
+    A cluster without leases is kept until a request needs its nodes or `idle_seconds` have passed.
+    With `local`, clusters are processes on this machine: they take none of its nodes and wait for
+    no other request.
     """
 
     def __init__(
@@ -178,45 +151,42 @@ class Lender:
         self._local = local
         self._idle_seconds = idle_seconds
         self._clock = clock
-        self._queue: list[Ticket] = []
+        self._queue: list[ResourceRequest] = []
         self._clusters: dict[int, _Cluster] = {}
-        self._allocations: dict[int, Hashable] = {}  # owners of those without a cluster
+        self._allocations: dict[int, Hashable] = {}  # owners of reservations without a cluster
         self._cluster_numbers = itertools.count(1)
         self._lease_numbers = itertools.count(1)
         self._actions: list[Action] = []
         self._ended: set[str] = set()
 
-    # -- what components do ------------------------------------------------------------------
+    # -- requests of components --------------------------------------------------------------
 
-    def ask(self, ticket: Ticket) -> list[Action]:
-        """Somebody asks for an allocation or a cluster."""
-        if ticket.simulation in self._ended:
-            return [Refuse(ticket, IPSError(_ENDING))]
+    def ask(self, request: ResourceRequest) -> list[Action]:
+        """Handle a request for a reservation or a cluster."""
+        if request.simulation in self._ended:
+            return [Refused(request, IPSError(_ENDING))]
         try:
-            self._manager.check(ticket.demand)
+            self._manager.check(request.demand)
         except BadResourceRequest as error:
-            return [Refuse(ticket, error)]
-        self._manager.give_back()  # whoever had nodes of ours may be gone
-        self._queue.append(ticket)
+            return [Refused(request, error)]
+        self._manager.give_back()  # The other driver on withheld nodes may have left.
+        self._queue.append(request)
         self._advance()
-        if ticket in self._queue and not ticket.block and not self._is_next(ticket):
-            self._queue.remove(ticket)
-            text = f"{ticket.demand} cannot be had now: too much is in use"
-            self._actions.append(Refuse(ticket, InsufficientResources(text)))
+        if request in self._queue and not request.block and not self._is_next(request):
+            self._queue.remove(request)
+            text = f"{request.demand} cannot be had now: too much is in use"
+            self._actions.append(Refused(request, InsufficientResources(text)))
         return self._taken()
 
     def release(self, allocation_id: int) -> list[Action]:
-        """An allocation is given back."""
+        """Take a reservation back."""
         if self._allocations.pop(allocation_id, None) is not None:
             self._manager.release(allocation_id)
             self._advance()
         return self._taken()
 
     def release_cluster(self, lease: int, spoiled: bool = False) -> list[Action]:
-        """A lease of a cluster is given back.
-
-        If that is ``spoiled``, by functions that run on and cannot be ended, nobody else gets it.
-        """
+        """Take a lease back; ``spoiled`` if its tasks run on, so that the cluster is not reused."""
         for cluster in list(self._clusters.values()):
             if cluster.leases.pop(lease, None) is not None:
                 cluster.lost = cluster.lost or spoiled
@@ -226,39 +196,39 @@ class Lender:
         return self._taken()
 
     def drop(self, owner: Hashable) -> list[Action]:
-        """A component is gone: nobody waits for it, and what it held is given back."""
-        self._queue = [ticket for ticket in self._queue if ticket.owner != owner]
+        """Forget the requests of a component that is gone and take back what it held."""
+        self._queue = [request for request in self._queue if request.owner != owner]
         for number in [n for n, holder in self._allocations.items() if holder == owner]:
             del self._allocations[number]
             self._manager.release(number)
         for cluster in list(self._clusters.values()):
-            cluster.waiting = [ticket for ticket in cluster.waiting if ticket.owner != owner]
-            for lease, ticket in list(cluster.leases.items()):
-                if ticket.owner == owner and ticket.wanted is not None:
-                    # The workers still do what it asked for: its lease lasts until they do not
-                    run = ticket.wanted.run
-                    self._actions.append(CancelRun(cluster.number, lease, run, ticket.reply))
+            cluster.waiting = [request for request in cluster.waiting if request.owner != owner]
+            for lease, request in list(cluster.leases.items()):
+                if request.owner == owner and request.wanted is not None:
+                    # The workers still run its tasks, so the lease lasts until those have ended.
+                    run = request.wanted.run
+                    self._actions.append(CancelRun(cluster.number, lease, run, request.reply))
         self._advance()
         return self._taken()
 
-    # -- what becomes of clusters ------------------------------------------------------------
+    # -- events of clusters ------------------------------------------------------------------
 
     def started(self, number: int, address: Any) -> list[Action]:
-        """A cluster has started; ``address`` is what its users get to know."""
+        """Grant a cluster that has started; ``address`` is what its users need to connect."""
         cluster = self._clusters[number]
         cluster.address = address
         waiting, cluster.waiting = cluster.waiting, []
-        for ticket in waiting:
-            self._lease(cluster, ticket)
-        if not waiting:  # they are gone
+        for request in waiting:
+            self._lease(cluster, request)
+        if not waiting:  # The components that asked for the cluster are gone.
             self._rest(cluster)
         self._advance()
         return self._taken()
 
     def failed(self, number: int, reason: str, taken: Sequence[str] = ()) -> list[Action]:
-        """A cluster could not start; ``taken`` are nodes that somebody else turned out to have.
+        """Handle a cluster that could not start; ``taken`` are nodes that another driver uses.
 
-        Then who waits for it is given others, unless too few are left.
+        Requests then wait for other nodes, and are refused if too few are left.
         """
         cluster = self._clusters[number]
         waiting, cluster.waiting = cluster.waiting, []
@@ -272,7 +242,7 @@ class Lender:
         return self._taken()
 
     def lost(self, number: int) -> list[Action]:
-        """A cluster is lost; its users know."""
+        """Handle the loss of a cluster, of which its users know already."""
         cluster = self._clusters[number]
         cluster.lost = True
         if cluster.idle:
@@ -280,15 +250,15 @@ class Lender:
         return self._taken()
 
     def cancelled(self, number: int, lease: int) -> list[Action]:
-        """What a run, whose owner is gone, executed on a cluster has ended."""
+        """Take back the lease of a run whose owner is gone and whose tasks have ended."""
         cluster = self._clusters.get(number)
-        ticket = cluster.leases.get(lease) if cluster is not None else None
-        if cluster is not None and ticket is not None and _is_exclusive(ticket):
-            cluster.lost = True  # its worker plugin lives on, which nobody would end
+        request = cluster.leases.get(lease) if cluster is not None else None
+        if cluster is not None and request is not None and _is_exclusive(request):
+            cluster.lost = True  # The run's worker plugin stays: only its owner could remove it.
         return self.release_cluster(lease)
 
     def gone(self, number: int, reason: str) -> list[Action]:
-        """A cluster is closed, or its keeper has died: its nodes are free."""
+        """Free the nodes of a cluster that is closed or whose keeper has died."""
         cluster = self._clusters.pop(number)
         self._refuse(cluster.waiting, reason)
         if cluster.allocation is not None:
@@ -299,12 +269,12 @@ class Lender:
     # -- time --------------------------------------------------------------------------------
 
     def deadline(self) -> float | None:
-        """Return when :meth:`tick` has to be called, by the clock; None: not at all."""
+        """Return the time of the clock at which :meth:`tick` is due, None if it never is."""
         idle = [each.idle_since for each in self._living if each.idle]
         return min(idle) + self._idle_seconds if idle else None
 
     def tick(self) -> list[Action]:
-        """Time has passed: clusters that were idle too long are closed."""
+        """Close clusters that were idle for too long."""
         deadline = self._clock() - self._idle_seconds
         for cluster in self._living:
             if cluster.idle and cluster.idle_since <= deadline:
@@ -312,8 +282,11 @@ class Lender:
         return self._taken()
 
     def end(self, simulation: str) -> None:
-        """A simulation ends: nobody of it gets anything any more; its clusters are ended by it."""
-        self._queue = [ticket for ticket in self._queue if ticket.simulation != simulation]
+        """Drop the requests of a simulation that ends and refuse new ones.
+
+        The simulation itself ends its clusters.
+        """
+        self._queue = [request for request in self._queue if request.simulation != simulation]
         for cluster in self._living:
             if cluster.simulation == simulation:
                 cluster.waiting.clear()
@@ -321,67 +294,71 @@ class Lender:
 
     @property
     def _living(self) -> list[_Cluster]:
-        """The clusters of simulations that go on."""
+        """Clusters of simulations that are not ending."""
         return [each for each in self._clusters.values() if each.simulation not in self._ended]
 
-    # -- deciding ----------------------------------------------------------------------------
+    # -- decisions ---------------------------------------------------------------------------
 
     def _taken(self) -> list[Action]:
         actions, self._actions = self._actions, []
         return actions
 
     def _advance(self) -> None:
-        """Serve who can be served, in the order of asking."""
+        """Serve the requests that can be served, in the order of asking."""
         asking, self._queue = self._queue, []
-        for ticket in asking:
-            if (self._queue and not self._may_overtake(ticket)) or not self._serve(ticket):
-                self._queue.append(ticket)
+        for request in asking:
+            if (self._queue and not self._may_overtake(request)) or not self._serve(request):
+                self._queue.append(request)
 
-    def _may_overtake(self, ticket: Ticket) -> bool:
-        """Who uses a cluster already would keep it for longer by waiting for itself."""
-        if ticket.wanted is None:
+    def _may_overtake(self, request: ResourceRequest) -> bool:
+        """Tell whether a request may be served before earlier ones.
+
+        An owner that uses a suitable cluster may: if it waited, it would keep the cluster for
+        longer.
+        """
+        if request.wanted is None:
             return False
-        cluster = self._suitable(ticket)
+        cluster = self._suitable(request)
         return self._local or (
-            cluster is not None and any(user.owner == ticket.owner for user in cluster.users)
+            cluster is not None and any(user.owner == request.owner for user in cluster.users)
         )
 
-    def _serve(self, ticket: Ticket) -> bool:
-        if ticket.wanted is None:
-            allocation = self._allocate(ticket.demand)
+    def _serve(self, request: ResourceRequest) -> bool:
+        if request.wanted is None:
+            allocation = self._allocate(request.demand)
             if allocation is not None:
-                self._allocations[allocation.id] = ticket.owner
-                self._actions.append(Grant(ticket, allocation))
+                self._allocations[allocation.id] = request.owner
+                self._actions.append(Granted(request, allocation))
             return allocation is not None
-        cluster = self._suitable(ticket)
+        cluster = self._suitable(request)
         if cluster is None:
-            return self._start(ticket, ticket.wanted)
+            return self._start(request, request.wanted)
         if cluster.address is None:
-            cluster.waiting.append(ticket)
+            cluster.waiting.append(request)
         else:
-            self._lease(cluster, ticket)
+            self._lease(cluster, request)
         return True
 
-    def _suitable(self, ticket: Ticket) -> _Cluster | None:
-        wanted = ticket.wanted
+    def _suitable(self, request: ResourceRequest) -> _Cluster | None:
+        wanted = request.wanted
         assert wanted is not None
-        able = [each for each in self._living if each.can_serve(wanted, ticket.simulation)]
+        able = [each for each in self._living if each.can_serve(wanted, request.simulation)]
         running = [cluster for cluster in able if cluster.address is not None]
         return next(iter(running + able), None)
 
-    def _start(self, ticket: Ticket, wanted: Wanted) -> bool:
-        allocation = None if self._local else self._allocate(ticket.demand)
+    def _start(self, request: ResourceRequest, wanted: ClusterDemand) -> bool:
+        allocation = None if self._local else self._allocate(request.demand)
         if allocation is None and not self._local:
             return False
         number = next(self._cluster_numbers)
         self._clusters[number] = _Cluster(
-            number, ticket.simulation, wanted.request, allocation, [ticket]
+            number, request.simulation, wanted.request, allocation, [request]
         )
-        self._actions.append(Start(number, allocation.nodes if allocation else (), ticket))
+        self._actions.append(StartCluster(number, allocation.nodes if allocation else (), request))
         return True
 
-    def _allocate(self, demand: Demand) -> Allocation | None:
-        """Return an allocation; without one, see to it that idle clusters give their nodes."""
+    def _allocate(self, demand: Demand) -> Reservation | None:
+        """Return a reservation, or None; close idle clusters if their nodes would be enough."""
         allocation = self._manager.allocate(demand)
         if allocation is None and not self._is_coming(demand):
             idle = [each for each in self._living if each.idle and each.allocation]
@@ -394,30 +371,30 @@ class Lender:
         return allocation
 
     def _is_coming(self, demand: Demand, besides: list[_Cluster] | None = None) -> bool:
-        """Tell whether a demand can be met as soon as closing clusters, and others, are closed."""
+        """Tell whether a demand fits once the closing clusters, and ``besides``, are gone."""
         living = [each for each in self._living if not each.closing]
         leaving = [each for each in self._clusters.values() if each not in living]
         leaving += besides or []
         return self._manager.fits(demand, [each.allocation for each in leaving if each.allocation])
 
-    def _is_next(self, ticket: Ticket) -> bool:
-        """Tell whether a ticket waits for nothing but clusters that are closing."""
-        return self._queue[0] is ticket and self._is_coming(ticket.demand)
+    def _is_next(self, request: ResourceRequest) -> bool:
+        """Tell whether a request waits only for clusters that are closing."""
+        return self._queue[0] is request and self._is_coming(request.demand)
 
-    def _lease(self, cluster: _Cluster, ticket: Ticket) -> None:
+    def _lease(self, cluster: _Cluster, request: ResourceRequest) -> None:
         lease = next(self._lease_numbers)
-        cluster.leases[lease] = ticket
-        self._actions.append(Grant(ticket, (cluster.address, lease)))
+        cluster.leases[lease] = request
+        self._actions.append(Granted(request, (cluster.address, lease)))
 
     def _rest(self, cluster: _Cluster) -> None:
-        """Nobody uses a cluster any more: keep it, if it is of use to others."""
+        """Mark a cluster without users as idle, or close it if it cannot be reused."""
         cluster.idle_since = self._clock()
         if cluster.lost or cluster.request.fresh:
             self._close(cluster)
 
     def _close(self, cluster: _Cluster) -> None:
         cluster.closing = True
-        self._actions.append(Close(cluster.number))
+        self._actions.append(CloseCluster(cluster.number))
 
-    def _refuse(self, waiting: list[Ticket], reason: str) -> None:
-        self._actions += [Refuse(ticket, DaskClusterError(reason)) for ticket in waiting]
+    def _refuse(self, waiting: list[ResourceRequest], reason: str) -> None:
+        self._actions += [Refused(request, DaskClusterError(reason)) for request in waiting]

@@ -15,19 +15,19 @@ from ips_core.resources.allocation_end import JobEnd
 from ips_dask_cluster.devices import visible_devices
 
 __all__ = [
-    "Allocation",
+    "Reservation",
     "Demand",
-    "Node",
+    "NodeCapacity",
     "ResourceManager",
     "Resources",
-    "Share",
+    "NodeShare",
     "detect",
     "uses_job",
 ]
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeCapacity:
     """A node as far as it is ours.
 
     Parameters
@@ -80,7 +80,7 @@ class Resources:
     cores_per_node: int
     launcher: str
     flexible: bool = False
-    held: tuple[Node, ...] = ()
+    held: tuple[NodeCapacity, ...] = ()
     end: JobEnd = field(default_factory=JobEnd)
 
 
@@ -91,7 +91,7 @@ def uses_job(platform: PlatformConfig, environ: Mapping[str, str]) -> bool:
 
 def detect(
     platform: PlatformConfig,
-    allocation: Sequence[Node] | None,
+    allocation: Sequence[NodeCapacity] | None,
     nodes: int = 0,
     ppn: int = 0,
 ) -> Resources:
@@ -127,7 +127,7 @@ def detect(
         cores = processes or platform.number("CORES_PER_NODE") or len(os.sched_getaffinity(0))
         host = os.uname().nodename
         names = [f"{host}-{number}" for number in range(count)] if count > 1 else [host]
-        held = [Node(name, cores, _visible_gpus()) for name in names]
+        held = [NodeCapacity(name, cores, _visible_gpus()) for name in names]
         flexible = count <= 1
     processes = processes or min(node.cores for node in held)
     gpus = platform.number("GPUS_PER_NODE")
@@ -156,8 +156,8 @@ def _check_that_no_job_is_needed(platform: PlatformConfig, detection: str) -> No
 
 
 def _of_job(
-    platform: PlatformConfig, detection: str, allocation: Sequence[Node], nodes: int
-) -> list[Node]:
+    platform: PlatformConfig, detection: str, allocation: Sequence[NodeCapacity], nodes: int
+) -> list[NodeCapacity]:
     """Return those nodes of a Slurm job that are to be used."""
     if nodes > len(allocation):
         raise ConfigError("", [f"--nodes {nodes}: the Slurm job has only {len(allocation)}"])
@@ -221,7 +221,7 @@ class Demand:
 
 
 @dataclass(frozen=True)
-class Share:
+class NodeShare:
     """What an allocation has of one node.
 
     Parameters
@@ -244,7 +244,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Allocation:
+class Reservation:
     """What somebody holds until it is released.
 
     Parameters
@@ -258,7 +258,7 @@ class Allocation:
     """
 
     id: int
-    shares: tuple[Share, ...]
+    shares: tuple[NodeShare, ...]
     whole_nodes: bool = False
 
     @property
@@ -278,10 +278,10 @@ class ResourceManager:
         At most so many processes of one allocation run on a node.
     """
 
-    def __init__(self, nodes: Sequence[Node], processes_per_node: int) -> None:
+    def __init__(self, nodes: Sequence[NodeCapacity], processes_per_node: int) -> None:
         self._nodes = tuple(nodes)
         self._most = processes_per_node
-        self._allocations: dict[int, Allocation] = {}
+        self._allocations: dict[int, Reservation] = {}
         self._withheld: set[str] = set()
         self._count = 0
 
@@ -306,7 +306,7 @@ class ResourceManager:
         each = f"for {self._most} process(es) each, with {cores} core(s) and {gpus} GPU(s)"
         return f"{len(self._nodes)} node(s) {each}"
 
-    def allocate(self, demand: Demand) -> Allocation | None:
+    def allocate(self, demand: Demand) -> Reservation | None:
         """Return an allocation, or None while too much is in use.
 
         Raises
@@ -319,11 +319,11 @@ class ResourceManager:
         if shares is None:
             return None
         self._count += 1
-        found = Allocation(self._count, shares, demand.whole_nodes)
+        found = Reservation(self._count, shares, demand.whole_nodes)
         self._allocations[found.id] = found
         return found
 
-    def fits(self, demand: Demand, without: Iterable[Allocation] = ()) -> bool:
+    def fits(self, demand: Demand, without: Iterable[Reservation] = ()) -> bool:
         """Tell whether a demand could be met now if some allocations were released."""
         released = {allocation.id for allocation in without}
         kept = [each for each in self._allocations.values() if each.id not in released]
@@ -346,8 +346,11 @@ class ResourceManager:
         self._allocations.pop(allocation_id, None)
 
     def _plan(
-        self, demand: Demand, used: Iterable[Allocation], among: Sequence[Node] | None = None
-    ) -> tuple[Share, ...] | None:
+        self,
+        demand: Demand,
+        used: Iterable[Reservation],
+        among: Sequence[NodeCapacity] | None = None,
+    ) -> tuple[NodeShare, ...] | None:
         free = {node.name: node for node in self._nodes}
         for share in (share for allocation in used for share in allocation.shares):
             node = free[share.node]
@@ -358,7 +361,7 @@ class ResourceManager:
         nodes = ours if among is None else list(among)
         if not demand.whole_nodes:  # nodes that are in use already, so that others stay whole
             nodes.sort(key=lambda node: free[node.name].cores)
-        shares: list[Share] = []
+        shares: list[NodeShare] = []
         left = demand.nproc
         for node in nodes:
             own = self._share(demand, node, free[node.name], left) if left else None
@@ -367,7 +370,9 @@ class ResourceManager:
                 left -= own.processes
         return None if left else tuple(shares)
 
-    def _share(self, demand: Demand, node: Node, free: Node, left: int) -> Share | None:
+    def _share(
+        self, demand: Demand, node: NodeCapacity, free: NodeCapacity, left: int
+    ) -> NodeShare | None:
         """Return what a demand for so many processes would take of a node."""
         if demand.whole_nodes and free != node:
             return None
@@ -380,9 +385,9 @@ class ResourceManager:
         if not count:
             return None
         if demand.whole_nodes:
-            return Share(node.name, count, node.cores, node.gpus, node.slurm_gpus)
+            return NodeShare(node.name, count, node.cores, node.gpus, node.slurm_gpus)
         units = -(-count * cores // unit)
-        return Share(node.name, count, units * unit, count * demand.gpus, node.slurm_gpus)
+        return NodeShare(node.name, count, units * unit, count * demand.gpus, node.slurm_gpus)
 
 
 def _range(numbers: Iterable[int]) -> str:

@@ -1,6 +1,6 @@
-"""Does what ``leases`` decides: answers components, starts and ends the keepers of Dask clusters.
+"""Carry out what ``leases`` decides: answer components, start and stop Dask clusters' keepers.
 
-It runs in the framework's loop, so nothing in it waits.
+It runs in the framework's loop and never blocks.
 """
 
 from __future__ import annotations
@@ -14,82 +14,64 @@ from typing import Any, Protocol
 from ips_core.errors import ConfigError
 from ips_core.ipc.calls import Call, CallTable
 from ips_core.ipc.messages import Broadcast, ComponentID, Failure, Reply, Request, Returned, unpack
-from ips_core.pools.dask.cluster_adapter import ClusterRequest, NodesTaken
+from ips_core.resources.clusters import ClusterRequest, NodesTaken
 from ips_core.resources.leases import (
     Action,
     CancelRun,
-    Close,
-    Grant,
-    Lender,
-    Refuse,
-    Start,
-    Ticket,
-    Wanted,
+    CloseCluster,
+    ClusterDemand,
+    ClusterScheduler,
+    Granted,
+    Refused,
+    ResourceRequest,
+    StartCluster,
 )
 from ips_core.resources.nodes import Demand, ResourceManager, Resources
 
-__all__ = ["Keepers", "ResourceService", "idle_seconds"]
+__all__ = ["KeeperControl", "ResourceService", "idle_seconds"]
 
 _IDLE_SECONDS = 600.0
-#: For a keeper to close its cluster; Dask and the steps have deadlines of their own below that.
+#: Seconds for a keeper to close its cluster; the deadlines of Dask and the job steps are shorter.
 _CLOSE_SECONDS = 60.0
 
 
 def idle_seconds(file: str, values: Mapping[str, Any]) -> float:
-    """Return how long a Dask cluster is kept that nobody uses: ``DASK_IDLE_TIMEOUT``, or 600 s.
+    """Return the seconds that an idle Dask cluster is kept: ``DASK_IDLE_TIMEOUT``, or 600.
 
-    Parameters
-    ----------
-    file : str
-        The simulation file, for the error.
-    values : mapping
-        Its top level.
-
-    Raises
-    ------
-    ConfigError
-        It is no number of seconds.
+    ``file`` is named in the ConfigError that an invalid number raises.
     """
     text = values.get("DASK_IDLE_TIMEOUT") or _IDLE_SECONDS
     try:
         seconds = float(text)
     except (TypeError, ValueError):
         seconds = -1.0
-    if not seconds >= 0:  # nor NaN
+    if not seconds >= 0:  # This rejects NaN, too.
         raise ConfigError(file, [f"DASK_IDLE_TIMEOUT = {text}: expected a number of seconds"])
     return seconds
 
 
 class _Asker(Protocol):
-    """Who asks, as far as it matters here."""
+    """The component that asks, as far as this module uses it."""
 
     component_id: ComponentID
     name: str
 
     def send(self, message: object) -> None:
-        """Send a message; nothing happens if the component is gone."""
+        """Send a message, or do nothing if the component is gone."""
         ...
 
 
 @dataclass(frozen=True)
-class Keepers:
-    """How the framework runs the keepers of clusters; each function returns at once.
+class KeeperControl:
+    """Functions by which the framework runs the keepers of clusters; each returns at once."""
 
-    Parameters
-    ----------
-    start : callable
-        ``start(simulation)`` starts the process of a keeper, and returns who it is.
-    invoke : callable
-        ``invoke(keeper, method, *arguments)`` calls a method of it.
-    dismiss : callable
-        ``dismiss(keeper, kill)`` tells it to leave, or ends it by force.
-    broadcast : callable
-        Tells every component something.
-    """
-
+    #: ``start(simulation)`` starts the process of a keeper and returns the keeper's id.
     start: Callable[[str], ComponentID]
+    #: ``invoke(keeper, method, *arguments)`` calls a method of a keeper.
     invoke: Callable[..., Call]
+    #: ``dismiss(keeper, kill)`` tells a keeper to leave, or kills it.
     dismiss: Callable[[ComponentID, bool], None]
+    #: ``broadcast(message)`` sends a message to every component.
     broadcast: Callable[[Broadcast], None]
 
 
@@ -101,25 +83,16 @@ class _Keeper:
 
 
 class ResourceService:
-    """The services by which components get nodes, cores and Dask clusters.
+    """Services by which components get nodes, cores and Dask clusters.
 
-    Parameters
-    ----------
-    resources : Resources
-        What there is.
-    idle : float
-        Seconds that a cluster is kept which nobody uses.
-    calls : CallTable
-        Where the calls of keepers end.
-    control : Keepers
-        Runs the keepers.
+    `idle` is the number of seconds that a cluster without leases is kept.
     """
 
     def __init__(
-        self, resources: Resources, idle: float, calls: CallTable, control: Keepers
+        self, resources: Resources, idle: float, calls: CallTable, control: KeeperControl
     ) -> None:
         manager = ResourceManager(resources.held, resources.cores_per_node)
-        self._lender = Lender(manager, resources.launcher == "local", idle)
+        self._lender = ClusterScheduler(manager, resources.launcher == "local", idle)
         self._calls = calls
         self._control = control
         self._keepers: dict[ComponentID, _Keeper] = {}
@@ -132,55 +105,55 @@ class ResourceService:
             "new_task_id": self._new_task_id,
         }
 
-    # -- what components ask -----------------------------------------------------------------
+    # -- requests of components --------------------------------------------------------------
 
     def _acquire_cluster(self, sender: _Asker, request: Request) -> None:
-        """``acquire_cluster(request, run, exclusive)``: a packed ``ClusterAddress``, and a lease.
+        """Answer ``acquire_cluster(request, run, exclusive)`` with a packed address and a lease.
 
-        It is parked until there is one.
+        The address is a ``ClusterAddress``. The answer comes when the cluster has started.
         """
         wanted: ClusterRequest = request.arguments[0]
-        ticket = Ticket(
+        asked = ResourceRequest(
             sender.component_id,
             Demand.of_nodes(wanted.nodes),
-            Wanted(*request.arguments),
+            ClusterDemand(*request.arguments),
             reply=(sender, request.request_id),
             simulation=sender.component_id.root,
         )
-        self._do(self._lender.ask(ticket))
+        self._do(self._lender.ask(asked))
 
     def _release_cluster(self, sender: _Asker, request: Request) -> None:
-        """``release_cluster(lease, spoiled)``."""
+        """Answer ``release_cluster(lease, spoiled)``."""
         sender.send(Reply(request.request_id))
         self._do(self._lender.release_cluster(*request.arguments))
 
     def _allocate(self, sender: _Asker, request: Request) -> None:
-        """``allocate(nproc, ppn, cores, gpus, whole_nodes, ..., block)``: an ``Allocation``.
+        """Answer ``allocate(nproc, ppn, cores, gpus, whole_nodes, ..., block)`` with a Reservation.
 
-        All but the last are those of ``resources.Demand``. It is parked until there is one, unless
-        ``block`` is False.
+        All arguments but the last are those of ``resources.nodes.Demand``. Unless ``block`` is
+        False, the answer comes when the resources are free.
         """
         *demand, block = request.arguments
         reply = (sender, request.request_id)
         component_id = sender.component_id
-        ticket = Ticket(
+        asked = ResourceRequest(
             component_id, Demand(*demand), block=block, reply=reply, simulation=component_id.root
         )
-        self._do(self._lender.ask(ticket))
+        self._do(self._lender.ask(asked))
 
     def _release(self, sender: _Asker, request: Request) -> None:
-        """``release(allocation_id)``."""
+        """Answer ``release(allocation_id)``."""
         sender.send(Reply(request.request_id))
         self._do(self._lender.release(*request.arguments))
 
     def _new_task_id(self, sender: _Asker, request: Request) -> None:
-        """``new_task_id()``: the next of the numbers that tasks of all components share."""
+        """Answer ``new_task_id()`` with the next task id; ids are shared by all components."""
         sender.send(Reply(request.request_id, next(self._task_ids)))
 
-    # -- what the framework's loop sees ------------------------------------------------------
+    # -- events of the framework's loop ------------------------------------------------------
 
     def gone(self, component_id: ComponentID, reason: str) -> None:
-        """A process has ended: a component's, or a keeper's."""
+        """Handle the end of a process, of a component or a keeper."""
         keeper = self._keepers.pop(component_id, None)
         if keeper is None:
             self._do(self._lender.drop(component_id))
@@ -191,19 +164,19 @@ class ResourceService:
         self._do(self._lender.gone(keeper.cluster, reason))
 
     def hear(self, sender: ComponentID, news: Broadcast) -> None:
-        """A keeper may have told that its cluster is lost."""
+        """Handle a broadcast of a keeper: its cluster is lost."""
         keeper = self._keepers.get(sender)
         if keeper is not None and news.topic == "cluster-lost":
             self._do(self._lender.lost(keeper.cluster))
 
     def timeout(self) -> float | None:
-        """Return the seconds until :meth:`tick` has to be called; None: not at all."""
+        """Return the seconds until :meth:`tick` is due, None if it never is."""
         times = [keeper.leaves_until for keeper in self._keepers.values()]
         moments = [moment for moment in [self._lender.deadline(), *times] if moment is not None]
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def tick(self) -> None:
-        """Time has passed."""
+        """Close clusters that were idle for too long; kill keepers that did not leave in time."""
         self._do(self._lender.tick())
         for component_id, keeper in list(self._keepers.items()):
             if keeper.leaves_until is not None and time.monotonic() >= keeper.leaves_until:
@@ -211,24 +184,24 @@ class ResourceService:
                 self._control.dismiss(component_id, True)
 
     def end(self, simulation: str) -> list[ComponentID]:
-        """A simulation ends: nobody of it gets anything any more. Return its keepers to see out."""
+        """Drop the requests of a simulation that ends and return its keepers for the shutdown."""
         self._lender.end(simulation)
         return [keeper for keeper in self._keepers if keeper.simulation == simulation]
 
-    # -- doing -------------------------------------------------------------------------------
+    # -- actions -----------------------------------------------------------------------------
 
     def _do(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
-                case Grant(ticket, value):
-                    sender, request_id = ticket.reply
+                case Granted(asked, value):
+                    sender, request_id = asked.reply
                     sender.send(Reply(request_id, value))
-                case Refuse(ticket, error):
-                    sender, request_id = ticket.reply
+                case Refused(asked, error):
+                    sender, request_id = asked.reply
                     sender.send(Reply(request_id, failure=Failure(str(error), error=error)))
-                case Start():
+                case StartCluster():
                     self._start(action)
-                case Close(cluster):
+                case CloseCluster(cluster):
                     self._close(self._keeper_of(cluster))
                 case CancelRun():
                     self._cancel(action)
@@ -236,10 +209,10 @@ class ResourceService:
     def _keeper_of(self, cluster: int) -> ComponentID:
         return next(name for name, each in self._keepers.items() if each.cluster == cluster)
 
-    def _start(self, start: Start) -> None:
-        name = self._control.start(start.ticket.simulation)
+    def _start(self, start: StartCluster) -> None:
+        name = self._control.start(start.request.simulation)
         keeper = self._keepers[name] = _Keeper(start.cluster)
-        wanted, (sender, _) = start.ticket.wanted, start.ticket.reply
+        wanted, (sender, _) = start.request.wanted, start.request.reply
         assert wanted is not None
         call = self._control.invoke(
             name, "start", wanted.request, start.nodes, next(self._task_ids), sender.name
@@ -261,7 +234,7 @@ class ResourceService:
     def _close(self, name: ComponentID) -> None:
         keeper = self._keepers[name]
         keeper.leaves_until = time.monotonic() + _CLOSE_SECONDS
-        if keeper.address:  # who is still connected leaves first; Dask would complain loudly
+        if keeper.address:  # Clients leave first: Dask logs errors if the scheduler closes first.
             self._control.broadcast(Broadcast("cluster-closing", keeper.address))
         self._control.dismiss(name, False)
 

@@ -1,4 +1,4 @@
-"""What a component may ask of the framework: ``ServicesProxy``, a facade without policy."""
+"""Offer the framework's services to components as ``ServicesProxy``, a facade without policy."""
 
 from ips_core.services.proxy import ServicesProxy
 

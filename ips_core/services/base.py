@@ -1,4 +1,4 @@
-"""What all groups of services stand on: who we are, the log file, the link to the framework."""
+"""Hold what all groups of services share: the component's identity, its log, its framework link."""
 
 from __future__ import annotations
 
@@ -15,15 +15,7 @@ __all__ = ["ServicesBase"]
 
 
 class ServicesBase:
-    """What every service knows.
-
-    Parameters
-    ----------
-    start : Start
-        Who the component is.
-    link : FrameworkLink
-        To the framework.
-    """
+    """Base of all groups of services."""
 
     def __init__(self, start: Start, link: FrameworkLink) -> None:
         self._start = start
@@ -33,14 +25,14 @@ class ServicesBase:
         self.sim_conf = self._values()
         self.workdir = start.work_directory
         self.component_ref: Any = None
-        #: IPS-framework's own object in its own process; here it is in another.
+        #: The framework in IPS-framework; None here, where the framework is another process.
         self.fwk = None
         self.span = ""
         self.full_comp_id = start.name
         self.logger = self._make_logger()
 
     def _values(self) -> dict[str, Any]:
-        """Return what files and environment set, as IPS's ``sim_conf`` has it: the file wins."""
+        """Return ``sim_conf``; the simulation file takes precedence over all other sources."""
         simulation = self._start.simulation
         own = {"PORTAL_RUNID": self._start.run_id, "SIMULATION_CONFIG_FILE": simulation.file}
         return self._start.platform | simulation.environment | own | simulation.values
@@ -52,7 +44,7 @@ class ServicesBase:
         own = self.sim_conf.get(self._start.section)
         level = own.get("LOG_LEVEL") if isinstance(own, dict) else None
         logger.setLevel(level or simulation.log_level)
-        # Appending, one write a line: lines of several components never mix
+        # Each line is appended by one write, so that lines of several components do not mix.
         handler = logging.FileHandler(
             simulation.log_file, mode="a", encoding="utf-8", errors="backslashreplace"
         )
@@ -64,20 +56,20 @@ class ServicesBase:
 
     @functools.cached_property
     def _task_defaults(self) -> TaskDefaults:
-        """What the files say for the component's tasks."""
+        """Defaults of the configuration files for the component's tasks."""
         own = self.sim_conf.get(self._start.section, {})
         return read_defaults(own, self.sim_conf, self._start.platform)
 
     @functools.cached_property
     def _task_launcher(self) -> TaskLauncher:
-        """What starts the component's programs."""
+        """Launcher of the component's programs."""
         in_job = self._start.resources.launcher == "srun"
         mpirun = self._start.platform.get("MPIRUN") or ("srun" if in_job else "eval")
         return TaskLauncher(mpirun, in_job)
 
     def hear(self, news: Broadcast) -> None:
-        """Take news for every component (called by the reader)."""
+        """Handle a broadcast; runs in the reader's thread."""
 
     def cleanup(self, ok: bool) -> None:
-        """Give back what the component still holds; ``ok`` tells how the simulation went."""
+        """Release what the component still holds; ``ok`` is True if the simulation succeeded."""
         logging.shutdown()

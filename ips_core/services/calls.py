@@ -1,4 +1,4 @@
-"""Services by which components find and call each other."""
+"""Find components by port and call their methods."""
 
 from __future__ import annotations
 
@@ -33,6 +33,16 @@ class CallServices(ServicesBase):
     def get_port(self, port_name: str) -> ComponentID:
         """Return the component that implements a port.
 
+        Parameters
+        ----------
+        port_name : str
+            Name of the port in section [PORTS].
+
+        Returns
+        -------
+        ComponentID
+            Id of the component, for :meth:`call`.
+
         Raises
         ------
         KeyError
@@ -46,17 +56,26 @@ class CallServices(ServicesBase):
     def call_nonblocking(
         self, component_id: ComponentID, method_name: str, *args: Any, **keywords: Any
     ) -> int:
-        """Call a method of another component and go on.
+        """Call a method of another component without waiting for its end.
+
+        Parameters
+        ----------
+        component_id : ComponentID
+            Id of the component, from :meth:`get_port`.
+        method_name : str
+            Name of the method.
+        *args, **keywords
+            Arguments of the method; they must be picklable.
 
         Returns
         -------
         int
-            The call's id, for :meth:`wait_call`.
+            Id of the call, for :meth:`wait_call`.
 
         Raises
         ------
         IPSError
-            There is no such component.
+            `component_id` is not an id, or there is no such component.
         """
         if not isinstance(component_id, ComponentID):
             raise IPSError(
@@ -73,18 +92,27 @@ class CallServices(ServicesBase):
         return call_id
 
     def call(self, component_id: ComponentID, method_name: str, *args: Any, **keywords: Any) -> Any:
-        """Call a method of another component and wait for it.
+        """Call a method of another component and wait for its end.
+
+        Parameters
+        ----------
+        component_id : ComponentID
+            Id of the component, from :meth:`get_port`.
+        method_name : str
+            Name of the method.
+        *args, **keywords
+            Arguments of the method; they must be picklable.
 
         Returns
         -------
         tuple
-            One item: what the method returned (as IPS-framework has it).
+            One item: the method's return value. IPS-framework returns a tuple, too.
 
         Raises
         ------
         IPSError
-            The method raised, or its component died; the message names it. Or the component is
-            the caller itself.
+            The method raised, or its component died; the message names the component. Or the
+            component is the caller itself, or waits for the caller.
         """
         if component_id == self.component_id:
             raise IPSError(
@@ -94,28 +122,28 @@ class CallServices(ServicesBase):
         return self.wait_call(self.call_nonblocking(component_id, method_name, *args, **keywords))
 
     def wait_call(self, call_id: int, block: bool = True) -> Any:
-        """Wait for a call of :meth:`call_nonblocking`.
+        """Wait for the end of a call of :meth:`call_nonblocking`.
 
         Parameters
         ----------
         call_id : int
-            The call.
+            Id of the call.
         block : bool
-            False: do not wait.
+            If False, raise instead of waiting. Default: True.
 
         Returns
         -------
         tuple
-            One item: what the method returned.
+            One item: the method's return value.
 
         Raises
         ------
         KeyError
-            There is no such call, or it was waited for already.
+            The id is unknown, or the call was waited for already.
         IncompleteCallException
-            ``block`` is False and the call still runs.
+            `block` is False and the call still runs.
         IPSError
-            The method raised, or its component died.
+            The method raised, its component died, or the component waits for the caller.
         """
         if call_id not in self._calls:
             raise KeyError(f"no call {call_id} to wait for")
@@ -149,12 +177,28 @@ class CallServices(ServicesBase):
         )
 
     def wait_call_list(self, call_id_list: Iterable[int], block: bool = True) -> dict[int, Any]:
-        """Wait for several calls; all are waited for before the first failure is raised.
+        """Wait for the end of several calls.
+
+        Parameters
+        ----------
+        call_id_list : iterable of int
+            Ids of the calls.
+        block : bool
+            If False, skip calls that still run. Default: True.
 
         Returns
         -------
         dict
-            Results by call id; with ``block=False``, of those that have ended.
+            What :meth:`wait_call` returns for each call, by call id. With ``block=False``, only
+            calls that have ended.
+
+        Raises
+        ------
+        KeyError
+            An id is unknown, or the call was waited for already. Calls after it were not waited
+            for.
+        IPSError
+            A call failed. All calls were waited for; the error is that of the first failure.
         """
         results: dict[int, Any] = {}
         failure: IPSError | None = None

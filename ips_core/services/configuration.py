@@ -1,4 +1,4 @@
-"""Services that tell a component what the simulation's files say, and where it works."""
+"""Tell a component its configuration values and directories."""
 
 from __future__ import annotations
 
@@ -17,17 +17,26 @@ class ConfigurationServices(ServicesBase):
     def get_config_param(self, param: str, silent: bool = False) -> Any:
         """Return a value of the simulation file, the environment or the platform file.
 
+        A value that :meth:`set_config_param` has set is returned, too; a sub-workflow also sees the
+        values that were set for the simulation it belongs to.
+
         Parameters
         ----------
         param : str
-            Its name; a section gives a dict.
+            Name of the value; the name of a section returns the section as a dict.
         silent : bool
-            True: do not log that it is missing.
+            If True, a missing value is not logged. Default: False.
+
+        Returns
+        -------
+        object
+            A str, list or dict from a file, a str from the environment, or the object that was set.
 
         Raises
         ------
         KeyError
-            Neither a file nor :meth:`set_config_param` sets it.
+            The value is set neither in a file, nor in the environment, nor by
+            :meth:`set_config_param`.
         """
         if param in self.sim_conf:
             return self.sim_conf[param]
@@ -39,27 +48,27 @@ class ConfigurationServices(ServicesBase):
         raise KeyError(f"no configuration parameter {param}")
 
     def set_config_param(self, param: str, value: Any, target_sim_name: str | None = None) -> Any:
-        """Set a value that :meth:`get_config_param` gives to every component from now on.
+        """Set a value that :meth:`get_config_param` returns to every component from now on.
 
         Parameters
         ----------
         param : str
-            Its name, which this simulation's file does not set.
+            Name of the value; no file and no environment variable may set it.
         value : object
-            Its value.
+            Any object that can be pickled.
         target_sim_name : str, optional
-            For which simulation. Default: this one.
+            SIM_NAME of the simulation that gets the value. Default: the simulation of the caller.
 
         Returns
         -------
         object
-            The value.
+            `value`.
 
         Raises
         ------
         IPSError
-            A file or the environment sets it: components may have read it already. Or there is no
-            such simulation.
+            A file, the environment or IPS itself sets `param`, so components may have read it
+            already; or there is no simulation `target_sim_name`.
         """
         if param in self.sim_conf:
             raise IPSError(f"cannot set {param}: a file, the environment or IPS itself sets it")

@@ -1,4 +1,7 @@
-"""Services by their names of before 2020; each says once what it is called now."""
+"""Offer services under their names from before 2020.
+
+The first use of an old name logs a warning with the new name.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,19 @@ __all__ = ["DeprecatedServices"]
 
 
 class DeprecatedServices(StagingServices):
-    """Names that components written for the first releases of IPS use."""
+    """Old names, which components for the first releases of IPS use."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._told: set[str] = set()
 
     def stage_plasma_state(self) -> None:
-        """Do as :meth:`stage_state`, its name now."""
+        """Call :meth:`stage_state`, the new name."""
         self._tell("stage_plasma_state", "stage_state")
         self.stage_state()
 
     def update_plasma_state(self, plasma_state_files: Iterable[str] | None = None) -> None:
-        """Do as :meth:`update_state`, its name now."""
+        """Call :meth:`update_state`, the new name, with the same parameter."""
         self._tell("update_plasma_state", "update_state")
         self.update_state(plasma_state_files)
 
@@ -33,12 +36,12 @@ class DeprecatedServices(StagingServices):
         logfile: str | None = None,
         merge_binary: str | None = None,
     ) -> Any:
-        """Do as :meth:`merge_current_state`, its name now."""
+        """Call :meth:`merge_current_state`, the new name, with the same parameters."""
         self._tell("merge_current_plasma_state", "merge_current_state")
         return self.merge_current_state(partial_state_file, logfile, merge_binary)
 
     def getGlobalConfigParameter(self, param: str) -> Any:
-        """Do as :meth:`get_config_param`, its name now."""
+        """Call :meth:`get_config_param`, the new name, with the same parameter."""
         self._tell("getGlobalConfigParameter", "get_config_param")
         return self.get_config_param(param)
 

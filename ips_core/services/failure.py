@@ -1,4 +1,4 @@
-"""How services report that they failed."""
+"""Report the failure of a service."""
 
 from __future__ import annotations
 
@@ -14,16 +14,9 @@ __all__ = ["failure_reported"]
 def failure_reported(
     services: ServicesBase, method: str, eventtype: str, comment: str = ""
 ) -> Iterator[None]:
-    """Let an exception through, after an event and a traceback in the log file.
+    """Emit a failed event and log the traceback if the body raises, then raise again.
 
-    Parameters
-    ----------
-    services : ServicesBase
-        Whose events and log file.
-    method : str
-        Name of the service.
-    eventtype, comment : str
-        Of the event; the comment ends with the exception's text.
+    The event's comment is ``comment`` followed by the exception's text.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Services that write to the simulation's log file (LOG_FILE)."""
+"""Write to the simulation's log file (LOG_FILE)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ __all__ = ["LoggingServices"]
 
 
 class LoggingServices(ServicesBase):
-    """The methods of Python's loggers, with the component's name in each line."""
+    """The methods of Python's loggers; each line carries the component's name.
+
+    The parameters are those of ``logging.Logger``: a message, and arguments for its ``%`` signs.
+    """
 
     def log(self, msg: object, *args: Any) -> None:
         """Log at level INFO."""

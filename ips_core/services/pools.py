@@ -1,4 +1,4 @@
-"""Services by which a component fills task pools and runs them."""
+"""Fill task pools and run them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ips_core.tasks.task import Task
 
 __all__ = ["PoolServices"]
 
-_LOOK_SECONDS = 0.1  # between two looks of a progress bar
+_LOOK_SECONDS = 0.1  # between two updates of a progress bar
 
 
 class PoolServices(ServicesBase):
@@ -41,16 +41,16 @@ class PoolServices(ServicesBase):
         Parameters
         ----------
         task_pool_name : str
-            Its name.
+            Name of the pool.
         resume : bool
-            Tasks that a run before this one has finished with success, under the same name and
-            with the same work, are not run again: their recorded results are returned. ``ips.py
-            --resume`` sets it for every pool. Default: False.
+            If True, a task that an earlier run of the simulation finished successfully, with the
+            same name and the same work, does not run again; its recorded result is returned.
+            ``ips.py --resume`` sets it for every pool. Default: False.
 
         Raises
         ------
         TaskPoolError
-            There is one of that name already.
+            A pool of that name exists.
         """
         if task_pool_name in self.task_pools:
             raise TaskPoolError(f"Error: Duplicate task pool name {task_pool_name}")
@@ -70,55 +70,65 @@ class PoolServices(ServicesBase):
 
         Parameters
         ----------
-        task_pool_name, task_name : str
-            The pool, and a name that is new in it.
+        task_pool_name : str
+            Name of the pool.
+        task_name : str
+            Name of the task, new in the pool.
         nproc : int
-            Cores of the task, which ``OMP_NUM_THREADS`` tells it; for ``mpi=True``, and for a
-            program that asks for more cores than a worker has, processes of an MPI program.
+            Number of cores, which the task finds in ``OMP_NUM_THREADS``; for an MPI program, number
+            of processes.
         working_dir : str
-            Where a program, or a callable in a process of its own, runs.
+            Directory in which a program, or a callable in a process of its own, runs.
         binary : str or callable
-            A program (a string with blanks that names no file is split as a shell would), a
-            function, a coroutine function, or a bound method.
+            A program, a function, a coroutine function or a bound method. A str with blanks that
+            names no file is split as in a shell.
         *args
-            Of a program: each one argument, as text, whatever blanks or quotes are in it. Of a
-            callable: as they are.
+            Arguments. Those of a program are converted to one str each and passed on unchanged.
         **keywords
-            A callable gets what is not in this list, and what it has as a parameter.
+            Options of the task. A callable gets all keywords that are not listed here, and those
+            that are among its own parameters.
 
             ``logfile``, ``errfile`` : path
-                Where output goes, relative to ``working_dir``; a program's stderr joins its stdout
-                unless ``errfile`` is given. Default: the worker's output.
+                Files for stdout and stderr, relative to `working_dir`. Default: stdout goes to the
+                output of the worker, and stderr to where stdout goes.
             ``stdin`` : path or bytes
-                What it reads. Default: nothing.
+                File, relative to `working_dir`, or bytes that the task reads. Default: nothing.
             ``timeout`` : float
-                Seconds that it may take; then its processes are ended.
+                Seconds after which the task's processes are ended. Default: no limit.
             ``task_env`` : dict
-                Environment variables on top of the worker's.
+                Environment variables in addition to the worker's.
             ``isolate`` : bool
-                Run a callable in a process of its own, which can be ended, has ``working_dir`` as
-                its current directory, and shares no lock with others. A callable with ``timeout``,
-                ``task_env``, ``logfile``, ``errfile``, ``stdin`` or ``gpus`` always is.
+                Run a callable in a process of its own, which can be ended, has `working_dir` as its
+                current directory, and shares no lock with other tasks. Default: True for a callable
+                with ``timeout``, ``task_env``, ``logfile``, ``errfile``, ``stdin`` or ``gpus``.
             ``gpus`` : int
-                Devices of its own (``CUDA_VISIBLE_DEVICES``, ``ROCR_VISIBLE_DEVICES``,
-                ``ZE_AFFINITY_MASK``).
+                Number of GPUs that no other task uses, in ``CUDA_VISIBLE_DEVICES``,
+                ``ROCR_VISIBLE_DEVICES`` and ``ZE_AFFINITY_MASK``; for an MPI program, GPUs of each
+                process. Default: 0.
             ``pin`` : bool
-                Bind it to cores of its own.
+                Bind the task to cores that no other pinned task uses. Default: False.
             ``mpi`` : bool
-                True: ``nproc`` processes, started by srun; False: one process with ``nproc`` cores.
+                True: `nproc` processes, started by srun on Dask, else by the platform's ``MPIRUN``.
+                False: one process with `nproc` cores. Default: on Dask, True for a program that
+                needs more cores than a worker has; without Dask, True for a program.
             ``time_request`` : float
-                Seconds that have to be left of the allocation for the task to be started.
+                Seconds that the allocation must still last for the task to start. Default: as for
+                :meth:`submit_tasks`.
             ``priority`` : int
-                Higher ones start first. Default: 0.
+                Tasks with a higher priority start first. Default: 0.
             ``retries``, ``retry_failed`` : int
-                As for :meth:`submit_tasks`, for this task.
+                Limits for this task. Default: as for :meth:`submit_tasks`.
+            ``task_ppn``, ``task_cpp``, ``launch_cmd_extra_args``
+                As for :meth:`launch_task`, for a program with several processes.
+            ``task_gpp``, ``omp``, ``whole_nodes``
+                As for :meth:`launch_task`, for a program in a pool without Dask.
 
         Raises
         ------
         KeyError
             There is no such pool.
         TaskPoolError
-            The name is taken, the program is not there, or an argument makes no sense.
+            The name is taken, the program does not exist, or an argument is invalid.
         """
         self._pool(task_pool_name).add_task(
             task_name, nproc, working_dir, binary, *args, **keywords
@@ -127,25 +137,26 @@ class PoolServices(ServicesBase):
     def add_tasks(
         self, task_pool_name: str, tasks: Iterable[Task], keep_results: bool = True
     ) -> None:
-        """Add tasks of an iterable, such as a generator, which is asked when there is room.
+        """Add the tasks of an iterable, such as a generator, which is read while the pool runs.
 
         Parameters
         ----------
         task_pool_name : str
-            The pool.
+            Name of the pool.
         tasks : iterable of Task
-            ``ips_core.Task`` has the parameters of :meth:`add_task`, without the pool. It is
-            iterated in another thread, while the pool runs.
+            Tasks; ``ips_core.Task`` has the parameters of :meth:`add_task` without the pool.
+            Another thread reads the iterable, one task whenever the pool has room.
         keep_results : bool
-            False: what becomes of a task is in the log, in the pool's summary and given to
-            :meth:`iter_finished_tasks`; nothing of it stays in memory. Default: True.
+            If False, a task's record goes to the log, the pool's summary and
+            :meth:`iter_finished_tasks`, and is not kept in memory for :meth:`get_finished_tasks`
+            and :meth:`get_task_records`. Default: True.
 
         Raises
         ------
         KeyError
             There is no such pool.
         TaskPoolError
-            ``tasks`` cannot be iterated.
+            `tasks` is not iterable.
         """
         self._pool(task_pool_name).add_tasks(tasks, keep_results)
 
@@ -172,52 +183,58 @@ class PoolServices(ServicesBase):
         Parameters
         ----------
         task_pool_name : str
-            The pool.
+            Name of the pool.
         block : bool
-            Wait until all tasks have ended; a pool on Dask never waits.
+            If True, a pool without Dask waits until all tasks have ended; a pool on Dask never
+            waits. Default: True.
         use_dask : bool
-            Run on Dask workers, which is faster and takes callables; else as ``launch_task`` does.
+            If True, run on Dask workers, which is faster. If False, start each task as
+            :meth:`launch_task` does. Default: False.
         dask_nodes : int
-            Number of nodes, one Dask worker on each.
+            Number of nodes, with one Dask worker on each. Default: 1.
         dask_ppw : int, optional
-            Tasks side by side on a worker. Default: PROCS_PER_NODE of the component or the
-            platform, else every core of the node.
-        use_shifter : bool
-            Run the Dask workers, and so the tasks, in a Shifter container.
-        shifter_args : str or sequence of str, optional
-            Arguments for Shifter; a string is split as a shell would.
-        dask_worker_plugin : WorkerPlugin, optional
-            Set up on every worker before the first task, torn down before
-            ``get_finished_tasks`` returns.
-        dask_worker_per_gpu : bool
-            One worker for each GPU.
+            Number of tasks that a worker runs side by side. Default: PROCS_PER_NODE of the
+            component, else of the platform, else the number of cores of a node.
         launch_interval : float
             Seconds between two starts. Default: 0.
+        use_shifter : bool
+            If True, run the Dask workers, and so the tasks, in a Shifter container. Default: False.
+        shifter_args : str or sequence of str, optional
+            Arguments of Shifter; a str is split as in a shell.
+        dask_worker_plugin : WorkerPlugin, optional
+            Plugin that is set up on every worker before the first task and torn down before
+            :meth:`get_finished_tasks` returns.
+        dask_worker_per_gpu : bool
+            If True, start one worker for each GPU instead of one for each node. Default: False.
         retries : int
-            How often a task is run again that had not ended when its worker was lost.
+            How often a task runs again after its worker was lost. Default: 2.
         retry_failed : int
-            How often a task is run again that failed: raised, or ended with a code other than 0.
+            How often a task runs again after it raised, ended with a nonzero exit code, or timed
+            out. Default: 0.
         max_failures : int or float, optional
-            After more failed tasks than this, or, below 1, than this share of the tasks, no more
-            are started; their status is ``not_started``. Default: all are started.
+            Limit of failed tasks; below 1, as a share of all tasks. Once more tasks have failed, no
+            more start, and their status is ``not_started``. Default: no limit.
         time_request : float, optional
-            Seconds that have to be left of the allocation for a task to be started.
+            Seconds that the allocation must still last for a task to start. Default: no limit.
         **keywords
-            ``oversubscribe`` and ``hwthreads`` of newer IPS are accepted when false.
+            ``oversubscribe`` and ``hwthreads`` of newer IPS are accepted if false.
 
         Returns
         -------
         int
-            Number of tasks submitted; those that iterables will yield are not counted.
+            Number of submitted tasks, without those that iterables will yield.
 
         Raises
         ------
         KeyError
             There is no such pool.
         TaskPoolError
-            The pool is running already, or what is asked for is not there.
+            The pool is empty or already submitted, a task can never run, an argument is invalid, or
+            what the arguments ask for does not exist. Nothing was submitted.
         DaskClusterError
             The cluster could not start; the message has the reason.
+        Exception
+            ``setup`` of `dask_worker_plugin` raised on a worker.
         """
         pool = self._pool(task_pool_name)
         _check_keywords(pool.name, keywords)
@@ -245,7 +262,7 @@ class PoolServices(ServicesBase):
         return self._submitter.submit(pool, backend, policy, self.span)
 
     def hear(self, news: Broadcast) -> None:
-        """Take news for every component: a cluster is lost, or will be closed."""
+        """Handle the loss or the end of a cluster; runs in the reader's thread."""
         super().hear(news)
         if news.topic == "cluster-lost":
             self._dask.lose_cluster(*news.body)
@@ -253,29 +270,33 @@ class PoolServices(ServicesBase):
             self._dask.leave_cluster(news.body)
 
     def get_finished_tasks(self, task_pool_name: str, block: bool = True) -> dict[str, Any]:
-        """Wait until the submitted tasks of a pool have ended.
+        """Wait for the submitted tasks of a pool and return their results.
+
+        Once it has returned the results of all tasks, the pool can be filled and submitted again.
 
         Parameters
         ----------
         task_pool_name : str
-            The pool.
+            Name of the pool.
         block : bool
-            False: do not wait, and return what has ended so far. Default: True.
+            If False, return the results so far without waiting. Default: True.
 
         Returns
         -------
         dict
-            By task name, in the order of adding: the exit code of a program (negative for a
-            signal, -1 after its time-out), the return value of a callable, or a ``TaskError`` for
-            a callable that raised. Without Dask: those that have ended since the last call, at
-            least one, as they came.
+            Results by task name: the exit code of a program (negative for a signal, -1 after its
+            timeout), the return value of a callable, or a ``TaskError`` for a callable that raised
+            and for any task without an exit code. On Dask, results of all tasks in the order of
+            adding. Without Dask, results that are new since the last call, at least one unless
+            `block` is False, in the order in which the tasks ended.
 
         Raises
         ------
         KeyError
             There is no such pool.
         TaskPoolError
-            Nothing was submitted since the last call.
+            Nothing was submitted since the last results, or an iterable of :meth:`add_tasks`
+            raised.
         """
         pool = self._pool(task_pool_name)
         if block and not pool.in_parts:
@@ -283,7 +304,7 @@ class PoolServices(ServicesBase):
         return pool.get_finished_tasks(block)
 
     def _watch(self, pool: TaskPool) -> None:
-        """Wait until all tasks of a pool have ended, with a progress bar if anybody sees it."""
+        """Wait until all tasks of a pool have ended; show a progress bar if a user watches."""
         if not is_watched(self._start.interactive):
             pool.wait()
             return
@@ -303,25 +324,43 @@ class PoolServices(ServicesBase):
         )
 
     def iter_finished_tasks(self, task_pool_name: str) -> Iterator[TaskRecord]:
-        """Yield the record of each submitted task of a pool as it ends.
+        """Return an iterator of the record of each submitted task of a pool, as the tasks end.
+
+        Records from before the call are included; of those with ``keep_results=False``, the last
+        thousand.
+
+        Parameters
+        ----------
+        task_pool_name : str
+            Name of the pool.
+
+        Returns
+        -------
+        iterator of TaskRecord
+            Records in the order in which the tasks end.
 
         Raises
         ------
         KeyError
             There is no such pool.
         TaskPoolError
-            Nothing was submitted since the last ``get_finished_tasks``.
+            Nothing was submitted since the last :meth:`get_finished_tasks`.
         """
         return self._pool(task_pool_name).iter_finished_tasks()
 
     def get_task_records(self, task_pool_name: str) -> dict[str, TaskRecord]:
-        """Return what is known of each task that was submitted last and has ended.
+        """Return the records of the tasks that were submitted last and have ended.
+
+        Parameters
+        ----------
+        task_pool_name : str
+            Name of the pool.
 
         Returns
         -------
         dict
-            :class:`TaskRecord` by task name, in the order of adding: status, host, attempts,
-            times, and of one that failed the reason and the end of its output.
+            :class:`TaskRecord` by task name, in the order of adding: status, host, attempts and
+            times, and for a failed task the reason and the end of its output.
 
         Raises
         ------
@@ -331,7 +370,12 @@ class PoolServices(ServicesBase):
         return self._pool(task_pool_name).records()
 
     def remove_task_pool(self, task_pool_name: str) -> None:
-        """Remove a pool; what still runs of it is ended.
+        """Remove a pool and end its running tasks.
+
+        Parameters
+        ----------
+        task_pool_name : str
+            Name of the pool.
 
         Raises
         ------
@@ -348,10 +392,10 @@ class PoolServices(ServicesBase):
         return self.task_pools[name]
 
     def cleanup(self, ok: bool) -> None:
-        """End what still runs, and leave the clusters."""
+        """End the running pools and disconnect from the clusters."""
         running = self._submitter.close()
         self._dask.close()
-        if running and ok:  # nobody asked for it, nobody would know
+        if running and ok:  # The user did not ask for the cancellation: report it on stderr, too.
             message = (
                 f"{self.full_comp_id}: the simulation ended while {running} task pool(s) were "
                 "running; their tasks were cancelled (get_finished_tasks waits for them)"
@@ -372,7 +416,7 @@ def _check_keywords(pool: str, keywords: Mapping[str, Any]) -> None:
 
 
 def _check_needs_no_dask(pool: str, **asked: bool) -> None:
-    """Raise an error if a pool without Dask asks for what only Dask workers have."""
+    """Raise a TaskPoolError if a pool without Dask asks for features of Dask workers."""
     for key, value in asked.items():
         if value:
             raise TaskPoolError(
@@ -388,7 +432,7 @@ def _policy(
     time_request: float | None,
     launch_interval: float,
 ) -> Policy:
-    """Return what a pool does about failures and time, checked."""
+    """Return a checked policy."""
     _check_number(pool, "retries", retries, 0, Integral)
     _check_number(pool, "retry_failed", retry_failed, 0, Integral)
     for key, value in {

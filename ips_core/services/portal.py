@@ -1,4 +1,4 @@
-"""Services that write events of the component's own into the simulation log."""
+"""Write a component's own events to the simulation log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["PortalServices"]
 
 
 class PortalServices(ServicesBase):
-    """Events for the log and the portal."""
+    """Events for the simulation log and the portal."""
 
     def send_portal_event(
         self,
@@ -19,28 +19,30 @@ class PortalServices(ServicesBase):
         event_time: float | None = None,
         elapsed_time: float | None = None,
     ) -> None:
-        """Write an event into the simulation log; a portal gets it, too.
+        """Write an event to the simulation log; a portal receives it, too.
 
         Parameters
         ----------
-        event_type, event_comment : str
-            Free text.
+        event_type : str
+            Type of the event. Default: ``COMPONENT_EVENT``.
+        event_comment : str
+            Free text. Default: empty.
         event_time : float, optional
-            When it happened, in seconds since the epoch. Default: now.
+            Time of the event in seconds since the epoch. Default: now.
         elapsed_time : float, optional
-            How long it took, in seconds: the event's field of that name.
+            Duration in seconds, recorded as ``elapsed_time``. Default: no such field.
         """
         fields: dict[str, Any] = {} if elapsed_time is None else {"elapsed_time": elapsed_time}
         self.link.emit(str(event_type), str(event_comment), at=event_time, **fields)
 
     def setMonitorURL(self, url: str = "") -> None:  # IPS-framework's name
-        """Tell where the simulation's data can be watched.
+        """Record the address at which the simulation's data can be watched.
 
-        All later events of the simulation have it as ``vizurl``, without its ``http://``.
+        All later events of the simulation carry it as ``vizurl``, without ``http://``.
 
         Parameters
         ----------
         url : str
-            An address; empty: none any more.
+            Address; an empty one ends the recording. Default: empty.
         """
         self.link.emit("IPS_SET_MONITOR_URL", "SUCCESS", vizurl=url.rpartition("//")[2])

@@ -1,4 +1,4 @@
-"""``ServicesProxy``: all groups of services as one object."""
+"""Combine all groups of services into ``ServicesProxy``."""
 
 from __future__ import annotations
 
@@ -27,10 +27,34 @@ class ServicesProxy(
     TaskServices,
     TopicServices,
     WorkflowServices,
-    # what others of them stand on
+    # Bases of the groups above: Python requires a base to follow the classes derived from it.
     CallServices,
     StagingServices,
     ConfigurationServices,
     TimeLoopServices,
 ):
-    """What a component may ask of the framework, as ``self.services``."""
+    """Services of the framework for one component, which has them as ``self.services``.
+
+    The framework constructs it.
+
+    Attributes
+    ----------
+    component_id : ComponentID
+        Id of the component, as :meth:`call` takes it.
+    full_comp_id : str
+        Name of the component in events and log lines, such as ``WORKERS__Worker_2``.
+    sim_name : str
+        SIM_NAME of the simulation.
+    sim_conf : dict
+        Values of the simulation file, the environment and the platform file; sections are dicts.
+    workdir : str
+        Absolute path of the component's work directory.
+    logger : logging.Logger
+        Logger that writes to LOG_FILE.
+    task_map : dict of int to LaunchedTask
+        Tasks of :meth:`launch_task` that were neither waited for nor killed, by task id.
+    task_pools : dict of str to TaskPool
+        Task pools of the component by name.
+    sub_flows : dict of str to SimulationConfig
+        Sub-workflows of the component by name, each as read from its file.
+    """

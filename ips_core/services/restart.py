@@ -1,4 +1,4 @@
-"""Services that save what a simulation needs to be restarted, and get it back."""
+"""Save the files from which a simulation can restart, and fetch them in the restarted run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ips_core.files.checkpoint import (
-    CheckpointHistory,
-    CheckpointPlan,
-    Moment,
-    checkpoint_name,
-    kept_checkpoints,
-    read_plan,
-)
-from ips_core.files.copies import copy_files, file_names
-from ips_core.files.restart_tree import being_made, checkpoints, remove_checkpoint, restart_path
+from ips_core.config.checkpoint import CheckpointPlan, Moment, kept_checkpoints, read_plan
+from ips_core.config.reading import file_names
+from ips_core.config.restart_tree import checkpoints, restart_path
+from ips_core.files.checkpoint import CheckpointHistory, checkpoint_name
+from ips_core.files.copies import copy_files
+from ips_core.files.restart_tree import being_made, remove_checkpoint
 from ips_core.ipc.messages import ComponentID
 from ips_core.services.calls import CallServices
 from ips_core.services.failure import failure_reported
@@ -41,34 +37,40 @@ class RestartServices(CallServices, TimeLoopServices):
         Force: bool = False,
         Protect: bool = False,
     ) -> dict[int, Any] | None:
-        """Call ``checkpoint`` of some components if section [CHECKPOINT] says that it is time.
+        """Call ``checkpoint`` of components if section [CHECKPOINT] says that a checkpoint is due.
 
-        Checkpoints beyond the newest NUM_CHECKPOINT are removed afterwards, except protected ones.
+        Afterwards all but the newest NUM_CHECKPOINT checkpoints are removed, except protected ones.
 
         Parameters
         ----------
         comp_id_list : iterable of ComponentID
-            Who is called, all at once.
+            Ids of the components, which are called side by side.
         time_stamp : float
-            The simulated time.
+            Simulated time.
         Force : bool
-            Whether it is done in any case, even without such a section. Default: False.
+            If True, make the checkpoint even if none is due or the section is missing. Default:
+            False.
         Protect : bool
-            Whether this one is never removed. Default: False.
+            If True, this checkpoint is never removed. Default: False.
 
         Returns
         -------
         dict or None
-            Results by call id; None if it was not time.
+            Results by call id, as :meth:`wait_call_list` returns them; None if no checkpoint was
+            due.
 
         Raises
         ------
         KeyError
             The section, or a key that it needs, is missing.
+        ValueError
+            `time_stamp` is not a number.
         ConfigError
-            A value in the section makes no sense.
+            A value in the section is invalid.
         IPSError
-            A component failed: the checkpoint is unfinished, and none was removed.
+            A component failed. The checkpoint is marked as unfinished, and none was removed.
+        OSError
+            The directory of a checkpoint cannot be written or removed.
         """
         name = checkpoint_name(time_stamp)
         plan = self._plan(Force)
@@ -91,21 +93,27 @@ class RestartServices(CallServices, TimeLoopServices):
         return results
 
     def save_restart_files(self, timeStamp: float, file_list: str | Iterable[str]) -> None:
-        """Copy files from the work directory to SIM_ROOT/restart; nothing if NUM_CHECKPOINT is 0.
+        """Copy files from the work directory to the checkpoint of a time, below SIM_ROOT/restart.
+
+        Nothing is copied if NUM_CHECKPOINT is 0.
 
         Parameters
         ----------
         timeStamp : float
-            The simulated time.
+            Simulated time.
         file_list : str or iterable of str
-            Names, with wildcards; a text is split at blanks.
+            Names, with wildcards, relative to the work directory. A str is split at whitespace.
 
         Raises
         ------
         KeyError
             Section [CHECKPOINT], or NUM_CHECKPOINT in it, is missing.
+        ConfigError
+            NUM_CHECKPOINT is not an integer.
+        ValueError
+            `timeStamp` is not a number.
         FileNotFoundError
-            A name matches nothing.
+            A name matches no file.
         OSError
             A file cannot be copied; the message has both paths and the reason.
         """
@@ -128,16 +136,19 @@ class RestartServices(CallServices, TimeLoopServices):
         Parameters
         ----------
         restart_root : str
-            SIM_ROOT of the simulation that made it, usually RESTART_ROOT of the simulation file.
+            SIM_ROOT of the simulation that made the checkpoint, usually RESTART_ROOT. A relative
+            path is relative to the launch directory.
         timeStamp : float
-            Its time, usually RESTART_TIME.
+            Simulated time of the checkpoint, usually RESTART_TIME.
         file_list : str or iterable of str
-            Names, with wildcards; a text is split at blanks.
+            Names, with wildcards. A str is split at whitespace.
 
         Raises
         ------
+        ValueError
+            `timeStamp` is not a number.
         FileNotFoundError
-            A name matches nothing.
+            A name matches no file.
         OSError
             A file cannot be copied; the message has both paths and the reason.
         """
@@ -161,14 +172,14 @@ class RestartServices(CallServices, TimeLoopServices):
         return read_plan(self._start.simulation.file, self._section())
 
     def _last(self, plan: CheckpointPlan, time_stamp: float) -> Moment:
-        """Return when the last checkpoint was; before the first, what stands for it."""
+        """Return the moment from which the next checkpoint counts: the last one, else the start."""
         if self._checkpoints.last is None:
-            # as if there had been one, so that the first regular one comes an interval later
+            # Counting from the start makes the first regular checkpoint due one interval later.
             self._checkpoints.last = Moment(0.0, self._first_time(plan, time_stamp))
         return self._checkpoints.last
 
     def _first_time(self, plan: CheckpointPlan, time_stamp: float) -> float:
-        """Return the simulated time at which this run began."""
+        """Return the simulated time after which a checkpoint can be due, -inf for any time."""
         if self.sim_conf.get("SIMULATION_MODE") == "RESTART":
             with contextlib.suppress(KeyError, ValueError):
                 return float(self.sim_conf["RESTART_TIME"])
@@ -186,6 +197,6 @@ class RestartServices(CallServices, TimeLoopServices):
         return self._start.simulation.root
 
     def _unnumbered(self) -> str:
-        """Return who we are without a number, which need not be the same in the next run."""
+        """Return the component's name without its number, which may differ in the next run."""
         component = self._start.simulation.components[self._start.section]
         return f"{component.class_}_{component.sub_class}_{component.name}"

@@ -1,4 +1,4 @@
-"""Services that copy input, output and state files."""
+"""Copy input, output and state files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ips_core.config import SimulationConfig
-from ips_core.files.copies import copy_files, file_names
+from ips_core.config.reading import file_names
+from ips_core.files.copies import copy_files
 from ips_core.files.results_tree import ResultsTree
 from ips_core.files.staging import stage_sub_flow_inputs
 from ips_core.files.state_files import merge_state, state_lock
@@ -21,13 +22,7 @@ __all__ = ["StagingServices"]
 
 
 class StagingServices(ConfigurationServices):
-    """Input, output and state files.
-
-    Attributes
-    ----------
-    sub_flows : dict of str to SimulationConfig
-        Sub-workflows of this component by name, each as its file has it.
-    """
+    """Input, output and state files."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -36,20 +31,21 @@ class StagingServices(ConfigurationServices):
     def stage_input_files(self, input_file_list: str | Iterable[str]) -> None:
         """Copy input files from INPUT_DIR to the work directory.
 
-        Copies, with OUTPUT_PREFIX before their names, go to SIM_ROOT/simulation_setup, too. Input
-        files of the components of sub-workflows are copied to folders of the work directory that
-        are named after their sections.
+        A second copy of each file, with OUTPUT_PREFIX before its name, goes to
+        ``SIM_ROOT/simulation_setup/<component>``. The INPUT_FILES of each component of a
+        sub-workflow are copied to a directory below the work directory that has the name of the
+        component's section.
 
         Parameters
         ----------
         input_file_list : str or iterable of str
-            Names, with wildcards, relative to the component's INPUT_DIR as it is set now. A text
-            is split at blanks.
+            Names, with wildcards, relative to INPUT_DIR as the component's ``config`` has it now. A
+            str is split at whitespace.
 
         Raises
         ------
         FileNotFoundError
-            A name matches nothing.
+            A name matches no file.
         OSError
             A file cannot be copied; the message has both paths and the reason.
         """
@@ -79,23 +75,25 @@ class StagingServices(ConfigurationServices):
         Parameters
         ----------
         timeStamp : float
-            The copies go to SIM_ROOT/simulation_results/<timeStamp>/components/<component>, with
-            OUTPUT_PREFIX before their names; SIM_ROOT/simulation_results/<component> has links to
-            them, with the time stamp in their names.
+            Time stamp of the copies, which go to
+            ``SIM_ROOT/simulation_results/<timeStamp>/components/<component>`` with OUTPUT_PREFIX
+            before their names. ``SIM_ROOT/simulation_results/<component>`` has links to the copies,
+            with the time stamp in their names.
         file_list : str or iterable of str
-            Names, with wildcards; a text is split at blanks. What matches nothing is left out.
+            Names, with wildcards, relative to the work directory. A str is split at whitespace. A
+            name that matches no file is skipped.
         keep_old_files : bool
-            Whether copies that are there already stay, and the new ones get ``.0``, ``.1`` behind
-            their names. Default: True.
+            If True, existing copies stay and new ones get the suffix ``.0``, ``.1`` and so on. If
+            False, new copies replace them. Default: True.
         save_plasma_state : bool
-            Whether STATE_FILES are copied, too, to SIM_ROOT/simulation_results/plasma_state.
+            If True, STATE_FILES are copied to ``SIM_ROOT/simulation_results/plasma_state``, too.
             Default: True.
 
         Raises
         ------
         KeyError
-            Neither the component nor the simulation has STATE_FILES, not even an empty one; outputs
-            were copied.
+            `save_plasma_state` is True and STATE_FILES is set neither for the component nor for the
+            simulation, not even to an empty value. The output files were copied.
         OSError
             A file cannot be copied; the message has both paths and the reason.
         """
@@ -117,15 +115,15 @@ class StagingServices(ConfigurationServices):
         Parameters
         ----------
         state_files : str or iterable of str, optional
-            Names, with wildcards; a text is split at blanks. Default: STATE_FILES of the
-            component, else of the simulation.
+            Names, with wildcards, relative to STATE_WORK_DIR. A str is split at whitespace.
+            Default: STATE_FILES of the component, else of the simulation.
 
         Raises
         ------
         KeyError
-            STATE_WORK_DIR, or STATE_FILES, is missing.
+            STATE_WORK_DIR is not set, or STATE_FILES is needed and not set.
         FileNotFoundError
-            A name matches nothing.
+            A name matches no file.
         OSError
             A file cannot be copied; the message has both paths and the reason.
         """
@@ -143,17 +141,23 @@ class StagingServices(ConfigurationServices):
     def update_state(self, state_files: str | Iterable[str] | None = None) -> None:
         """Copy state files from the work directory to STATE_WORK_DIR.
 
-        Other components stage all of them as they were before, or all as they are now.
+        An update is atomic for other components: :meth:`stage_state` copies all files from before
+        the update, or all from after it.
 
         Parameters
         ----------
         state_files : str or iterable of str, optional
-            As for :meth:`stage_state`.
+            Names, with wildcards, relative to the work directory. A str is split at whitespace.
+            Default: STATE_FILES of the component, else of the simulation.
 
         Raises
         ------
-        KeyError, FileNotFoundError, OSError
-            As for :meth:`stage_state`.
+        KeyError
+            STATE_WORK_DIR is not set, or STATE_FILES is needed and not set.
+        FileNotFoundError
+            A name matches no file.
+        OSError
+            A file cannot be copied; the message has both paths and the reason.
         """
         begin = time.time()
         names = self._state_files(state_files)
@@ -172,26 +176,32 @@ class StagingServices(ConfigurationServices):
         logfile: str | None = None,
         merge_binary: str | None = None,
     ) -> None:
-        """Merge a partial state file into CURRENT_STATE in STATE_WORK_DIR, and copy it here.
+        """Merge a partial state file into CURRENT_STATE in STATE_WORK_DIR.
+
+        The merged state is copied to the work directory, too.
 
         Parameters
         ----------
         partial_state_file : str
-            Its path, relative to the work directory.
+            Path of the partial state, relative to the work directory.
         logfile : str, optional
-            What the program writes; relative to the work directory. Default: standard output.
+            File for the output of the program, relative to the work directory. Default: the output
+            of the component.
         merge_binary : str, optional
-            The program, which is run as ``merge_binary -input STATE -updates PARTIAL`` and changes
-            STATE. Default: ``update_state``, from PATH.
+            Program that merges, looked up on PATH. It runs as
+            ``merge_binary -input STATE -updates PARTIAL`` and changes STATE. Default:
+            ``update_state``.
 
         Raises
         ------
         KeyError
-            STATE_WORK_DIR or CURRENT_STATE is missing.
+            STATE_WORK_DIR or CURRENT_STATE is not set.
         FileNotFoundError
-            There is no such program, or no such state file.
+            The program or a state file does not exist.
         IPSError
-            The program failed, or took more than an hour; the state is as before.
+            The program failed or ran for more than an hour. The shared state is unchanged.
+        OSError
+            A file cannot be copied; the message has both paths and the reason.
         """
         current = os.path.join(self._state_directory(), self.get_config_param("CURRENT_STATE"))
         partial = os.path.join(self.workdir, partial_state_file)
@@ -203,11 +213,9 @@ class StagingServices(ConfigurationServices):
             merge_state(os.path.abspath(binary), current, partial, self.workdir, logfile)
         self.link.emit("IPS_MERGE_PLASMA_STATE", "Success")
 
-    # Not named as services: they are nobody else's business
-
     def _own_values(self) -> Mapping[str, Any]:
-        """Return the component's section, as the component may have changed it."""
-        if self.component_ref is None:  # it is being constructed
+        """Return the component's section, with the changes that the component has made to it."""
+        if self.component_ref is None:  # The component is being constructed.
             return self._start.simulation.components[self._start.section].values
         values: Mapping[str, Any] = self.component_ref.config
         return values
@@ -235,7 +243,7 @@ class StagingServices(ConfigurationServices):
         return self._directory(self.get_config_param("STATE_WORK_DIR"))
 
     def _directory(self, name: str) -> str:
-        """Return a directory of the simulation file; relative: to here, else to the launch."""
+        """Return a path below the work directory if it exists, else below the launch directory."""
         here = os.path.join(self.workdir, name)
         return here if os.path.isdir(here) else os.path.join(self._start.launch_directory, name)
 
@@ -251,7 +259,7 @@ class StagingServices(ConfigurationServices):
             trace=trace(
                 method,
                 operation,
-                # other than the reference's, which are the same for the same files
+                # With the begin time, since IPS-framework's ids repeat for the same files.
                 span=span_id(f"{self.component_id}:{method}", operation, begin),
                 begin=begin,
                 end=end,

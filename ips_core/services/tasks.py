@@ -1,4 +1,4 @@
-"""Services by which a component runs single programs: launch, wait, kill."""
+"""Launch single programs, wait for them and kill them."""
 
 from __future__ import annotations
 
@@ -34,13 +34,7 @@ _KEYWORDS = (
 
 
 class TaskServices(ServicesBase):
-    """Single tasks.
-
-    Attributes
-    ----------
-    task_map : dict
-        The tasks that nobody has waited for, by their numbers.
-    """
+    """Single tasks."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -50,69 +44,76 @@ class TaskServices(ServicesBase):
     def launch_task(
         self, nproc: int, working_dir: str, binary: str, *args: Any, **keywords: Any
     ) -> int:
-        """Start a program by the platform's ``MPIRUN`` and go on once it runs.
+        """Start a program by the platform's ``MPIRUN`` and return once it runs.
 
         Parameters
         ----------
         nproc : int
-            Its processes; with ``MPIRUN = eval`` it is one process that holds so many cores.
+            Number of processes. With ``MPIRUN = eval``, one process that holds this many cores.
         working_dir : str
-            Where it runs.
+            Directory in which the program runs.
         binary : str
-            The program; a string with blanks that names no file is split as a shell would.
+            Name or path of the program. A str with blanks that names no file is split as in a
+            shell.
         *args
-            Its arguments, each one argument, as text, whatever blanks or quotes are in it.
+            Arguments of the program. Each is converted to one str and passed on unchanged.
         **keywords
             ``logfile``, ``errfile`` : path
-                Where output goes, relative to the current directory; stderr joins stdout unless
-                ``errfile`` is given. Default: the simulation's output.
+                Files for stdout and stderr, relative to the current directory. Default: stdout goes
+                to the output of the simulation, and stderr to where stdout goes.
             ``stdin`` : path or bytes
-                What it reads. Default: nothing.
+                File or bytes that the program reads. Default: nothing.
             ``timeout`` : float
-                Seconds that it may take; then it is ended, and its code is -1. Default: no limit,
-                as for infinity.
+                Seconds after which the task is ended with exit code -1. Default: infinity.
             ``task_env`` : dict
-                Environment variables on top of the component's.
+                Environment variables in addition to the component's.
             ``task_ppn`` : int
-                Processes on a node at most. Default: PROCS_PER_NODE of the component, else of the
-                platform, else the cores of a node.
+                Maximum number of processes on a node. Default: PROCS_PER_NODE of the component,
+                else of the platform, else the cores of a node.
             ``task_cpp`` : int
-                Cores of a process at most. Default: CPUS_PER_PROC of the component; on whole nodes,
-                else, all cores are spread over the processes.
+                Maximum number of cores of a process. Default: CPUS_PER_PROC of the component, else
+                all cores of whole nodes, spread over the processes, else the process's share of a
+                node with PROCS_PER_NODE processes.
             ``task_gpp`` : int
-                GPUs of a process, which srun hands out. Default: 0.
+                GPUs of each process; only srun assigns them. Default: 0.
             ``omp`` : bool
-                Tell the program how many OpenMP threads a process has cores for, and bind them.
+                Set the OpenMP variables so that a process has one bound thread for each of its
+                cores. Default: False.
             ``whole_nodes``, ``whole_sockets`` : bool
-                Whether its nodes, or sockets, are nobody else's meanwhile. Default: if
+                Share the nodes, or sockets, with no other task. Default: True if
                 NODE_ALLOCATION_MODE is EXCLUSIVE.
             ``launch_cmd_extra_args`` : str or sequence of str
-                More options of the launcher; they come last and so win.
+                Further options of the launcher. They come last and so take precedence.
             ``block`` : bool
                 Wait for cores that are in use. Default: True.
             ``tag`` : str
-                A word for the log. Default: ``"None"``.
+                Word for the log. Default: ``"None"``.
 
-            Others have no effect but a warning in the log file, as simulations may have some.
+            Any other keyword has no effect and logs a warning.
 
         Returns
         -------
         int
-            The task's number; tasks of all components count 1, 2 and so on.
+            Task id. Ids are numbered from 1 over all components.
 
         Raises
         ------
         ValueError
-            ``binary`` is no text.
+            `binary` is not a str or path.
         FileNotFoundError
-            There is no directory ``working_dir``.
+            The directory `working_dir` does not exist.
         TaskLaunchError
-            The program is not there or cannot be started, or an argument makes no sense.
-        BadResourceRequest, ResourceRequestMismatch, ResourceRequestUnequalPartitioning, \
-GPUResourceRequestMismatch
-            What it needs can never be had.
+            The program does not exist or cannot be started, or an argument is invalid.
+        BadResourceRequest
+            There are not enough cores, GPUs or nodes in total.
+        ResourceRequestMismatch
+            There are enough cores, but not with so few processes on a node.
+        ResourceRequestUnequalPartitioning
+            The task needs whole nodes, and not all would run the same number of processes.
+        GPUResourceRequestMismatch
+            The processes on a node need more GPUs than a node has.
         InsufficientResources
-            It is in use, and ``block`` is False.
+            The resources are in use, and ``block`` is False.
         """
         known = {key: value for key, value in keywords.items() if key in _KEYWORDS}
         task = _task(nproc, working_dir, binary, args, known)
@@ -126,79 +127,103 @@ GPUResourceRequestMismatch
         return self._tasks.launch(task, demand, bool(block), str(tag), self.span)
 
     def wait_task(self, task_id: int, timeout: float = -1, delay: float = 1) -> int:
-        """Wait for a task.
+        """Wait for the end of a task and return its exit code; the task id is then unknown.
 
         Parameters
         ----------
         task_id : int
-            As :meth:`launch_task` returned it.
+            Task id from :meth:`launch_task`.
         timeout : float
-            Seconds from the task's start after which all its processes are ended; the code is -9
-            then. Default: no limit.
+            Seconds from the task's start after which all its processes are ended, with exit code
+            -9. Default: -1, no limit.
         delay : float
-            Has no effect: an end is noticed when it happens.
+            Accepted for IPS-framework and without effect: the end of a task is noticed at once.
+            Default: 1.
 
         Returns
         -------
         int
-            The exit code; negative for a signal, -1 for ``timeout`` of :meth:`launch_task`.
+            Exit code; negative for the signal that ended the program, -1 after ``timeout`` of
+            :meth:`launch_task`.
 
         Raises
         ------
         KeyError
-            There is no such task, or it was waited for already.
+            The task id is unknown, or the task was waited for already.
         """
         return self._tasks.wait(task_id, timeout if timeout >= 0 else None)
 
     def wait_task_nonblocking(self, task_id: int) -> int | None:
-        """Return the exit code of a task, as :meth:`wait_task`; None while it runs.
+        """Return the exit code of a task that has ended, without waiting.
+
+        Parameters
+        ----------
+        task_id : int
+            Task id from :meth:`launch_task`.
+
+        Returns
+        -------
+        int or None
+            Exit code as of :meth:`wait_task`; None if the task still runs.
 
         Raises
         ------
         KeyError
-            There is no such task, or it was waited for already.
+            The task id is unknown, or the task was waited for already.
         """
         return self._tasks.poll(task_id)
 
     def wait_tasklist(self, task_id_list: Iterable[int], block: bool = True) -> dict[int, int]:
-        """Wait for several tasks.
+        """Wait for the end of several tasks.
 
         Parameters
         ----------
         task_id_list : iterable of int
-            As :meth:`launch_task` returned them.
+            Task ids from :meth:`launch_task`.
         block : bool
-            False: do not wait. Default: True.
+            If False, return without waiting. Default: True.
 
         Returns
         -------
         dict
-            The exit codes by task; with ``block=False``, of those that have ended.
+            Exit codes by task id. With ``block=False``, only of tasks that have ended.
 
         Raises
         ------
         KeyError
-            One of them is not there, or was waited for already.
+            A task id is unknown, or the task was waited for already. The other tasks can still be
+            waited for.
         """
         return self._tasks.wait_for(list(task_id_list), block)
 
     def kill_task(self, task_id: int) -> bool:
-        """End all processes of a task, by SIGTERM and, 3 s later, SIGKILL; it is forgotten.
+        """End all processes of a task by SIGTERM and, 3 s later, SIGKILL; the id is then unknown.
+
+        Parameters
+        ----------
+        task_id : int
+            Task id from :meth:`launch_task`.
 
         Returns
         -------
         bool
-            Whether it has ended.
+            True if the task has ended.
 
         Raises
         ------
         KeyError
-            There is no such task, or it was waited for already.
+            The task id is unknown, or the task was waited for already.
         """
         return self._tasks.kill([task_id])
 
     def kill_all_tasks(self) -> bool:
-        """End all tasks of this component, as :meth:`kill_task`; return whether they have ended."""
+        """End all tasks of this component as :meth:`kill_task` does.
+
+        Returns
+        -------
+        bool
+            True if all tasks have ended.
+        """
         return self._tasks.kill(list(self.task_map))
 
     def cleanup(self, ok: bool) -> None:
@@ -216,7 +241,7 @@ GPUResourceRequestMismatch
 def _task(
     nproc: int, working_dir: str, binary: str, args: Iterable[Any], keywords: Mapping[str, Any]
 ) -> Task:
-    """Return a task as a checked value."""
+    """Return a checked task."""
     if not isinstance(binary, (str, os.PathLike)):
         found = type(binary).__name__
         raise ValueError(f"task binary of wrong type, expected str but found {found}")
@@ -228,7 +253,7 @@ def _task(
     if not os.path.isdir(working_dir):
         text = f"task {name}: there is no working directory"
         raise FileNotFoundError(errno.ENOENT, text, os.fspath(working_dir))
-    # relative to where the component is, and not to the task's directory as in pools
+    # Relative to the component's current directory; in pools, to the task's working directory.
     files = {key: os.path.abspath(keywords[key]) for key in _FILES if keywords.get(key)}
     others = {key: value for key, value in keywords.items() if key not in _FILES}
     if others.get("timeout") == math.inf:
@@ -238,7 +263,7 @@ def _task(
     except TaskPoolError as error:
         raise TaskLaunchError(str(error)) from None
     try:
-        task.launcher_arguments  # noqa: B018  # is there an open quote?
+        task.launcher_arguments  # noqa: B018  # An open quote raises ValueError.
     except ValueError:
         given = task.launcher["launch_cmd_extra_args"]
         text = f"task {name}: launch_cmd_extra_args = {given!r}: expected each quote to be closed"
@@ -249,7 +274,7 @@ def _task(
 
 
 def _unknown(keywords: Iterable[str]) -> list[str]:
-    """Return a sentence for each keyword that is none of launch_task's."""
+    """Return a warning for each keyword that ``launch_task`` does not know."""
     found = []
     for key in keywords:
         if key not in _KEYWORDS:

@@ -1,4 +1,4 @@
-"""Services about the time that is simulated."""
+"""Tell the points of the time loop and record the simulated time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["TimeLoopServices"]
 
 
 class TimeLoopServices(ServicesBase):
-    """The time loop and its present point."""
+    """The time loop and the simulated time."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -24,15 +24,16 @@ class TimeLoopServices(ServicesBase):
         Returns
         -------
         list of float
-            START to FINISH in NSTEP steps, so NSTEP + 1 times (MODE REGULAR), or VALUES (EXPLICIT).
-            Always the same list.
+            START to FINISH in NSTEP steps, that is NSTEP + 1 times (MODE = REGULAR), or VALUES
+            (MODE = EXPLICIT). Every call returns the same list object.
 
         Raises
         ------
         KeyError
             The section, or a key in it, is missing.
         ValueError
-            A value is no number; START, FINISH, NSTEP and VALUES may be arithmetic, as ``10**2``.
+            MODE is unknown, NSTEP is not a positive integer, or a value is neither a number nor
+            arithmetic such as ``10**2``.
         """
         if self.time_loop is None:
             if "TIME_LOOP" not in self.sim_conf:
@@ -41,23 +42,23 @@ class TimeLoopServices(ServicesBase):
         return self.time_loop
 
     def update_time_stamp(self, new_time_stamp: float = -1) -> None:
-        """Tell the simulation log the simulated time, which all events carry from now on.
+        """Record the simulated time, which all later events carry as ``phystimestamp``.
 
         Parameters
         ----------
         new_time_stamp : float
-            The time; a text that is a number will do.
+            Simulated time; a str with a number is accepted. Default: -1.
 
         Raises
         ------
         ValueError
-            It is no number, or not a finite one.
+            The value is not a finite number.
         """
         value = new_time_stamp
         try:
-            # no class of the component's own: the framework would have to know it, too
+            # A plain number: the framework could not unpickle a class of the component's script.
             number = int(value) if isinstance(value, int) else float(value)
-            finite = math.isfinite(number)  # JSON knows no others
+            finite = math.isfinite(number)  # JSON has no infinity and no NaN.
         except (ArithmeticError, TypeError, ValueError):
             finite = False
         if not finite:

@@ -1,4 +1,4 @@
-"""Services by which components tell each other events: publish and subscribe."""
+"""Let components publish events and subscribe to them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NEWS = "published"
 
 
 class TopicServices(ServicesBase):
-    """Topics, on which any component may publish and all that have subscribed are told.
+    """Topics: any component may publish, and all subscribers receive each event.
 
-    The name of a topic counts within the simulation, unless it starts with ``_IPS``.
+    Topics are private to the simulation, unless their names start with ``_IPS``.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -30,39 +30,44 @@ class TopicServices(ServicesBase):
         self._topics = Topics(self.component_id, broadcast)
 
     def publish(self, topicName: str, eventName: str, eventBody: Any) -> None:
-        """Tell an event to all that have subscribed to a topic, before this returns.
+        """Publish an event.
+
+        The event precedes whatever the caller does next: a component that is called after this
+        method returns has received the event.
 
         Parameters
         ----------
-        topicName, eventName : str
-            The topic, and the event's name.
+        topicName : str
+            Name of the topic.
+        eventName : str
+            Name of the event.
         eventBody : object
-            Whatever can be pickled; each subscriber gets a copy.
+            Any object that can be pickled; each subscriber gets a copy.
 
         Raises
         ------
         IPSError
-            The body cannot be pickled.
+            The body cannot be pickled, or the framework did not answer within 60 s.
         """
         self._topics.publish(self._full(topicName), eventName, eventBody)
 
     def subscribe(
         self, topicName: str, callback: Callable[[str, TopicEvent], object] | str
     ) -> None:
-        """Have events of a topic that are published from now on told to this component.
+        """Receive the events of a topic that are published from now on.
 
         Parameters
         ----------
         topicName : str
-            The topic.
+            Name of the topic.
         callback : callable or str
-            Called by :meth:`process_events` with the topic's full name and the event, whose
-            ``getBody()`` is what was published; a text is the name of a method of the component.
+            Function that :meth:`process_events` calls with the topic's full name and the event,
+            whose ``getBody()`` returns the published object. A str names a method of the component.
 
         Raises
         ------
         IPSError
-            There is no such method, or the topic is subscribed to already.
+            The component has no such method, or it has subscribed to the topic already.
         """
         found: Any = callback
         if isinstance(callback, str):
@@ -75,25 +80,25 @@ class TopicServices(ServicesBase):
         self._topics.subscribe(self._full(topicName), found)
 
     def unsubscribe(self, topicName: str) -> None:
-        """Hear no more of a topic, also not what is pending; fine without a subscription, too.
+        """Drop the subscription to a topic and its pending events; ignored without a subscription.
 
         Parameters
         ----------
         topicName : str
-            The topic.
+            Name of the topic.
         """
         self._topics.unsubscribe(self._full(topicName))
 
     def process_events(self) -> None:
-        """Call the callbacks for what was published since the last time, in its order.
+        """Call the callbacks for all events that have arrived, in the order of their arrival.
 
-        What is published meanwhile waits for the next time; so does the rest when a callback
-        raises, which ends this.
+        Events that arrive meanwhile wait for the next call. An exception of a callback ends this
+        call; the remaining events stay pending.
         """
         self._topics.process()
 
     def hear(self, news: Broadcast) -> None:
-        """Take news for every component: an event is published."""
+        """Queue a published event; runs in the reader's thread."""
         super().hear(news)
         if news.topic == _NEWS:
             self._topics.hear(news.body)

@@ -1,4 +1,4 @@
-"""Services by which a component runs simulations of its own."""
+"""Run sub-workflows and simulations that a component starts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ips_core.config import writing as workflow_config
+from ips_core.config.reading import file_names
 from ips_core.errors import IPSError
-from ips_core.files.copies import copy_files, file_names
+from ips_core.files.copies import copy_files
 from ips_core.files.staging import stage_sub_flow_inputs, work_directory
 from ips_core.ipc.messages import ComponentID
 from ips_core.services.staging import StagingServices
@@ -32,35 +33,42 @@ class WorkflowServices(StagingServices):
         override: Mapping[str, Any] | None = None,
         input_dir: str | None = None,
     ) -> tuple[str, ComponentID | None, ComponentID]:
-        """Start the components of another simulation file, as a part of this simulation.
+        """Start the components of another simulation file as a part of this simulation.
 
-        What its top level does not set is taken from this simulation. It works below
-        ``<work directory>/<sub_name>``, and writes its events and messages where this simulation
-        does. The caller calls ``init``, ``step`` and ``finalize`` of its driver.
+        Values that the top level of the file does not set are taken from this simulation. The
+        sub-workflow works below ``<work directory>/<sub_name>`` and writes its events and log lines
+        to the files of this simulation. The caller calls ``init``, ``step`` and ``finalize`` of the
+        sub-workflow's driver.
 
         Parameters
         ----------
         sub_name : str
-            Its name, new in this component; its SIM_NAME becomes ``<this simulation>::<sub_name>``.
+            Name of the sub-workflow, new in this component. Its SIM_NAME is
+            ``<this SIM_NAME>::<sub_name>``.
         config_file : str
-            Its simulation file; as it runs, it is written into the work directory.
+            Simulation file of the sub-workflow. The completed file is written to the work
+            directory.
         override : mapping, optional
-            Values that replace those of the file: of a section, as a mapping, or of the top level.
+            Values that replace those of the file: a mapping for each section, anything else for the
+            top level.
         input_dir : str, optional
-            Where its components find their input files, below the work directory. Default: each in
-            a directory named after its section, with its INPUT_FILES copied there.
+            Directory of all input files of the sub-workflow, relative to the work directory.
+            Default: one directory for each section, into which the section's INPUT_FILES are
+            copied.
 
         Returns
         -------
         tuple
-            Its SIM_NAME, the component of its INIT port (or None), the one of its DRIVER port.
+            SIM_NAME, the id of the component of the INIT port (None without one), and the id of the
+            component of the DRIVER port.
 
         Raises
         ------
         ConfigError
             The file is missing or wrong.
         IPSError
-            There is a sub-workflow of that name already, or a component could not be constructed.
+            `sub_name` is taken, empty, or contains ``/`` or ``:``; a component could not be
+            constructed; or the simulation is ending.
         """
         if sub_name in self.sub_flows:
             raise IPSError(f"there is a sub-workflow {sub_name} already")
@@ -71,7 +79,7 @@ class WorkflowServices(StagingServices):
         values = self._start.simulation.values
         workflow_config.complete(raw, values, self.sim_name, sub_name, os.getcwd())
         workflow_config.change(raw, override or {})
-        # by the framework, for which $PWD and relative names are of the launch directory
+        # The framework reads the file: $PWD and relative paths refer to its launch directory.
         source = self.link.ask("read_simulation", workflow_config.write(raw, os.getcwd()))
         directories = {
             section: os.path.abspath(input_dir or section) for section in source.components
@@ -93,22 +101,24 @@ class WorkflowServices(StagingServices):
         return config.name, ports.get("INIT"), ports["DRIVER"]
 
     def stage_subflow_output_files(self, subflow_name: str = "ALL") -> dict[str, list[str]]:
-        """Copy the OUTPUT_FILES of sub-workflows' drivers into the work directory.
+        """Copy the OUTPUT_FILES of sub-workflows' drivers to the work directory.
 
         Parameters
         ----------
         subflow_name : str
-            Which one. Default: all of them.
+            Name of a sub-workflow. Default: all sub-workflows of this component.
 
         Returns
         -------
         dict
-            The files that were copied, by sub-workflow.
+            A list of the names of the copied files for each sub-workflow.
 
         Raises
         ------
         KeyError
-            There is no such sub-workflow.
+            There is no sub-workflow `subflow_name`.
+        OSError
+            A file cannot be copied; the message has both paths and the reason.
         """
         if subflow_name != "ALL" and subflow_name not in self.sub_flows:
             known = ", ".join(self.sub_flows) or "none"
@@ -117,26 +127,27 @@ class WorkflowServices(StagingServices):
         return {name: self._drivers[name].copy_outputs() for name in names}
 
     def create_simulation(self, config_file: str, override: Mapping[str, Any] | None = None) -> str:
-        """Start another simulation beside this one; nobody has to call it.
+        """Start an independent simulation beside this one; the framework runs its driver.
 
         Parameters
         ----------
         config_file : str
-            Its simulation file; as it runs, it is written into the work directory.
+            Simulation file. The file as it runs is written to the work directory.
         override : mapping, optional
-            As for :meth:`create_sub_workflow`.
+            Values that replace those of the file: a mapping for each section, anything else for the
+            top level.
 
         Returns
         -------
         str
-            Its SIM_NAME.
+            SIM_NAME of the simulation.
 
         Raises
         ------
         ConfigError
-            The file is missing or wrong.
+            The file is missing or wrong, or another simulation has its SIM_ROOT or LOG_FILE.
         IPSError
-            A simulation of that name runs already.
+            A simulation of that name exists.
         """
         raw = workflow_config.read_raw(config_file)
         workflow_config.change(raw, override or {})
@@ -146,13 +157,13 @@ class WorkflowServices(StagingServices):
 
 @dataclass(frozen=True)
 class _Driver:
-    """The driver of a sub-workflow: where its outputs are, and which."""
+    """Directory and OUTPUT_FILES of a sub-workflow's driver."""
 
     directory: Path
     outputs: list[str]
 
     def copy_outputs(self) -> list[str]:
-        """Copy its OUTPUT_FILES here, and return which there were."""
+        """Copy the OUTPUT_FILES that exist to the current directory and return their names."""
         found = sorted({path for name in self.outputs for path in self.directory.glob(name)})
         copy_files(str(self.directory), [path.name for path in found], os.getcwd())
         return [path.name for path in found]

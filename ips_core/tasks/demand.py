@@ -16,7 +16,7 @@ from ips_core.errors import (
     ResourceRequestMismatch,
     ResourceRequestUnequalPartitioning,
 )
-from ips_core.resources.nodes import Allocation, Demand, Resources
+from ips_core.resources.nodes import Demand, Reservation, Resources
 from ips_core.tasks.launch import TaskShape
 from ips_core.tasks.task import Task
 
@@ -163,7 +163,7 @@ def _check(nproc: int, ppn: int, gpp: int, whole_nodes: bool, resources: Resourc
         )
 
 
-def shape_of(task: Task, allocation: Allocation, named: bool) -> TaskShape:
+def shape_of(task: Task, allocation: Reservation, named: bool) -> TaskShape:
     """Return how a task lies on what was allocated.
 
     Parameters

@@ -1,7 +1,7 @@
 """What a worker notes of its tasks, on disk, so that it outlives the worker's process.
 
 Standard library only, and nothing of ours: it arrives on Dask workers by value, see
-``tasks.runner.BY_VALUE``. It is read by ``pools.on_dask.journal``.
+``tasks.runner.BY_VALUE``. It is read by ``pools.dask.journal``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
-from ips_core.resources.nodes import Allocation
+from ips_core.resources.nodes import Reservation
 from ips_core.tasks.demand import shape_of
 from ips_core.tasks.launch import (
     Launch,
@@ -45,7 +45,7 @@ class TaskLauncher:
             return f"gpus = {task.gpus}, but MPIRUN = {self.mpirun} hands out no GPUs: use srun"
         return ""
 
-    def line(self, task: Task, allocation: Allocation) -> Launch:
+    def line(self, task: Task, allocation: Reservation) -> Launch:
         """Return the launcher's command line, and what comes on top of its environment."""
         shape = shape_of(task, allocation, self._named)
         if self.mpirun == "srun":
@@ -53,22 +53,22 @@ class TaskLauncher:
             shape = replace(shape, extra_args=(name, *shape.extra_args))
         return launch_command(self.mpirun, shape, task.argv, tuple(task.task_env))
 
-    def command(self, task: Task, allocation: Allocation) -> Launch:
+    def command(self, task: Task, allocation: Reservation) -> Launch:
         """Return what to execute: the same, without what would mislead the launcher."""
         argv, variables = self.line(task, allocation)
         if self.mpirun == "srun":
             argv = without_variables(misleading_variables(os.environ), argv)
         return argv, variables
 
-    def hosts(self, allocation: Allocation) -> str:
+    def hosts(self, allocation: Reservation) -> str:
         """Return the nodes as the log has them; empty if they are only ours."""
         return ",".join(allocation.nodes) if self._named else ""
 
-    def finish(self, record: dict[str, Any], allocation: Allocation) -> dict[str, Any]:
+    def finish(self, record: dict[str, Any], allocation: Reservation) -> dict[str, Any]:
         """Return the record of a program that has ended, with what the launcher knows of it."""
         if self.mpirun != "srun":
             return record
         return after_srun(record, os.environ.get("SLURM_JOB_ID", ""), self._step(allocation))
 
-    def _step(self, allocation: Allocation) -> str:
+    def _step(self, allocation: Reservation) -> str:
         return f"{self._name}-{allocation.id}"

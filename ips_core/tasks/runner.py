@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ips_core.tasks.call import BOOT, call, describe, request, result
-from ips_core.tasks.family import Marks, end_family, family, signal_family
-from ips_core.tasks.files import Files, Refused
 from ips_core.tasks.journal import Journal
 from ips_core.tasks.output import Lines, Sink, as_text, install_output
 from ips_core.tasks.process import Child, Pipes, describe_exit
+from ips_core.tasks.process_tag import ProcessTag, end_tagged, signal_tagged, tagged_processes
+from ips_core.tasks.std_streams import CannotStart, StdStreams
 from ips_dask_cluster import by_value
 
 __all__ = ["BY_VALUE", "Journal", "Runner", "install_output"]
@@ -33,7 +33,15 @@ BY_VALUE = (
     by_value,
     *(
         sys.modules[f"ips_core.tasks.{name}"]
-        for name in ("call", "family", "files", "journal", "output", "process", "runner")
+        for name in (
+            "call",
+            "journal",
+            "output",
+            "process",
+            "process_tag",
+            "runner",
+            "std_streams",
+        )
     ),
 )
 
@@ -74,7 +82,7 @@ class Runner:
         self._cores = _Stock("cores", cores)
         self._gpus = _Stock("GPUs", gpus)
         self._sink = Sink(1)
-        self._marks = Marks()
+        self._marks = ProcessTag()
         self._environ: tuple[str | None, dict[bytes, bytes]] = None, {}  # as of a pool's first task
         self._changed = threading.Condition()  # guards what follows
         self._children: dict[Child, tuple[str, str]] = {}  # pool and mark
@@ -167,11 +175,11 @@ class Runner:
                 children = doomed()
             for child in children:
                 child.signal(number)
-            signal_family(marks, number, [child.pid for child in children])
+            signal_tagged(marks, number, [child.pid for child in children])
             with self._changed:
-                while (doomed() or family(marks)) and time.monotonic() < deadline:
+                while (doomed() or tagged_processes(marks)) and time.monotonic() < deadline:
                     if number == signal.SIGKILL:  # some may have been born meanwhile
-                        signal_family(marks, number)
+                        signal_tagged(marks, number)
                     self._changed.wait(_LOOK_SECONDS)
         return [dict(record) for record in records if pool in (None, record["pool"])]
 
@@ -206,14 +214,14 @@ class Runner:
         try:
             outcome = {"status": "cancelled", "exit_status": 1, "error": "not started"}
             if started(dict(first)) is not False:
-                with self._room(task) as (gpus, cores):
+                with self._reserved(task) as (gpus, cores):
                     if "argv" in task:
                         outcome = self._program(task, gpus, cores)
                     elif task.get("isolate"):
                         outcome = self._isolated(task, gpus, cores)
                     else:
                         outcome = self._callable(task, gpus, cores)
-        except Refused as refused:
+        except CannotStart as refused:
             outcome = _failed(refused.exit_status if "argv" in task else 1, str(refused))
         finally:
             with self._changed:
@@ -221,7 +229,7 @@ class Runner:
         return outcome
 
     @contextlib.contextmanager
-    def _room(self, task: dict[str, Any]) -> Iterator[tuple[list[str], list[int]]]:
+    def _reserved(self, task: dict[str, Any]) -> Iterator[tuple[list[str], list[int]]]:
         """Give a task the devices and the processors that shall be its own."""
         if not (task.get("pin") or task.get("gpus")):
             yield [], []
@@ -264,7 +272,7 @@ class Runner:
         self, task: dict[str, Any], gpus: Sequence[str], cores: Sequence[int]
     ) -> dict[str, Any]:
         if gpus:
-            raise Refused("GPUs are for a process of its own: add the task with isolate=True")
+            raise CannotStart("GPUs are for a process of its own: add the task with isolate=True")
         with contextlib.ExitStack() as stack:
             stack.enter_context(_pinned(cores))
             lines = None
@@ -309,7 +317,7 @@ class Runner:
         others: Sequence[int] = (),
     ) -> dict[str, Any]:
         lines = Lines(getattr(sys.stdout, "sink", self._sink))
-        with contextlib.closing(Files(task, pipes, lines, self.host)) as files:
+        with contextlib.closing(StdStreams(task, pipes, lines, self.host)) as files:
             mark, variables = self._marks.next()
             environment = self._environment(task, gpus, variables)
             try:
@@ -341,14 +349,14 @@ class Runner:
             timed_out = not (in_time or late)
             if timed_out:
                 child.signal(signal.SIGTERM)
-                signal_family([mark], signal.SIGTERM, [child.pid])
+                signal_tagged([mark], signal.SIGTERM, [child.pid])
                 child.follow(_TIMEOUT_GRACE)
             alone = timed_out or late
             kill = alone or self.is_cancelled(task["pool"])
         finally:
             code = child.close(kill)
             if alone:
-                end_family([mark], _DEATH_SECONDS)
+                end_tagged([mark], _DEATH_SECONDS)
             with self._changed:
                 self._children.pop(child, None)
                 self._changed.notify_all()
@@ -376,10 +384,10 @@ class _Stock:
 
     @contextlib.contextmanager
     def taken(self, wanted: int) -> Iterator[list[Any]]:
-        """Take as many; raises :class:`Refused` if they are not there."""
+        """Take as many; raises :class:`CannotStart` if they are not there."""
         with self._lock:
             if wanted > len(self._free):
-                raise Refused(
+                raise CannotStart(
                     f"{wanted} {self._what} wanted, but {len(self._free)} of the worker's "
                     f"{len(self._order)} are free"
                 )

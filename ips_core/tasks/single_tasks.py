@@ -19,9 +19,9 @@ from typing import Any
 from ips_core.errors import IPSError, TaskLaunchError, describe
 from ips_core.ipc.link import FrameworkLink
 from ips_core.log.events import span_id, trace
-from ips_core.resources.nodes import Allocation, Demand
-from ips_core.tasks.guard import TaskGuard
+from ips_core.resources.nodes import Demand, Reservation
 from ips_core.tasks.launcher import TaskLauncher
+from ips_core.tasks.orphan_reaper import OrphanReaper
 from ips_core.tasks.runner import Runner
 from ips_core.tasks.task import Task
 
@@ -62,7 +62,7 @@ class LaunchedTask:
 
     task_id: int
     task: Task
-    allocation: Allocation
+    allocation: Reservation
     target: str
     tag: str
     parent: str
@@ -112,7 +112,7 @@ class SingleTasks:
         self._logger = logger
         self._runner = Runner("local")
         self._changed = threading.Condition()
-        self._guard: TaskGuard | None = None
+        self._guard: OrphanReaper | None = None
 
     def launch(
         self, task: Task, demand: Demand, block: bool = True, tag: str = "None", parent: str = ""
@@ -137,7 +137,7 @@ class SingleTasks:
         TaskLaunchError
             The program does not start.
         """
-        allocation: Allocation = self._link.ask("allocate", *astuple(demand), block)
+        allocation: Reservation = self._link.ask("allocate", *astuple(demand), block)
         try:
             launched, payload = self._prepared(task, allocation, tag, parent)
             self.tasks[launched.task_id] = launched
@@ -157,11 +157,11 @@ class SingleTasks:
         return launched.task_id
 
     def _prepared(
-        self, task: Task, allocation: Allocation, tag: str, parent: str
+        self, task: Task, allocation: Reservation, tag: str, parent: str
     ) -> tuple[LaunchedTask, dict[str, Any]]:
         """Return a task with a number, and what the runner is given."""
         with self._changed:
-            self._guard = self._guard or TaskGuard()
+            self._guard = self._guard or OrphanReaper()
         launcher = self._get_launcher()
         argv, variables = launcher.command(task, allocation)
         target = " ".join(launcher.line(task, allocation)[0])
@@ -217,7 +217,7 @@ class SingleTasks:
             record = record | how | {"error": "wait_task did not wait any longer"}
         return record
 
-    def _release(self, allocation: Allocation) -> None:
+    def _release(self, allocation: Reservation) -> None:
         with contextlib.suppress(IPSError):  # the framework is gone
             self._link.ask("release", allocation.id)
 

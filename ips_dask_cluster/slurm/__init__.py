@@ -1,3 +1,3 @@
-"""Read what Slurm allocated, and build what is asked of it."""
+"""Ask Slurm, build srun command lines and explain its errors."""
 
 __all__: list[str] = []

@@ -26,7 +26,7 @@ from ips_dask_cluster.slurm.job_details import (
     parse_job,
     read_heads,
 )
-from ips_dask_cluster.this_machine import local_allocation
+from ips_dask_cluster.slurm.this_machine import local_allocation
 
 __all__ = ["find", "nodes_of_steps", "on_one_host", "partly_held", "read"]
 

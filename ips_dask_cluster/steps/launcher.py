@@ -10,12 +10,13 @@ import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 
-from ips_dask_cluster import containers, launch, orphans, tls_errors, versions
+from ips_dask_cluster import containers, orphans, scripts, tls_errors, versions
 from ips_dask_cluster.errors import ClusterError, NotEnoughNodesError
 from ips_dask_cluster.logs import end_of_file
 from ips_dask_cluster.settings import StepSettings
 from ips_dask_cluster.slurm.allocation import Allocation, Node
 from ips_dask_cluster.slurm.diagnosis import diagnose, recognise
+from ips_dask_cluster.slurm.srun import srun_argv
 from ips_dask_cluster.slurm.variables import SEEN_BY_TASKS
 from ips_dask_cluster.steps.node_locks import Claims
 from ips_dask_cluster.steps.step import LOG_BYTES, Step
@@ -135,26 +136,26 @@ class Steps:
         values = self._common_values(settings.local_directory) | {
             "environment": _exports(settings.environment),
             "seen_by_tasks": " | ".join(SEEN_BY_TASKS),
-            "workers": launch.words(f"{node.name}={worker}" for worker, node in placed.items()),
+            "workers": scripts.words(f"{node.name}={worker}" for worker, node in placed.items()),
             "processes": str(settings.processes),
             "gpus_per_worker": str(settings.gpus_per_worker),
             "reaper": orphans.reaper_source(settings.container),
             "worker_command": shlex.quote(settings.worker_command),
-            "arguments": launch.words(arguments),
+            "arguments": scripts.words(arguments),
             "local_directory": shlex.quote(settings.local_directory or ""),
             "restarts": str(settings.restarts),
             "start_timeout": str(int(settings.start_timeout)),
         }
-        return launch.render("worker.sh", values, settings.template_directory)
+        return scripts.render("worker.sh", values, settings.template_directory)
 
     def scheduler_script(self) -> str:
         """Return the script of the scheduler step."""
         values = self._common_values() | {
             "environment": _exports(self.settings.scheduler_environment),
             "name": shlex.quote(f"{self.settings.name}-scheduler"),
-            "arguments": launch.words(self.settings.scheduler_arguments),
+            "arguments": scripts.words(self.settings.scheduler_arguments),
         }
-        return launch.render("scheduler.sh", values, self.settings.template_directory)
+        return scripts.render("scheduler.sh", values, self.settings.template_directory)
 
     def _common_values(self, local_directory: str | None = None) -> dict[str, str]:
         settings = self.settings
@@ -193,7 +194,7 @@ class Steps:
         command = ["bash", "-c", script, job_name]
         if self.allocation.job_id is None:
             return [*command, nodes[0].name]
-        return launch.srun_argv(
+        return srun_argv(
             [node.name for node in nodes],
             command,
             job_id=self.allocation.job_id,

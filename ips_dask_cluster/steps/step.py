@@ -12,11 +12,11 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from ips_dask_cluster import launch
 from ips_dask_cluster.errors import ClusterError, StepError
 from ips_dask_cluster.logs import end_of_file
 from ips_dask_cluster.slurm import commands
 from ips_dask_cluster.slurm.diagnosis import diagnose, holding_steps
+from ips_dask_cluster.slurm.srun import without_step_variables
 
 __all__ = ["LOG_BYTES", "Step"]
 
@@ -74,7 +74,7 @@ class Step:
                     stdin=asyncio.subprocess.PIPE,
                     stdout=log if stdout == asyncio.subprocess.STDOUT else stdout,
                     stderr=log,
-                    env=launch.without_step_variables(os.environ),
+                    env=without_step_variables(os.environ),
                     # Ctrl-C in a terminal or a notebook is for the driver, not for srun
                     start_new_session=True,
                 )

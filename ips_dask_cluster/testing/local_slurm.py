@@ -23,7 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ips_dask_cluster.testing import keeper, slurm_conf
+from ips_dask_cluster.testing import daemon_keeper as keeper
+from ips_dask_cluster.testing import slurm_conf
 
 __all__ = ["LocalSlurm", "LocalSlurmError", "missing_programs"]
 

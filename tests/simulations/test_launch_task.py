@@ -27,7 +27,7 @@ import os
 import sys
 import time
 
-from ips_core.tasks.guard import marked_processes
+from ips_core.tasks.orphan_reaper import marked_processes
 from ipsframework import Component
 from ipsframework.ipsExceptions import (
     BadResourceRequestException,

@@ -20,7 +20,7 @@ import sys
 import time
 from pathlib import Path
 
-from ips_core.tasks.guard import marked_processes
+from ips_core.tasks.orphan_reaper import marked_processes
 from ipsframework import Component
 
 

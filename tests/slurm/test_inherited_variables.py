@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ips_core.tasks.launch import TaskShape, misleading_variables, srun_command
 from ips_dask_cluster import SlurmAllocationCluster
-from ips_dask_cluster.launch import srun_argv, without_step_variables
+from ips_dask_cluster.slurm.srun import srun_argv, without_step_variables
 from ips_dask_cluster.slurm.variables import (
     CONNECTION,
     INPUT_VARIABLES,

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from ips_dask_cluster import testing
-from ips_dask_cluster.testing import LocalSlurm, LocalSlurmError, keeper, slurm_conf
+from ips_dask_cluster.testing import LocalSlurm, LocalSlurmError, slurm_conf
+from ips_dask_cluster.testing import daemon_keeper as keeper
 
 ROOT = Path(testing.__file__).parent.parent
 IS_ROOT = os.geteuid() == 0

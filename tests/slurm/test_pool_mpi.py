@@ -29,7 +29,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from ips_core.tasks.guard import marked_processes
+from ips_core.tasks.orphan_reaper import marked_processes
 from ipsframework import Component
 
 # where and when it ran

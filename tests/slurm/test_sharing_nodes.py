@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from ips_core.pools.dask.cluster_adapter import ClusterRequest
+from ips_core.resources.clusters import ClusterRequest
 from ips_core.ipc.messages import unpack
 from ipsframework import Component
 

@@ -87,9 +87,9 @@ def test_a_killed_worker_costs_no_result(slurm, pool_simulation, wait_until, pro
 
     wait_until(lambda: len(started()) == 8, 60, "all eight tasks have started")
     victim = started()[0]
-    family = dict(processes_with(f"IPS_DASK_MARK={victim['worker']}@"))
-    worker = next(pid for pid, command in family.items() if "dask_worker" in command)
-    binaries = [pid for pid, command in family.items() if "/sleep 8" in command]
+    tagged_processes = dict(processes_with(f"IPS_DASK_MARK={victim['worker']}@"))
+    worker = next(pid for pid, command in tagged_processes.items() if "dask_worker" in command)
+    binaries = [pid for pid, command in tagged_processes.items() if "/sleep 8" in command]
     assert len(binaries) == 2
     os.kill(worker, signal.SIGKILL)
     wait_until(

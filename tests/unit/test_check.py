@@ -11,9 +11,9 @@ import pytest
 from ips_core import cli
 from ips_core.commands import check, scripts
 from ips_core.config import ComponentConfig, PlatformConfig, read_simulation
-from ips_core.resources import machine
+from ips_core.framework import machine
 from ips_core.resources.allocation_end import JobEnd
-from ips_core.resources.nodes import Node, Resources
+from ips_core.resources.nodes import NodeCapacity, Resources
 
 Captured = pytest.CaptureFixture[str]
 
@@ -55,7 +55,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_report(here: Path) -> None:
     platform = PlatformConfig("p.conf", "srun", {}, "SHARED")
-    resources = Resources(2, 8, "srun", held=(Node("n1", 8, 2), Node("n2", 9)))
+    resources = Resources(2, 8, "srun", held=(NodeCapacity("n1", 8, 2), NodeCapacity("n2", 9)))
     simulation = read_simulation("a.config", platform)
     simulation.values.update(SIMULATION_MODE="RESTART", RESTART_TIME="3.000")
     assert (
@@ -135,7 +135,7 @@ def test_nodes_of_a_job_are_not_known_outside_of_it(capsys: Captured) -> None:
 
 def test_nodes_of_a_job_are_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "1")
-    monkeypatch.setattr(machine, "read_allocation", lambda: ((Node("n7", 4, 1),), JobEnd()))
+    monkeypatch.setattr(machine, "read_allocation", lambda: ((NodeCapacity("n7", 4, 1),), JobEnd()))
     assert cli.main(["check", "a.config"]) == 0
     assert "tasks start by   srun\n" in (out := capsys.readouterr().out)
     assert "   n7: 4 core(s), 1 GPU(s)\n" in out

@@ -9,15 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ips_core.config.checkpoint import CheckpointPlan, Moment, kept_checkpoints, read_plan
 from ips_core.errors import ConfigError
-from ips_core.files.checkpoint import (
-    CheckpointHistory,
-    CheckpointPlan,
-    Moment,
-    checkpoint_name,
-    kept_checkpoints,
-    read_plan,
-)
+from ips_core.files.checkpoint import CheckpointHistory, checkpoint_name
 
 BASE = {"MODE": "ALL", "NUM_CHECKPOINT": "2"}
 

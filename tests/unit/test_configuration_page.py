@@ -10,8 +10,8 @@ from ips_core import cli
 from ips_core.commands.check import report
 from ips_core.compat.names import INSTEAD, NAMES
 from ips_core.config import ComponentConfig, PlatformConfig, SimulationConfig, platform
-from ips_core.files.checkpoint import CHECKPOINT_VALUES
-from ips_core.resources.nodes import Node, Resources
+from ips_core.config.checkpoint import CHECKPOINT_VALUES
+from ips_core.resources.nodes import NodeCapacity, Resources
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 
@@ -67,5 +67,5 @@ def test_example_of_a_check() -> None:
         values={"SIMULATION_MODE": "NORMAL"},
         environment={},
     )
-    resources = Resources(1, 4, "local", held=(Node("laptop", 4),))
+    resources = Resources(1, 4, "local", held=(NodeCapacity("laptop", 4),))
     assert report(PlatformConfig(), resources, [simulation]) in PAGE

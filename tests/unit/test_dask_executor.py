@@ -13,10 +13,18 @@ import cloudpickle
 import pytest
 
 from ips_core.pools.attempt import Attempt
-from ips_core.pools.dask import executor as module
-from ips_core.pools.dask.cluster_adapter import ClusterAddress, ClusterRequest, Place
-from ips_core.pools.dask.executor import DaskExecutor
-from ips_core.pools.executor import Begun, Broken, Ended, GivenBack, Lost, News
+from ips_core.pools.dask import dask_executor as module
+from ips_core.pools.dask.cluster_adapter import ClusterAddress, Place
+from ips_core.pools.dask.dask_executor import DaskExecutor
+from ips_core.pools.executor import (
+    AttemptLost,
+    Ended,
+    ExecutorEvent,
+    ExecutorLost,
+    Requeued,
+    Started,
+)
+from ips_core.resources.clusters import ClusterRequest
 from ips_core.tasks.runner import Journal
 from ips_core.tasks.task import Task
 
@@ -114,9 +122,9 @@ class Bed:
         self.executor.submit([Attempt(task, f"k-{task.name}") for task in tasks])
         return self.client.futures[-1]
 
-    def news(self) -> list[News]:
+    def news(self) -> list[ExecutorEvent]:
         """Take what has been told, as the dispatcher does."""
-        found: list[News] = []
+        found: list[ExecutorEvent] = []
 
         def take(heard: Iterable[Any]) -> None:
             for each in heard:
@@ -127,9 +135,9 @@ class Bed:
 
         heard, self.heard[:] = list(self.heard), []
         take(heard)
-        return [each for each in found if each != GivenBack(())]
+        return [each for each in found if each != Requeued(())]
 
-    def wait(self) -> list[News]:
+    def wait(self) -> list[ExecutorEvent]:
         """Take the news after the time that journals are given."""
         found = self.news()
         while self.timers:
@@ -137,8 +145,8 @@ class Bed:
             found += self.news()
         return found
 
-    def tell(self, **news: Any) -> list[News]:
-        self.executor.hear_event({"run": "run", "news": pickle.dumps(news)})
+    def tell(self, **news: Any) -> list[ExecutorEvent]:
+        self.executor.take_event({"run": "run", "news": pickle.dumps(news)})
         return self.news()
 
     def note_begun(self, *names: str) -> None:
@@ -153,16 +161,16 @@ def record(name: str, value: Any = None) -> dict[str, Any]:
     return FIRST | {"name": name, "status": "finished", "value": value}
 
 
-def begun(name: str) -> Begun:
-    return Begun(f"k-{name}", FIRST | {"name": name})
+def begun(name: str) -> Started:
+    return Started(f"k-{name}", FIRST | {"name": name})
 
 
 def ended(name: str, value: Any = None) -> Ended:
     return Ended(f"k-{name}", record(name, value))
 
 
-def lost(name: str, why: str = "its worker was lost") -> Lost:
-    return Lost(f"k-{name}", why)
+def lost(name: str, why: str = "its worker was lost") -> AttemptLost:
+    return AttemptLost(f"k-{name}", why)
 
 
 @pytest.fixture
@@ -262,7 +270,7 @@ def test_record_that_cannot_be_read_is_a_failure(bed: Bed) -> None:
 
 def test_rest_of_a_chunk_is_given_back_once(bed: Bed) -> None:
     bed.submit("a", "b", "c")
-    assert bed.tell(given_back=["k-b", "k-c"]) == [GivenBack(("k-b", "k-c"))]
+    assert bed.tell(given_back=["k-b", "k-c"]) == [Requeued(("k-b", "k-c"))]
     assert bed.tell(given_back=["k-b", "k-c"]) == []
     assert bed.tell(ended=[{"key": "k-a", "record": cloudpickle.dumps(record("a"))}]) == [
         ended("a")
@@ -272,7 +280,7 @@ def test_rest_of_a_chunk_is_given_back_once(bed: Bed) -> None:
 def test_unreadable_chunk_is_taken_apart(bed: Bed) -> None:
     chunk = bed.submit("a", "b")
     assert bed.tell(unreadable=chunk.options["key"], error="no module x") == [
-        GivenBack(("k-a", "k-b"), alone=True)
+        Requeued(("k-a", "k-b"), alone=True)
     ]
     single = bed.submit("a")
     (news,) = bed.tell(unreadable=single.options["key"], error="no module x")
@@ -334,7 +342,7 @@ def test_task_whose_begin_was_told_is_lost_though_its_worker_could_note_nothing(
     future.done("error", KilledWorker("no worker"))
     assert bed.wait() == [
         lost("a"),
-        GivenBack(("k-b",), alone=False),
+        Requeued(("k-b",), alone=False),
     ]
 
 
@@ -343,7 +351,7 @@ def test_what_has_only_waited_on_a_lost_worker_is_given_back(
     bed: Bed, names: tuple[str, ...]
 ) -> None:
     bed.submit(*names).done("lost")
-    assert bed.wait() == [GivenBack(tuple(f"k-{name}" for name in names), alone=False)]
+    assert bed.wait() == [Requeued(tuple(f"k-{name}" for name in names), alone=False)]
 
 
 def test_result_that_was_never_stored_is_lost_and_its_start_is_told(
@@ -368,7 +376,7 @@ def test_chunk_of_a_lost_worker_is_told_task_by_task(bed: Bed) -> None:
     assert bed.wait() == [
         *(begun("a"), ended("a", 1)),
         *(begun("b"), lost("b")),
-        GivenBack(("k-c", "k-d")),
+        Requeued(("k-c", "k-d")),
     ]
 
 
@@ -376,7 +384,7 @@ def test_chunk_of_which_none_had_begun_is_taken_apart(bed: Bed) -> None:
     future = bed.submit("a", "b")
     bed.journal.taken("k-a")
     future.done("lost")
-    assert bed.wait() == [GivenBack(("k-a", "k-b"), alone=True)]
+    assert bed.wait() == [Requeued(("k-a", "k-b"), alone=True)]
 
 
 def test_chunk_that_had_ended_before_its_worker_was_lost(bed: Bed) -> None:
@@ -392,7 +400,7 @@ def test_task_that_takes_its_worker_along_costs_the_rest_of_its_chunk_nothing(be
     future = bed.submit("a", "b")
     bed.note_begun("a")
     future.done("lost")
-    assert bed.wait() == [begun("a"), lost("a"), GivenBack(("k-b",))]
+    assert bed.wait() == [begun("a"), lost("a"), Requeued(("k-b",))]
 
 
 def test_error_of_dask_itself_is_the_end_of_its_tasks(bed: Bed) -> None:
@@ -456,7 +464,7 @@ def test_lost_cluster_costs_what_had_not_ended(bed: Bed, told_by: str) -> None:
         future.done("cancelled")
     *news, last = bed.wait()
     assert news == [begun("a"), ended("a", 1), begun("b")]
-    assert isinstance(last, Broken)
+    assert isinstance(last, ExecutorLost)
     assert last.reason.startswith("the cluster is lost (")
     bed.executor.lose("again")
     assert bed.wait() == []
@@ -467,7 +475,7 @@ def test_cancelling_tells_what_had_begun_and_gives_up_its_dask_tasks(bed: Bed) -
     first = FIRST | {"name": "c"}
     bed.client.answers = {"tcp://w-0": [first, FIRST | {"name": "of nobody"}], "tcp://w-1": []}
     bed.executor.cancel()
-    assert bed.news() == [Begun("k-c", first)]
+    assert bed.news() == [Started("k-c", first)]
     assert bed.client.calls[-2:] == [("sync", "run"), ("cancel", futures, True)]
 
 
@@ -524,6 +532,6 @@ def test_plugin_of_a_lost_cluster_is_gone_with_it(tmp_path: Path) -> None:
     bed = Bed(tmp_path, plugin="plugin")
     bed.start()
     bed.executor.lose("it was killed")
-    assert bed.news() == [Broken("it was killed")]
+    assert bed.news() == [ExecutorLost("it was killed")]
     assert bed.executor.close() == ""
     assert bed.client.calls == [("register", "plugin", "run")]

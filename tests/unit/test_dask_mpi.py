@@ -13,10 +13,11 @@ import pytest
 
 from ips_core.pools.attempt import Attempt
 from ips_core.pools.dask import mpi as module
-from ips_core.pools.dask.cluster_adapter import ClusterAddress, ClusterRequest, Place
+from ips_core.pools.dask.cluster_adapter import ClusterAddress, Place
 from ips_core.pools.dask.mpi import DaskMPI
 from ips_core.pools.dask.on_worker import TaskRunner
-from ips_core.pools.executor import Begun, Ended, GivenBack
+from ips_core.pools.executor import Ended, Requeued, Started
+from ips_core.resources.clusters import ClusterRequest
 from ips_core.tasks.task import Task
 
 _SECONDS = 30.0
@@ -136,7 +137,7 @@ class Bed:
 
 
 def keys_of(news: Any) -> tuple[str, ...]:
-    return news.keys if isinstance(news, GivenBack) else (news.key,)
+    return news.keys if isinstance(news, Requeued) else (news.key,)
 
 
 def program(nproc: int, name: str = "t", **keywords: Any) -> Task:
@@ -162,7 +163,7 @@ def bed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bed]]:
 
     guard = SimpleNamespace(environment={"GUARD": "g"}, close=lambda: None)
     monkeypatch.setattr(module, "MPITasks", Tasks)
-    monkeypatch.setattr(module, "TaskGuard", lambda: guard)
+    monkeypatch.setattr(module, "OrphanReaper", lambda: guard)
     monkeypatch.setattr(module, "Semaphore", Turn)
     monkeypatch.setattr(module, "_LOOK_SECONDS", 0.02)
     Turn.stopped = 0
@@ -261,7 +262,7 @@ def test_program_starts_when_all_its_slots_are_held_and_gives_them_back(
     assert shape.extra_args == ("--mpi=pmi2", "-A", "b c")
     assert payload["env"] == {"X": "1", "GUARD": "g"}
     assert key == "k-a"
-    assert here.news(Begun) == ["k-a"]
+    assert here.news(Started) == ["k-a"]
     assert here.client.released == []
     here.go.set()
     wait_until(lambda: here.client.released, _SECONDS, "slots are given back")
@@ -362,7 +363,7 @@ def test_nodes_are_chosen_anew_when_others_are_idle(bed: Any, wait_until: Any) -
     wait_until(lambda: here.client.looks > looks + 2, _SECONDS, "time passes")
     assert here.heard == []
     here.client.others = ["w-1"]
-    wait_until(lambda: here.news(GivenBack), _SECONDS, "it is given back")
+    wait_until(lambda: here.news(Requeued), _SECONDS, "it is given back")
     here.submit("b", 4)
     futures = wait_until(partial(here.holders, 4), _SECONDS, "holders")
     assert [f.options["workers"] for f in futures[2:]] == [["tls://w-2"], ["tls://w-3"]]
@@ -385,7 +386,7 @@ def test_worker_that_goes_while_slots_are_gathered(bed: Any, wait_until: Any, ho
         del here.client.addresses["w-2"]
     else:
         here.client.addresses["w-2"] = "tls://other"
-    wait_until(lambda: here.news(GivenBack), _SECONDS, "it is given back")
+    wait_until(lambda: here.news(Requeued), _SECONDS, "it is given back")
     assert here.client.cancelled == [first.key, second.key]
     assert here.client.released == [{"w-1": first.key, "w-2": second.key}]
     assert (here.ran, here.news(Ended)) == ([], [])
@@ -432,7 +433,7 @@ def test_lost_cluster_is_asked_once_in_a_while(bed: Any, wait_until: Any) -> Non
     wait_until(lambda: here.client.looks > 2, _SECONDS, "it asks again")
     assert here.heard == []
     here.mpi.hold()
-    wait_until(lambda: here.news(GivenBack) == ["k-a"], _SECONDS, "it is given back")
+    wait_until(lambda: here.news(Requeued) == ["k-a"], _SECONDS, "it is given back")
 
 
 def test_what_cannot_be_started_fails_and_gives_back_its_slots(bed: Any, wait_until: Any) -> None:
@@ -459,8 +460,8 @@ def test_hold_gives_back_what_waits_for_slots_and_lets_the_rest_run(
     wait_until(lambda: len(here.client.futures) == 4, _SECONDS, "holders")
     here.submit("c", 4)
     here.mpi.hold()
-    wait_until(lambda: len(here.news(GivenBack)) == 2, _SECONDS, "given back")
-    assert sorted(here.news(GivenBack)) == ["k-b", "k-c"]
+    wait_until(lambda: len(here.news(Requeued)) == 2, _SECONDS, "given back")
+    assert sorted(here.news(Requeued)) == ["k-b", "k-c"]
     assert here.client.cancelled == [future.key for future in here.client.futures[2:4]]
     assert len(here.client.futures) == 4
     assert here.news(Ended) == []
@@ -479,7 +480,7 @@ def test_cancel_ends_what_runs_and_what_waits(bed: Any, wait_until: Any) -> None
     here.mpi.cancel()
     (ended,) = [news for news in here.heard if isinstance(news, Ended)]
     assert (ended.key, ended.record["status"]) == ("k-a", "cancelled")
-    assert here.news(GivenBack) == ["k-b"]
+    assert here.news(Requeued) == ["k-b"]
     released = [key for keys in here.client.released for key in keys.values()]
     assert sorted(released) == sorted(future.key for future in here.client.futures)
 

@@ -17,10 +17,10 @@ from ips_core.pools import dispatcher as module
 from ips_core.pools import results as results_module
 from ips_core.pools.attempt import Attempt
 from ips_core.pools.dispatcher import Dispatcher
-from ips_core.pools.executor import Begun, Broken, Ended, GivenBack, Lost
+from ips_core.pools.executor import AttemptLost, Ended, ExecutorLost, Requeued, Started
 from ips_core.pools.policy import Policy
 from ips_core.pools.results import Results
-from ips_core.pools.task_source import Batch, TaskSource
+from ips_core.pools.task_queue import Batch, TaskQueue
 from ips_core.tasks.record import TaskRecord
 from ips_core.tasks.task import Task
 
@@ -81,8 +81,8 @@ class World:
 
     journal_directory = None
 
-    def start(self, hear: Callable[[Any], None]) -> None:
-        self.hear = hear
+    def start(self, post: Callable[[Any], None]) -> None:
+        self.post = post
 
     def why_not(self, task: Task) -> str:
         return self.impossible.get(task.name, "")
@@ -199,22 +199,22 @@ class World:
 
     def begin(self, *names: str) -> None:
         for name in names:
-            self.hear(Begun(self.key(name), self.first_part()))
+            self.post(Started(self.key(name), self.first_part()))
 
     def end(self, *names: str, status: str = "finished", **more: Any) -> None:
         for name in names:
-            self.hear(Ended(self.leave(name), self.record(status, **more)))
+            self.post(Ended(self.leave(name), self.record(status, **more)))
 
     def lose(self, *names: str) -> None:
         for name in names:
-            self.hear(Lost(self.leave(name), "its worker was lost"))
+            self.post(AttemptLost(self.leave(name), "its worker was lost"))
 
     def give_back(self, *names: str, alone: bool = False) -> None:
-        self.hear(GivenBack(tuple(self.leave(name) for name in names), alone))
+        self.post(Requeued(tuple(self.leave(name) for name in names), alone))
 
     def break_down(self) -> None:
         self._attempts.clear()
-        self.hear(Broken("the cluster is lost"))
+        self.post(ExecutorLost("the cluster is lost"))
 
     def ended_by_worker(self, name: str) -> list[str]:
         return [found[3] for found in self.told if found[:2] == ("ended", name)]
@@ -236,14 +236,14 @@ class Bed:
         batches: Sequence[Batch] = (),
         slots: int = 2,
         ends_at: float | None = None,
-        recall: Callable[[Task], tuple[str, TaskRecord | None]] = lambda task: ("", None),
+        find_finished: Callable[[Task], tuple[str, TaskRecord | None]] = lambda task: ("", None),
     ) -> None:
         window = slots if policy.launch_interval else 2 * slots
         self.world = World(slots, None if ends_at is None else EPOCH + ends_at, window)
         self.results = Results(task.name for task in tasks)
         self._patch = pytest.MonkeyPatch()
-        self._source = TaskSource(tasks, batches)
-        self._more = policy, recall
+        self._source = TaskQueue(tasks, batches)
+        self._more = policy, find_finished
 
     def run(self, script: Callable[[World], Script] = lambda world: iter(())) -> dict[str, Any]:
         """Return the results; after the script, all tasks finish that are on their way."""
@@ -358,11 +358,11 @@ def test_resumed_tasks_are_handed_out_before_all_have_been_looked_at(
     monkeypatch.setattr(module, "_MOST_NEWS", 3)
     counts: list[int] = []
 
-    def recall(task: Task) -> tuple[str, TaskRecord | None]:
+    def find_finished(task: Task) -> tuple[str, TaskRecord | None]:
         counts.append(bed.results.count)
         return "work", TaskRecord(task.name, "finished", 0)
 
-    bed = Bed([], batches=[Batch(numbered(7), keep=False)], recall=recall)
+    bed = Bed([], batches=[Batch(numbered(7), keep=False)], find_finished=find_finished)
     bed.run()
     assert counts == [0, 0, 0, 3, 3, 3, 6]
     assert bed.results.count == 7
@@ -385,7 +385,7 @@ def test_launch_interval_does_not_gather_tasks_that_wait_for_a_slot() -> None:
 
     def script(world: World) -> Script:
         world.now += 100
-        world.hear(lambda: ())
+        world.post(lambda: ())
         yield
         assert world.on_way == ["t0"]
 
@@ -470,9 +470,9 @@ def test_what_is_given_back_starts_next_and_nothing_more_is_heard_of_before() ->
         world.end("t0")
         yield
         assert world.chunks[4:] == [["t1"], ["t2"], ["t4"]]
-        world.hear(Ended(stale, world.record("failed")))
-        world.hear(Lost(stale, "its worker was lost"))
-        world.hear(GivenBack((stale,)))
+        world.post(Ended(stale, world.record("failed")))
+        world.post(AttemptLost(stale, "its worker was lost"))
+        world.post(Requeued((stale,)))
         yield
         assert world.on_way == ["t3", "t1", "t2", "t4"]
 
@@ -595,7 +595,7 @@ def test_result_that_was_lost_is_no_reason_to_run_a_task_again() -> None:
 
     def script(world: World) -> Script:
         lost = {"status": "result_lost", "exit_status": None, "error": "it was lost"}
-        world.hear(Ended(world.leave("t0"), lost))
+        world.post(Ended(world.leave("t0"), lost))
         yield
 
     bed.run(script)
@@ -992,7 +992,7 @@ def test_cancelling_waits_for_no_iterator(monkeypatch: pytest.MonkeyPatch) -> No
         yield
         assert bed.results.crowded
         world.give_back(*world.on_way[-3:])
-        world.hear(lambda: ())
+        world.post(lambda: ())
         yield
         bed.cancel()
         yield
@@ -1007,7 +1007,7 @@ def test_what_an_earlier_run_has_finished_is_not_run_again() -> None:
     bed = Bed(
         numbered(3),
         batches=[Batch(tasks_of("t1"), keep=False)],
-        recall=lambda task: (f"work of {task.name}", found if task.name == "t1" else None),
+        find_finished=lambda task: (f"work of {task.name}", found if task.name == "t1" else None),
     )
 
     def script(world: World) -> Script:
@@ -1052,7 +1052,7 @@ class Chance:
             for _ in range(self.data.draw(st.integers(1, 4), label="news at once")):
                 if world.on_way and not self.stopped:
                     self.act(world, self.data.draw(st.sampled_from(self.actions), label="action"))
-            world.hear(lambda: ())
+            world.post(lambda: ())
             yield
 
     def act(self, world: World, action: str) -> None:
@@ -1072,10 +1072,10 @@ class Chance:
             world.give_back(*unbegun[: self.data.draw(st.integers(1, 5))], alone=alone)
         elif action == "stale" and self.stale:
             old = self.data.draw(st.sampled_from(self.stale), label="old key")
-            world.hear(Begun(old, world.first_part()))
-            world.hear(Ended(old, world.record("failed")))
-            world.hear(Lost(old, "its worker was lost"))
-            world.hear(GivenBack((old,)))
+            world.post(Started(old, world.first_part()))
+            world.post(Ended(old, world.record("failed")))
+            world.post(AttemptLost(old, "its worker was lost"))
+            world.post(Requeued((old,)))
         elif action in ("cancel", "break_down"):
             self.stopped = True
             getattr(self.bed if action == "cancel" else world, action)()
@@ -1084,10 +1084,10 @@ class Chance:
         self.stale.append(world.key(name))
         if how == "unreadable":
             failed = {"status": "failed", "exit_status": 1, "error": "it cannot be read"}
-            world.hear(Ended(world.leave(name), failed))
+            world.post(Ended(world.leave(name), failed))
         elif how == "result_lost":
             lost = {"status": "result_lost", "exit_status": None, "error": "it was lost"}
-            world.hear(Ended(world.leave(name), lost))
+            world.post(Ended(world.leave(name), lost))
         elif how == "cancelled" and world.key(name) not in self.begun:
             world.end(name, status=how, worker="", host="")
         else:
@@ -1157,5 +1157,5 @@ def test_each_task_gets_one_record_whatever_happens(
         assert "result_lost" not in ends[:-1]
         if record.status == "finished":
             assert ends[-1] == "finished"
-    assert bed.dispatcher._on_way.load == 0
-    assert not bed.dispatcher._on_way
+    assert bed.dispatcher._in_flight.load == 0
+    assert not bed.dispatcher._in_flight

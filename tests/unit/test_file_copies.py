@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ips_core.files.copies import copy_file, copy_files, file_names, matching_files, unused_name
+from ips_core.config.reading import file_names
+from ips_core.files.copies import copy_file, copy_files, matching_files, unused_name
 
 
 @pytest.mark.parametrize(

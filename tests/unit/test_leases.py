@@ -10,9 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ips_core.errors import BadResourceRequest, DaskClusterError, InsufficientResources, IPSError
-from ips_core.pools.dask.cluster_adapter import ClusterRequest
-from ips_core.resources.leases import CancelRun, Close, Grant, Lender, Refuse, Start, Ticket, Wanted
-from ips_core.resources.nodes import Allocation, Demand, Node, ResourceManager
+from ips_core.resources.clusters import ClusterRequest
+from ips_core.resources.leases import (
+    CancelRun,
+    CloseCluster,
+    ClusterDemand,
+    ClusterScheduler,
+    Granted,
+    Refused,
+    ResourceRequest,
+    StartCluster,
+)
+from ips_core.resources.nodes import Demand, NodeCapacity, Reservation, ResourceManager
 
 IDLE = 600.0
 
@@ -22,27 +31,27 @@ class World:
 
     def __init__(self, local: bool = False, nodes: int = 4) -> None:
         self.now = 1000.0
-        held = [Node(f"n{number}", 2) for number in range(1, nodes + 1)]
+        held = [NodeCapacity(f"n{number}", 2) for number in range(1, nodes + 1)]
         self.manager = ResourceManager(held, 2)
         self.local = local
         self.latest = 0
-        self.lender = Lender(self.manager, local, IDLE, lambda: self.now)
+        self.lender = ClusterScheduler(self.manager, local, IDLE, lambda: self.now)
 
     def cluster(
         self, owner: str, nodes: int, exclusive: bool = False, **kind: Any
-    ) -> tuple[Ticket, list[Any]]:
+    ) -> tuple[ResourceRequest, list[Any]]:
         launcher = "local" if self.local else "srun"
         request = ClusterRequest(nodes, kind.pop("threads", None), None, launcher, **kind)
-        wanted = Wanted(request, f"run of {owner}", exclusive)
-        ticket = Ticket(owner, Demand.of_nodes(nodes), wanted)
-        return ticket, self.lender.ask(ticket)
+        wanted = ClusterDemand(request, f"run of {owner}", exclusive)
+        request = ResourceRequest(owner, Demand.of_nodes(nodes), wanted)
+        return request, self.lender.ask(request)
 
     def leased(self, owner: str, nodes: int, **keywords: Any) -> int:
         """A lease of a cluster that is started for it."""
-        ticket, (start,) = self.cluster(owner, nodes, **keywords)
-        assert isinstance(start, Start)
+        request, (start,) = self.cluster(owner, nodes, **keywords)
+        assert isinstance(start, StartCluster)
         self.latest = start.cluster
-        return lease_of(self.lender.started(start.cluster, f"address {start.cluster}"), ticket)
+        return lease_of(self.lender.started(start.cluster, f"address {start.cluster}"), request)
 
     def idle(self, nodes: int, **keywords: Any) -> int:
         """The number of a cluster that was used, and is not any more."""
@@ -51,18 +60,18 @@ class World:
         return self.latest
 
     def tasks(self, owner: str, nproc: int, block: bool = True, **shape: Any) -> Any:
-        ticket = Ticket(owner, Demand(nproc, **shape), block=block)
-        return ticket, self.lender.ask(ticket)
+        request = ResourceRequest(owner, Demand(nproc, **shape), block=block)
+        return request, self.lender.ask(request)
 
 
-def lease_of(actions: list[Any], ticket: Ticket) -> int:
-    (grant,) = [each for each in actions if isinstance(each, Grant) and each.ticket is ticket]
+def lease_of(actions: list[Any], request: ResourceRequest) -> int:
+    (grant,) = [each for each in actions if isinstance(each, Granted) and each.request is request]
     _, lease = grant.value
     return int(lease)
 
 
-def refused(actions: list[Any]) -> list[tuple[Ticket, type[IPSError], str]]:
-    return [(each.ticket, type(each.error), str(each.error)) for each in actions]
+def refused(actions: list[Any]) -> list[tuple[ResourceRequest, type[IPSError], str]]:
+    return [(each.request, type(each.error), str(each.error)) for each in actions]
 
 
 @pytest.fixture
@@ -75,97 +84,100 @@ def world() -> World:
 
 def test_a_running_cluster_is_shared(world: World) -> None:
     world.leased("a", 2)
-    ticket, actions = world.cluster("b", 2)
-    assert actions == [Grant(ticket, ("address 1", 2))]
+    request, actions = world.cluster("b", 2)
+    assert actions == [Granted(request, ("address 1", 2))]
 
 
 def test_a_cluster_that_starts_is_waited_for(world: World) -> None:
     first, (start,) = world.cluster("a", 2)
-    assert start == Start(1, ("n1", "n2"), first)
+    assert start == StartCluster(1, ("n1", "n2"), first)
     second, actions = world.cluster("b", 2)
     assert actions == []
     granted = world.lender.started(1, "address")
-    assert granted == [Grant(first, ("address", 1)), Grant(second, ("address", 2))]
+    assert granted == [Granted(first, ("address", 1)), Granted(second, ("address", 2))]
 
 
 def test_those_who_waited_for_a_cluster_that_failed_are_all_told(world: World) -> None:
     first, second = world.cluster("a", 2)[0], world.cluster("b", 2)[0]
     actions = world.lender.failed(1, "no srun")
-    assert actions[-1] == Close(1)
-    told = [(ticket, DaskClusterError, "no srun") for ticket in (first, second)]
+    assert actions[-1] == CloseCluster(1)
+    told = [(request, DaskClusterError, "no srun") for request in (first, second)]
     assert refused(actions[:-1]) == told
     waiting = world.cluster("c", 4)[0]
-    assert world.lender.gone(1, "it left") == [Start(2, ("n1", "n2", "n3", "n4"), waiting)]
+    assert world.lender.gone(1, "it left") == [StartCluster(2, ("n1", "n2", "n3", "n4"), waiting)]
 
 
 @pytest.mark.parametrize("other", [{"threads": 1}, {"per_gpu": True}, {"shifter": ("--image=x",)}])
 def test_another_layout_runs_on_the_other_nodes(world: World, other: dict[str, Any]) -> None:
     world.leased("a", 2)
-    ticket, actions = world.cluster("b", 2, **other)
-    assert actions == [Start(2, ("n3", "n4"), ticket)]
+    request, actions = world.cluster("b", 2, **other)
+    assert actions == [StartCluster(2, ("n3", "n4"), request)]
 
 
 def test_an_exclusive_cluster_is_not_shared(world: World) -> None:
     lease = world.leased("a", 4, exclusive=True)
-    ticket, actions = world.cluster("b", 4)
+    request, actions = world.cluster("b", 4)
     assert actions == []
-    assert world.lender.release_cluster(lease) == [Grant(ticket, ("address 1", 2))]
+    assert world.lender.release_cluster(lease) == [Granted(request, ("address 1", 2))]
 
 
 def test_nobody_joins_who_wants_a_cluster_to_itself(world: World) -> None:
     lease = world.leased("a", 4)
-    ticket, actions = world.cluster("b", 4, exclusive=True)
+    request, actions = world.cluster("b", 4, exclusive=True)
     assert actions == []
-    assert world.lender.release_cluster(lease) == [Grant(ticket, ("address 1", 2))]
+    assert world.lender.release_cluster(lease) == [Granted(request, ("address 1", 2))]
     assert world.cluster("c", 4)[1] == []
 
 
 def test_a_starting_cluster_is_exclusive_too(world: World) -> None:
     world.cluster("a", 2, exclusive=True)
-    ticket, actions = world.cluster("b", 2)
-    assert actions == [Start(2, ("n3", "n4"), ticket)]
+    request, actions = world.cluster("b", 2)
+    assert actions == [StartCluster(2, ("n3", "n4"), request)]
 
 
 def test_a_running_cluster_is_better_than_one_that_starts(world: World) -> None:
     world.cluster("a", 2, exclusive=True)
     world.leased("b", 2)
     world.lender.drop("a")
-    ticket, actions = world.cluster("c", 2)
-    assert actions == [Grant(ticket, ("address 2", 2))]
+    request, actions = world.cluster("c", 2)
+    assert actions == [Granted(request, ("address 2", 2))]
 
 
 def test_a_cluster_with_a_cache_is_new_and_closed_after_its_only_use(world: World) -> None:
     fresh = {"shifter": ("--image=x", "--volume=/a:/b:perNodeCache=size=1G")}
     lease = world.leased("a", 2, **fresh)
-    ticket, actions = world.cluster("b", 2, **fresh)
-    assert actions == [Start(2, ("n3", "n4"), ticket)]
-    assert world.lender.release_cluster(lease) == [Close(1)]
+    request, actions = world.cluster("b", 2, **fresh)
+    assert actions == [StartCluster(2, ("n3", "n4"), request)]
+    assert world.lender.release_cluster(lease) == [CloseCluster(1)]
 
 
 def test_nodes_that_another_driver_has_are_left_to_it(world: World) -> None:
-    ticket, (start,) = world.cluster("a", 2)
+    request, (start,) = world.cluster("a", 2)
     assert start.nodes == ("n1", "n2")
-    assert world.lender.failed(1, "taken", ["n1"]) == [Close(1), Start(2, ("n3", "n4"), ticket)]
+    assert world.lender.failed(1, "taken", ["n1"]) == [
+        CloseCluster(1),
+        StartCluster(2, ("n3", "n4"), request),
+    ]
     assert world.lender.gone(1, "") == []
     assert world.tasks("b", 4)[1][0].value.nodes == ("n1", "n2")  # it may be gone by now
 
 
 def test_when_others_have_too_many_nodes_that_is_an_error(world: World) -> None:
     world.cluster("a", 1)
-    ticket, (start,) = world.cluster("b", 3)
+    request, (start,) = world.cluster("b", 3)
     assert start.nodes == ("n2", "n3", "n4")
     *told, closed = world.lender.failed(2, "taken", ["n2", "n3"])
-    assert refused(told) == [(ticket, DaskClusterError, "taken")]
-    assert closed == Close(2)
+    assert refused(told) == [(request, DaskClusterError, "taken")]
+    assert closed == CloseCluster(2)
 
 
 def test_nodes_that_others_have_are_made_up_for_by_waiting(world: World) -> None:
     lease = world.leased("a", 2)
-    ticket, _ = world.cluster("b", 2, threads=1)
-    assert world.lender.failed(2, "taken", ["n3", "n4"]) == [Close(2)]
+    request, _ = world.cluster("b", 2, threads=1)
+    assert world.lender.failed(2, "taken", ["n3", "n4"]) == [CloseCluster(2)]
     assert world.lender.gone(2, "") == []
-    assert world.lender.release_cluster(lease) == [Close(1)]
-    assert world.lender.gone(1, "") == [Start(3, ("n1", "n2"), ticket)]
+    assert world.lender.release_cluster(lease) == [CloseCluster(1)]
+    assert world.lender.gone(1, "") == [StartCluster(3, ("n1", "n2"), request)]
 
 
 # Waiting.
@@ -176,11 +188,11 @@ def test_who_waits_is_served_in_the_order_of_asking(world: World) -> None:
     large, nothing = world.cluster("b", 4)
     small, nothing_either = world.tasks("c", 1)
     assert nothing == nothing_either == []
-    assert world.lender.release_cluster(lease) == [Close(1)]
-    assert world.lender.gone(1, "") == [Start(2, ("n1", "n2", "n3", "n4"), large)]
+    assert world.lender.release_cluster(lease) == [CloseCluster(1)]
+    assert world.lender.gone(1, "") == [StartCluster(2, ("n1", "n2", "n3", "n4"), large)]
     actions = world.lender.gone(2, "killed")
-    assert [action.ticket for action in actions] == [large, small]
-    assert [type(action) for action in actions] == [Refuse, Grant]
+    assert [action.request for action in actions] == [large, small]
+    assert [type(action) for action in actions] == [Refused, Granted]
 
 
 def test_who_uses_a_cluster_gets_it_again_before_others(world: World) -> None:
@@ -188,27 +200,27 @@ def test_who_uses_a_cluster_gets_it_again_before_others(world: World) -> None:
     world.leased("a", 3)
     assert world.cluster("b", 4)[1] == []
     assert world.cluster("c", 3)[1] == []
-    ticket, actions = world.cluster("a", 3)
-    assert lease_of(actions, ticket) == 2
+    request, actions = world.cluster("a", 3)
+    assert lease_of(actions, request) == 2
 
 
 def test_who_does_not_want_to_wait_is_told(world: World) -> None:
     lease = world.leased("a", 4)
-    ticket, actions = world.tasks("b", 1, block=False)
+    request, actions = world.tasks("b", 1, block=False)
     assert refused(actions) == [
-        (ticket, InsufficientResources, "1 process(es) cannot be had now: too much is in use")
+        (request, InsufficientResources, "1 process(es) cannot be had now: too much is in use")
     ]
     world.lender.release_cluster(lease)
-    ticket, actions = world.tasks("b", 1, block=False)
-    assert actions == [Close(1)]  # that is soon
+    request, actions = world.tasks("b", 1, block=False)
+    assert actions == [CloseCluster(1)]  # that is soon
     (granted,) = world.lender.gone(1, "")
-    assert granted.ticket is ticket
+    assert granted.request is request
 
 
 def test_what_can_never_be_had_is_an_error_at_once(world: World) -> None:
-    for ticket, actions in (world.cluster("a", 5), world.tasks("b", 9)):
+    for request, actions in (world.cluster("a", 5), world.tasks("b", 9)):
         ((refused_ticket, kind, text),) = refused(actions)
-        assert (refused_ticket, kind) == (ticket, BadResourceRequest)
+        assert (refused_ticket, kind) == (request, BadResourceRequest)
         assert text.endswith("can never be had: there are 4 node(s) for 2 process(es) each, with 2 "
                              "core(s) and 0 GPU(s)")  # fmt: skip
 
@@ -226,7 +238,7 @@ def test_an_idle_cluster_is_closed_when_its_time_is_over(world: World) -> None:
     world.now += IDLE - 1
     assert world.lender.tick() == []
     world.now += 1
-    assert world.lender.tick() == [Close(1)]
+    assert world.lender.tick() == [CloseCluster(1)]
     assert world.lender.tick() == []
     assert world.lender.deadline() is None
 
@@ -234,10 +246,10 @@ def test_an_idle_cluster_is_closed_when_its_time_is_over(world: World) -> None:
 def test_the_time_begins_again_with_each_use(world: World) -> None:
     world.idle(2)
     world.now += IDLE - 1
-    ticket, actions = world.cluster("a", 2)
+    request, actions = world.cluster("a", 2)
     world.now += 10
     assert world.lender.tick() == []
-    world.lender.release_cluster(lease_of(actions, ticket))
+    world.lender.release_cluster(lease_of(actions, request))
     assert world.lender.deadline() == world.now + IDLE
 
 
@@ -246,10 +258,10 @@ def test_idle_clusters_give_their_nodes_oldest_first_and_no_more_than_needed(wor
     for lease in (leases[1], leases[0], leases[2]):
         world.lender.release_cluster(lease)
         world.now += 1
-    ticket, actions = world.cluster("b", 3)
-    assert actions == [Close(2), Close(1)]
+    request, actions = world.cluster("b", 3)
+    assert actions == [CloseCluster(2), CloseCluster(1)]
     assert world.lender.gone(2, "") == []
-    assert world.lender.gone(1, "") == [Start(4, ("n1", "n2", "n4"), ticket)]
+    assert world.lender.gone(1, "") == [StartCluster(4, ("n1", "n2", "n4"), request)]
 
 
 def test_an_idle_cluster_is_not_closed_in_vain(world: World) -> None:
@@ -260,10 +272,10 @@ def test_an_idle_cluster_is_not_closed_in_vain(world: World) -> None:
 
 def test_a_task_takes_the_nodes_of_an_idle_cluster(world: World) -> None:
     number = world.idle(4)
-    ticket, actions = world.tasks("a", 3)
-    assert actions == [Close(number)]
+    request, actions = world.tasks("a", 3)
+    assert actions == [CloseCluster(number)]
     (granted,) = world.lender.gone(number, "")
-    assert granted.ticket is ticket
+    assert granted.request is request
     assert granted.value.nodes == ("n1", "n2")
 
 
@@ -273,33 +285,33 @@ def test_a_task_takes_the_nodes_of_an_idle_cluster(world: World) -> None:
 def test_a_lost_cluster_is_closed_when_nobody_uses_it(world: World) -> None:
     lease = world.leased("a", 2)
     assert world.lender.lost(1) == []
-    ticket, actions = world.cluster("b", 2)
-    assert actions == [Start(2, ("n3", "n4"), ticket)]
-    assert world.lender.release_cluster(lease) == [Close(1)]
+    request, actions = world.cluster("b", 2)
+    assert actions == [StartCluster(2, ("n3", "n4"), request)]
+    assert world.lender.release_cluster(lease) == [CloseCluster(1)]
 
 
 def test_a_cluster_on_which_something_runs_on_is_nobody_else_s(world: World) -> None:
     lease = world.leased("a", 2)
-    assert world.lender.release_cluster(lease, spoiled=True) == [Close(1)]
+    assert world.lender.release_cluster(lease, spoiled=True) == [CloseCluster(1)]
 
 
 def test_an_idle_cluster_that_is_lost_is_closed_at_once(world: World) -> None:
     number = world.idle(2)
-    assert world.lender.lost(number) == [Close(number)]
+    assert world.lender.lost(number) == [CloseCluster(number)]
     assert world.lender.lost(number) == []
 
 
 def test_when_its_keeper_dies_the_nodes_are_free(world: World) -> None:
     lease = world.leased("a", 4)
-    ticket, _ = world.cluster("b", 2)
+    request, _ = world.cluster("b", 2)
     (start,) = world.lender.gone(1, "killed")
-    assert (start.ticket, start.nodes) == (ticket, ("n1", "n2"))
+    assert (start.request, start.nodes) == (request, ("n1", "n2"))
     assert world.lender.release_cluster(lease) == []
 
 
 def test_when_its_keeper_dies_while_it_starts_those_who_wait_are_told(world: World) -> None:
-    ticket, _ = world.cluster("a", 4)
-    assert refused(world.lender.gone(1, "killed")) == [(ticket, DaskClusterError, "killed")]
+    request, _ = world.cluster("a", 4)
+    assert refused(world.lender.gone(1, "killed")) == [(request, DaskClusterError, "killed")]
 
 
 # Components that are gone.
@@ -309,25 +321,25 @@ def test_what_a_dead_component_left_on_a_cluster_is_ended_before_others_get_it(
     world: World,
 ) -> None:
     lease = world.leased("a", 4)
-    ticket, _ = world.cluster("b", 4, exclusive=True)
+    request, _ = world.cluster("b", 4, exclusive=True)
     assert world.lender.drop("a") == [CancelRun(1, lease, "run of a")]
-    assert world.lender.cancelled(1, lease) == [Grant(ticket, ("address 1", 2))]
+    assert world.lender.cancelled(1, lease) == [Granted(request, ("address 1", 2))]
 
 
 def test_a_cluster_with_the_plugin_of_a_dead_component_is_not_used_again(world: World) -> None:
     lease = world.leased("a", 4, exclusive=True)
     world.lender.drop("a")
-    assert world.lender.cancelled(1, lease) == [Close(1)]
+    assert world.lender.cancelled(1, lease) == [CloseCluster(1)]
     assert world.lender.gone(1, "") == []
     assert world.lender.cancelled(1, lease) == []
 
 
 def test_a_dead_component_waits_for_nothing_and_holds_nothing(world: World) -> None:
     _, (granted,) = world.tasks("a", 8)
-    assert isinstance(granted.value, Allocation)
+    assert isinstance(granted.value, Reservation)
     assert world.tasks("a", 1)[1] == world.cluster("a", 4)[1] == []
-    ticket, _ = world.cluster("b", 4)
-    assert world.lender.drop("a") == [Start(1, ("n1", "n2", "n3", "n4"), ticket)]
+    request, _ = world.cluster("b", 4)
+    assert world.lender.drop("a") == [StartCluster(1, ("n1", "n2", "n3", "n4"), request)]
     assert world.lender.release(granted.value.id) == []
 
 
@@ -344,8 +356,8 @@ def test_at_the_end_nobody_gets_anything(world: World) -> None:
     world.lender.end("")
     assert world.lender.release_cluster(lease) == []
     assert world.lender.gone(1, "") == []
-    ticket, actions = world.cluster("c", 2)
-    assert refused(actions) == [(ticket, IPSError, "the simulation is ending")]
+    request, actions = world.cluster("c", 2)
+    assert refused(actions) == [(request, IPSError, "the simulation is ending")]
 
 
 # On one machine.
@@ -355,14 +367,14 @@ def test_local_clusters_take_nothing_and_wait_for_nobody() -> None:
     world = World(local=True, nodes=1)
     world.leased("a", 1, threads=1)
     task, (granted,) = world.tasks("a", 2)
-    assert granted.ticket is task
+    assert granted.request is task
     waits, nothing = world.tasks("b", 1)
     assert nothing == []
-    ticket, (start,) = world.cluster("c", 1, threads=2)
-    assert start == Start(2, (), ticket)
+    request, (start,) = world.cluster("c", 1, threads=2)
+    assert start == StartCluster(2, (), request)
     assert world.lender.release_cluster(1) == []
     (freed,) = world.lender.release(granted.value.id)
-    assert freed.ticket is waits
+    assert freed.request is waits
 
 
 # In any order.
@@ -398,36 +410,36 @@ class Model(World):
         self.starting: set[int] = set()
         self.running: set[int] = set()
         self.closing: set[int] = set()
-        self.held: dict[int, Ticket] = {}
-        self.leases: dict[int, tuple[int, Ticket]] = {}
+        self.held: dict[int, ResourceRequest] = {}
+        self.leases: dict[int, tuple[int, ResourceRequest]] = {}
         self.cancelling: list[tuple[int, int]] = []
         self.on: dict[int, tuple[str, ...]] = {}
-        self.open: set[Ticket] = set()
+        self.open: set[ResourceRequest] = set()
 
     def do(self, actions: list[Any]) -> None:
         for action in actions:
             match action:
-                case Start(cluster, nodes, ticket):
+                case StartCluster(cluster, nodes, request):
                     assert not set(nodes) & set(itertools.chain(*self.on.values()))
-                    assert len(nodes) == ticket.wanted.request.nodes
+                    assert len(nodes) == request.wanted.request.nodes
                     self.starting.add(cluster)
                     self.on[cluster] = nodes
-                case Close(cluster):
+                case CloseCluster(cluster):
                     assert cluster in self.starting | self.running
                     self.starting.discard(cluster)
                     self.running.discard(cluster)
                     self.closing.add(cluster)
-                case Grant(ticket, (cluster, lease)):
-                    self.open.remove(ticket)
+                case Granted(request, (cluster, lease)):
+                    self.open.remove(request)
                     users = [t for c, t in self.leases.values() if c == cluster]
                     assert cluster in self.running
-                    assert not any(t.wanted.exclusive for t in [*users, ticket]) or not users
-                    self.leases[lease] = cluster, ticket
-                case Grant(ticket, allocation):
-                    self.open.remove(ticket)
-                    self.held[allocation.id] = ticket
-                case Refuse(ticket, _):
-                    self.open.remove(ticket)
+                    assert not any(t.wanted.exclusive for t in [*users, request]) or not users
+                    self.leases[lease] = cluster, request
+                case Granted(request, allocation):
+                    self.open.remove(request)
+                    self.held[allocation.id] = request
+                case Refused(request, _):
+                    self.open.remove(request)
                 case CancelRun(cluster, lease):
                     self.cancelling.append((cluster, lease))
         used = sum(t.demand.nproc for t in self.held.values()) + 2 * sum(map(len, self.on.values()))
@@ -437,14 +449,16 @@ class Model(World):
         if kind in ("cluster", "tasks"):
             owner, number, flag, *threads = what
             if kind == "tasks":
-                ticket = Ticket(owner, Demand(number), block=flag)
+                request = ResourceRequest(owner, Demand(number), block=flag)
             else:
                 request = ClusterRequest(number, threads[0], None, "srun")
-                ticket = Ticket(owner, Demand.of_nodes(number), Wanted(request, "run", flag))
-            self.open.add(ticket)
-            self.do(self.lender.ask(ticket))
+                request = ResourceRequest(
+                    owner, Demand.of_nodes(number), ClusterDemand(request, "run", flag)
+                )
+            self.open.add(request)
+            self.do(self.lender.ask(request))
         elif kind == "drop":
-            self.open = {ticket for ticket in self.open if ticket.owner != what[0]}
+            self.open = {request for request in self.open if request.owner != what[0]}
             self.held = {n: t for n, t in self.held.items() if t.owner != what[0]}
             self.do(self.lender.drop(what[0]))
         elif kind == "later":

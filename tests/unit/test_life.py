@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ips_core.errors import ComponentError
-from ips_core.framework import life as life_module
-from ips_core.framework.life import Life
+from ips_core.framework import lifecycle as life_module
+from ips_core.framework.lifecycle import Lifecycle
 from ips_core.ipc.calls import Call, CallTable
 from ips_core.ipc.messages import ComponentID, Failure, Returned, Terminate
 
@@ -57,7 +57,7 @@ class World:
             root_span="root",
             tell=lambda kind, comment, at, ok=True, trace=None: self.told.append((kind, ok)),
         )
-        self.life = Life(self.simulation, self, self.start, lambda: [KEEPER], self.end)
+        self.life = Lifecycle(self.simulation, self, self.start, lambda: [KEEPER], self.end)
 
     def start(self) -> list[Call]:
         return self.started
@@ -79,7 +79,7 @@ class World:
     def answer(self, call: Call, failure: str = "") -> bool:
         """End a call, and go on."""
         call.outcome = Returned(call.call_id, failure=Failure(failure) if failure else None)
-        return self.life.go_on()
+        return self.life.advance()
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def test_phases_follow_one_another(world: World) -> None:
-    assert world.life.go_on()
+    assert world.life.advance()
     assert world.life.deadline == math.inf
     assert world.answer(world.started[0])
     for number, method in enumerate(("init", "step", "finalize")):
@@ -106,18 +106,18 @@ def test_phases_follow_one_another(world: World) -> None:
 @pytest.mark.parametrize("after", range(3))
 def test_it_can_be_interrupted_at_any_time(world: World, after: int) -> None:
     if after > 0:
-        world.life.go_on()
+        world.life.advance()
     if after > 1:
         world.answer(world.started[0])
     world.life.interrupt("interrupted by SIGINT")
-    assert not world.life.go_on()
+    assert not world.life.advance()
     assert (world.over, world.simulation.failure) == (True, "interrupted by SIGINT")
     assert world.processes[WORKER].heard == [Terminate(ok=False), "closed"]
     assert world.told == [("IPS_CALL_BEGIN", True), ("IPS_CALL_END", False)] * (after > 1)
 
 
 def test_a_failure_ends_it(world: World) -> None:
-    world.life.go_on()
+    world.life.advance()
     assert not world.answer(world.started[0], "no plasma")
     assert world.simulation.failure == "component D failed in constructor: no plasma"
     assert world.invoked == []
@@ -125,8 +125,8 @@ def test_a_failure_ends_it(world: World) -> None:
 
 def test_an_error_of_the_framework_ends_only_this_simulation(world: World) -> None:
     world.start = lambda: 1 / 0
-    world.life = Life(world.simulation, world, world.start, list, world.end)
-    assert not world.life.go_on()
+    world.life = Lifecycle(world.simulation, world, world.start, list, world.end)
+    assert not world.life.advance()
     assert world.simulation.failure == ("in the framework: ZeroDivisionError: division by zero")
 
 
@@ -140,15 +140,15 @@ def test_an_error_of_the_framework_ends_only_this_simulation(world: World) -> No
 )
 def test_who_does_not_leave_is_made_to(world: World, leaves_at: Any, heard: list[Any]) -> None:
     world.processes[WORKER].leaves_at = leaves_at
-    world.life.go_on()
+    world.life.advance()
     world.life.interrupt("enough")
-    goes_on = world.life.go_on()
+    goes_on = world.life.advance()
     while goes_on:
         assert world.life.deadline < math.inf
         assert world.processes[KEEPER].heard == []  # components first
         world.now = world.life.deadline
         world.life.interrupt("again")  # changes nothing any more
-        goes_on = world.life.go_on()
+        goes_on = world.life.advance()
     assert world.over
     assert world.simulation.failure == "enough"
     assert world.processes[WORKER].heard == [Terminate(ok=False), *heard, "closed"]

@@ -11,7 +11,7 @@ from ips_core.errors import TaskPoolError
 from ips_core.pools.attempt import Attempt
 from ips_core.pools.executor import Ended
 from ips_core.pools.local.backend import LocalBackend
-from ips_core.resources.nodes import Allocation, Share
+from ips_core.resources.nodes import NodeShare, Reservation
 from ips_core.services.pools import PoolServices
 from ips_core.tasks.launcher import TaskLauncher
 from ips_core.tasks.task import Task
@@ -31,9 +31,9 @@ class Link:
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
 
-    def ask(self, *request: Any) -> Allocation | None:
+    def ask(self, *request: Any) -> Reservation | None:
         self.asked.append(request)
-        return Allocation(7, (Share("n2", 2, 4),)) if request[0] == "allocate" else None
+        return Reservation(7, (NodeShare("n2", 2, 4),)) if request[0] == "allocate" else None
 
 
 def test_task_runs_on_what_the_framework_hands_out(tmp_path, wait_until: Callable) -> None:
@@ -52,7 +52,7 @@ def test_task_runs_on_what_the_framework_hands_out(tmp_path, wait_until: Callabl
 def test_srun_gets_no_variables_that_contradict_it(monkeypatch) -> None:
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "9")
     task = program(2)
-    allocation = Allocation(7, (Share("n2", 2, 4),))
+    allocation = Reservation(7, (NodeShare("n2", 2, 4),))
     argv, variables = TaskLauncher("srun", True).command(task, allocation)
     assert argv[: argv.index("srun")] == ["env", "-u", "SLURM_CPUS_PER_TASK"]
     assert variables == {"OMP_NUM_THREADS": "2"}

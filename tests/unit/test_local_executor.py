@@ -15,8 +15,8 @@ import pytest
 
 from ips_core.errors import TaskPoolError
 from ips_core.pools.attempt import Attempt
-from ips_core.pools.executor import Begun, Ended, GivenBack, News
-from ips_core.pools.local.executor import LocalExecutor
+from ips_core.pools.executor import Ended, ExecutorEvent, Requeued, Started
+from ips_core.pools.local.local_executor import LocalExecutor
 from ips_core.tasks.launch import Launch
 from ips_core.tasks.runner import Runner
 from ips_core.tasks.task import Task
@@ -65,9 +65,9 @@ class Heard:
     """What an executor tells."""
 
     def __init__(self) -> None:
-        self.all: list[News] = []
+        self.all: list[ExecutorEvent] = []
 
-    def hear(self, news: News) -> None:
+    def post(self, news: ExecutorEvent) -> None:
         self.all.append(news)
 
     @property
@@ -76,11 +76,11 @@ class Heard:
 
     @property
     def begun(self) -> list[str]:
-        return [each.key for each in self.all if isinstance(each, Begun)]
+        return [each.key for each in self.all if isinstance(each, Started)]
 
     @property
     def given_back(self) -> list[str]:
-        return [key for each in self.all if isinstance(each, GivenBack) for key in each.keys]
+        return [key for each in self.all if isinstance(each, Requeued) for key in each.keys]
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def start(cores: Cores, news: Heard) -> Iterator[Callable[..., LocalExecutor]]:
             "pool", Runner("local"), slots, cores.allocate, cores.release, launch
         )
         executors.append(executor)
-        executor.start(news.hear)
+        executor.start(news.post)
         return executor
 
     yield start
@@ -309,7 +309,7 @@ def test_close_ends_what_has_left_its_process_group(
 OWNER = """
 import sys, time
 from ips_core.pools.executor import Attempt
-from ips_core.pools.local.executor import LocalExecutor
+from ips_core.pools.local.local_executor import LocalExecutor
 from ips_core.tasks.task import Task
 from ips_core.tasks.runner import Runner
 executor = LocalExecutor(

@@ -13,7 +13,7 @@ import pytest
 from ips_dask_cluster.errors import ClusterError, SlurmCommandError
 from ips_dask_cluster.slurm import lookup
 from ips_dask_cluster.slurm.allocation import Allocation, Node
-from ips_dask_cluster.this_machine import local_allocation
+from ips_dask_cluster.slurm.this_machine import local_allocation
 
 Program = Callable[..., Path]
 

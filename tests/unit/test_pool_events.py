@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ips_core.log.events import span_id
-from ips_core.pools.pool_events import SubmissionEvents
+from ips_core.pools.pool_events import RunEvents
 from ips_core.tasks.record import TaskRecord
 from ips_core.tasks.task import Task
 
@@ -37,10 +37,10 @@ def link() -> Link:
 
 
 @pytest.fixture
-def events(link: Link) -> SubmissionEvents:
+def events(link: Link) -> RunEvents:
     start = SimpleNamespace(name="DRIVERS__D_1", start_time=1000.0)
     logger = logging.getLogger("test_pool_events")
-    return SubmissionEvents(start, link, logger, "pool", "parent")  # type: ignore[arg-type]
+    return RunEvents(start, link, logger, "pool", "parent")  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def part(event: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: event[name] for name in names}
 
 
-def test_pool_begins(events: SubmissionEvents, link: Link) -> None:
+def test_pool_begins(events: RunEvents, link: Link) -> None:
     events.pool_began()
     assert part(link.last(), "code", "eventtype", "ok", "comment") == {
         "code": "DRIVERS__D_1",
@@ -75,7 +75,7 @@ def test_pool_begins(events: SubmissionEvents, link: Link) -> None:
     }
 
 
-def test_start_of_an_attempt(events: SubmissionEvents, link: Link, task: Task) -> None:
+def test_start_of_an_attempt(events: RunEvents, link: Link, task: Task) -> None:
     events.started(task, 2, FIRST)
     assert link.sent == []
     events.flush()
@@ -86,7 +86,7 @@ def test_start_of_an_attempt(events: SubmissionEvents, link: Link, task: Task) -
     assert event["walltime"] == "10.00"
 
 
-def test_end_of_an_attempt(events: SubmissionEvents, link: Link, task: Task) -> None:
+def test_end_of_an_attempt(events: RunEvents, link: Link, task: Task) -> None:
     events.ended(task, 2, record(), again=False)
     events.flush()
     event = link.last()
@@ -112,7 +112,7 @@ def test_end_of_an_attempt(events: SubmissionEvents, link: Link, task: Task) -> 
 
 
 def test_failure_tells_why_and_what_was_written(
-    events: SubmissionEvents, link: Link, task: Task, caplog: pytest.LogCaptureFixture
+    events: RunEvents, link: Link, task: Task, caplog: pytest.LogCaptureFixture
 ) -> None:
     events.ended(
         task, 1, record("failed", exit_status=3, error="exit code 3", output="no\n"), again=False
@@ -133,7 +133,7 @@ def test_failure_tells_why_and_what_was_written(
     assert caplog.messages == ["task t: exit code 3", "task t: Trace\nback"]
 
 
-def test_time_out_has_the_words_of_ips(events: SubmissionEvents, link: Link, task: Task) -> None:
+def test_time_out_has_the_words_of_ips(events: RunEvents, link: Link, task: Task) -> None:
     events.ended(
         task, 1, record("timed_out", exit_status=-1, error="timed out after 2 s"), again=False
     )
@@ -142,9 +142,7 @@ def test_time_out_has_the_words_of_ips(events: SubmissionEvents, link: Link, tas
     assert link.last()["ok"] is False
 
 
-def test_events_are_sent_together_and_once(
-    events: SubmissionEvents, link: Link, task: Task
-) -> None:
+def test_events_are_sent_together_and_once(events: RunEvents, link: Link, task: Task) -> None:
     events.flush()
     assert link.sent == []
     events.started(task, 1, FIRST)
@@ -158,7 +156,7 @@ def test_events_are_sent_together_and_once(
 
 @pytest.mark.parametrize("trouble", ["", "the cluster is lost"])
 def test_pool_ends(
-    events: SubmissionEvents, link: Link, caplog: pytest.LogCaptureFixture, trouble: str
+    events: RunEvents, link: Link, caplog: pytest.LogCaptureFixture, trouble: str
 ) -> None:
     events.finished(trouble)
     event = link.sent[-1][-1]
@@ -182,7 +180,7 @@ class Journal:
         self.noted.append(batch)
 
 
-def test_records_are_noted_together_and_once(events: SubmissionEvents) -> None:
+def test_records_are_noted_together_and_once(events: RunEvents) -> None:
     journal = Journal()
     events.journal = journal  # type: ignore[assignment]
     records = [TaskRecord(name, "finished", 0) for name in "ab"]
@@ -195,7 +193,7 @@ def test_records_are_noted_together_and_once(events: SubmissionEvents) -> None:
 
 
 def test_end_has_the_figures(
-    events: SubmissionEvents, link: Link, task: Task, caplog: pytest.LogCaptureFixture
+    events: RunEvents, link: Link, task: Task, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "test_pool_events")
     events.slots = 4
@@ -215,7 +213,7 @@ def test_end_has_the_figures(
     assert caplog.messages[-1].startswith("pool pool: 2 tasks, 2 finished (1 in the run before)")
 
 
-def test_end_is_told_whatever_fails_before(events: SubmissionEvents) -> None:
+def test_end_is_told_whatever_fails_before(events: RunEvents) -> None:
     """Else a cluster would be kept for a pool that is over."""
     heard: list[str] = []
     journal = Journal()

@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ips_core.errors import TaskPoolError
-from ips_core.pools.pool_journal import PoolJournal, Submission
+from ips_core.pools.resume_log import ResumeLog, ResumeLogRun
 from ips_core.tasks.record import TaskRecord
 from ips_core.tasks.runner import Journal
 
@@ -48,11 +48,11 @@ class Runs:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.warnings: list[str] = []
-        self._journal: PoolJournal | None = None
+        self._journal: ResumeLog | None = None
 
-    def next(self) -> PoolJournal:
+    def next(self) -> ResumeLog:
         self.end()
-        self._journal = PoolJournal(self.path, self.warnings.append)
+        self._journal = ResumeLog(self.path, self.warnings.append)
         return self._journal
 
     def end(self) -> None:
@@ -60,7 +60,7 @@ class Runs:
             self._journal.close()
 
 
-def submitted(journal: PoolJournal, pool: str = "scan", resume: bool = True) -> Submission:
+def submitted(journal: ResumeLog, pool: str = "scan", resume: bool = True) -> ResumeLogRun:
     """A submission that has begun; its run's name is unique."""
     submission = journal.submission(pool, resume)
     submission.began(f"{pool}-{id(submission)}-{os.getpid()}")
@@ -279,10 +279,10 @@ def test_value_whose_file_is_gone_runs_again(runs: Runs) -> None:
 
 _NOTE_AND_END = """
 import os, pathlib, signal, sys
-from ips_core.pools.pool_journal import PoolJournal
+from ips_core.pools.resume_log import ResumeLog
 from ips_core.tasks.record import TaskRecord
 # PREPARE
-submission = PoolJournal(pathlib.Path(sys.argv[1]), print).submission("scan", True)
+submission = ResumeLog(pathlib.Path(sys.argv[1]), print).submission("scan", True)
 submission.began("scan-1")
 submission.ended([("0123456789abcdef", TaskRecord("a", "finished", value=VALUE))])
 os.kill(os.getpid(), signal.SIGKILL)
@@ -455,7 +455,7 @@ def worker(tmp_path: Path) -> Callable[..., None]:
     return end
 
 
-def begin(runs: Runs, directory: Path, run: str, resume: bool = True) -> Submission:
+def begin(runs: Runs, directory: Path, run: str, resume: bool = True) -> ResumeLogRun:
     submission = runs.next().submission("scan", resume)
     submission.began(run, directory)
     return submission

@@ -11,11 +11,12 @@ import pytest
 from ips_core.errors import BadResourceRequest, ConfigError, DaskClusterError
 from ips_core.ipc.calls import Call, CallTable
 from ips_core.ipc.messages import Broadcast, ComponentID, Failure, Reply, Request, Returned, pack
-from ips_core.pools.dask.cluster_adapter import ClusterRequest, NodesTaken, Started
-from ips_core.resources.nodes import Node, Resources
-from ips_core.resources.service import Keepers, ResourceService, idle_seconds
+from ips_core.pools.dask.cluster_adapter import ClusterStarted
+from ips_core.resources.clusters import ClusterRequest, NodesTaken
+from ips_core.resources.nodes import NodeCapacity, Resources
+from ips_core.resources.service import KeeperControl, ResourceService, idle_seconds
 
-NODES = tuple(Node(f"n{number}", 2) for number in (1, 2))
+NODES = tuple(NodeCapacity(f"n{number}", 2) for number in (1, 2))
 PAIR, OTHER_PAIR = ClusterRequest(2, None, None, "srun"), ClusterRequest(2, 1, None, "srun")
 
 
@@ -44,7 +45,7 @@ class Framework:
         self.dismissed: list[tuple[ComponentID, bool]] = []
         self.news: list[Broadcast] = []
         self.keepers: list[ComponentID] = []
-        control = Keepers(
+        control = KeeperControl(
             self.start, self.invoke, lambda *how: self.dismissed.append(how), self.news.append
         )
         resources = Resources(2, 2, "srun", False, NODES)
@@ -68,7 +69,7 @@ class Framework:
     def answer(self, number: int, failure: str = "", taken: tuple[str, ...] = ()) -> None:
         """End a call of a keeper."""
         call = self.invoked[number]
-        value = NodesTaken(taken) if taken else Started(f"tls://{number}", b"packed")
+        value = NodesTaken(taken) if taken else ClusterStarted(f"tls://{number}", b"packed")
         outcome = Returned(call.call_id, pack(value))
         if failure:
             outcome = Returned(call.call_id, failure=Failure(failure))

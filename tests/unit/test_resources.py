@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from ips_core.config import PlatformConfig
 from ips_core.errors import BadResourceRequest, ConfigError
 from ips_core.resources.nodes import (
-    Allocation,
     Demand,
-    Node,
+    NodeCapacity,
+    NodeShare,
+    Reservation,
     ResourceManager,
-    Share,
     detect,
     uses_job,
 )
 
-JOB = [Node(f"n{number}", 128, 4) for number in range(4)]
+JOB = [NodeCapacity(f"n{number}", 128, 4) for number in range(4)]
 OWN_CPUS = 6
 
 
@@ -71,7 +71,7 @@ def test_slurm_job(
 )
 def test_this_machine(
     mpirun: str | None,
-    job: list[Node] | None,
+    job: list[NodeCapacity] | None,
     values: dict[str, int],
     asked: dict[str, int],
     nodes: int,
@@ -93,14 +93,14 @@ def test_more_processes_than_cores_are_what_the_user_says() -> None:
     ("job", "values", "visible", "gpus"),
     [
         (JOB, {}, "", 4),
-        ([Node("n", 2)], {"GPUS_PER_NODE": 3}, "", 3),
+        ([NodeCapacity("n", 2)], {"GPUS_PER_NODE": 3}, "", 3),
         (None, {"GPUS_PER_NODE": 3}, "", 3),
         (None, {}, "0,1", 2),
         (None, {}, "", 0),
     ],
 )
 def test_gpus(
-    job: list[Node] | None,
+    job: list[NodeCapacity] | None,
     values: dict[str, int],
     visible: str,
     gpus: int,
@@ -173,7 +173,7 @@ def test_sockets_are_those_of_the_platform_file() -> None:
     ],
 )
 def test_what_is_not_there_is_an_error(
-    mpirun: str | None, job: list[Node] | None, asked: dict[str, Any], message: str
+    mpirun: str | None, job: list[NodeCapacity] | None, asked: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         detect(platform(mpirun), job, **asked)
@@ -192,7 +192,7 @@ def test_what_is_not_there_is_an_error(
     ],
 )
 def test_platform_file_that_is_of_another_job(
-    job: list[Node] | None, values: dict[str, Any], message: str
+    job: list[NodeCapacity] | None, values: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         detect(platform("mpirun", **values), job)
@@ -201,7 +201,7 @@ def test_platform_file_that_is_of_another_job(
 
 # What is in use.
 
-NODES = [Node("a", 4, 2), Node("b", 4, 2), Node("c", 8, 0)]
+NODES = [NodeCapacity("a", 4, 2), NodeCapacity("b", 4, 2), NodeCapacity("c", 8, 0)]
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def manager() -> ResourceManager:
     return ResourceManager(NODES, 4)
 
 
-def shares(found: Allocation | None) -> list[tuple[str, int, int, int]]:
+def shares(found: Reservation | None) -> list[tuple[str, int, int, int]]:
     assert found is not None
     return [(share.node, share.processes, share.cores, share.gpus) for share in found.shares]
 
@@ -307,9 +307,9 @@ nodes = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 3)), min_size=1, ma
 def test_never_more_than_there_is_and_all_is_given_back(
     sizes: list[tuple[int, int]], most: int, steps: list[Demand | int]
 ) -> None:
-    held = [Node(f"n{number}", *size) for number, size in enumerate(sizes)]
+    held = [NodeCapacity(f"n{number}", *size) for number, size in enumerate(sizes)]
     manager = ResourceManager(held, most)
-    found: list[tuple[Demand, Allocation]] = []
+    found: list[tuple[Demand, Reservation]] = []
     for step in steps:
         if isinstance(step, int):
             if found:
@@ -334,8 +334,8 @@ def test_never_more_than_there_is_and_all_is_given_back(
     assert manager.allocate(Demand.of_nodes(len(held))) is not None
 
 
-def check_met(demand: Demand, allocation: Allocation, most: int) -> None:
-    def enough(share: Share) -> bool:
+def check_met(demand: Demand, allocation: Reservation, most: int) -> None:
+    def enough(share: NodeShare) -> bool:
         cores = share.cores >= share.processes * demand.cores
         return cores and share.gpus >= share.processes * demand.gpus
 

@@ -6,13 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ips_core.files.restart_tree import (
-    being_made,
-    checkpoints,
-    latest_checkpoint,
-    remove_checkpoint,
-    restart_path,
-)
+from ips_core.config.restart_tree import checkpoints, latest_checkpoint, restart_path
+from ips_core.files.restart_tree import being_made, remove_checkpoint
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ips_core.errors import TaskLaunchError
-from ips_core.resources.nodes import Allocation, Demand, Share
+from ips_core.resources.nodes import Demand, NodeShare, Reservation
 from ips_core.tasks.launcher import TaskLauncher
 from ips_core.tasks.single_tasks import SingleTasks
 from ips_core.tasks.task import Task
@@ -33,7 +33,7 @@ class Link:
 
     def ask(self, service: str, *arguments: Any) -> Any:
         self.asked.append(service)
-        allocation = Allocation(7, (Share("n2", 2, 4),))
+        allocation = Reservation(7, (NodeShare("n2", 2, 4),))
         return {"allocate": allocation, "new_task_id": self.asked.count(service)}.get(service)
 
     def emit(self, eventtype: str, comment: str, **fields: Any) -> None:

@@ -21,6 +21,20 @@ import ips_dask_cluster
 
 PACKAGES = ("ips_core", "ips_dask_cluster")
 _MOST_LINES = 350
+#: The top-level modules and packages: each imports only itself and those before it.
+ROOMS = {
+    "ips_core": (
+        *("errors", "version", "component", "config", "compat", "log", "ipc"),
+        *("resources", "tasks", "files", "pools", "services", "framework"),
+        *("cli", "commands", "__main__"),
+    ),
+    "ips_dask_cluster": (
+        *("errors", "by_value", "versions", "devices", "tls_errors", "scripts", "slurm"),
+        *("logs", "containers", "orphans", "jobqueue", "configuration", "tls", "settings"),
+        *("steps", "reports", "end_watch", "dask", "file_trees", "plugins", "signals"),
+        *("dashboard", "display", "views", "cluster", "testing"),
+    ),
+}
 #: Modules of the cluster that ``ips_core`` may import anywhere, since they bring nothing along.
 CLUSTER_LEAVES = {
     "ips_dask_cluster.by_value",
@@ -155,6 +169,17 @@ def test_one_module_runs_the_programs_that_ask_slurm() -> None:
         "ips_dask_cluster.testing.local_slurm",  # a Slurm of its own
         "ips_dask_cluster.dask.spec",  # an attribute of dask-jobqueue's, which is never run
     }
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.count(".")])
+def test_no_import_goes_up(module: str) -> None:
+    """Neither at once, nor hidden in a function or behind ``TYPE_CHECKING``."""
+    package, room = module.split(".")[:2]
+    rooms = ROOMS[package]
+    below = rooms[: rooms.index(room) + 1]
+    for found in imports(module):
+        if found.module.startswith(f"{package}."):
+            assert found.module.split(".")[1] in below, f"{module} imports {found.module}"
 
 
 def test_no_circular_imports() -> None:

@@ -13,12 +13,19 @@ from ips_core.errors import (
     ResourceRequestMismatch,
     ResourceRequestUnequalPartitioning,
 )
-from ips_core.resources.nodes import Allocation, Demand, Node, ResourceManager, Resources, Share
+from ips_core.resources.nodes import (
+    Demand,
+    NodeCapacity,
+    NodeShare,
+    Reservation,
+    ResourceManager,
+    Resources,
+)
 from ips_core.tasks.demand import TaskDefaults, demand_of, fit, read_defaults, shape_of
 from ips_core.tasks.launch import TaskShape, srun_command
 from ips_core.tasks.task import Task
 
-EIGHT_CORES = tuple(Node(f"n{number}", 8, 4, 2) for number in (1, 2, 3))
+EIGHT_CORES = tuple(NodeCapacity(f"n{number}", 8, 4, 2) for number in (1, 2, 3))
 CLUSTER = Resources(3, 8, "srun", held=EIGHT_CORES)
 SHARED, EXCLUSIVE = TaskDefaults(), TaskDefaults(exclusive=True)
 
@@ -50,7 +57,7 @@ def test_tasks_may_take_whole_nodes_unless_they_say_otherwise() -> None:
     assert demand_of(program(whole_nodes=False), whole_nodes=True)[4] is False
 
 
-TWO_NODES = Allocation(7, (Share("n2", 2, 6), Share("n4", 1, 2)), whole_nodes=True)
+TWO_NODES = Reservation(7, (NodeShare("n2", 2, 6), NodeShare("n4", 1, 2)), whole_nodes=True)
 
 
 def test_shape() -> None:
@@ -72,7 +79,11 @@ def test_shape() -> None:
 @pytest.mark.parametrize("whole_nodes", [True, False])
 def test_shape_has_the_gpus_that_slurm_hands_out_on_each_node(whole_nodes: bool) -> None:
     """Those that only a platform file names are no matter of Slurm's."""
-    nodes = (Node("n1", 2, 4, slurm_gpus=4), Node("n2", 2, 2, slurm_gpus=2), Node("n3", 2, 8))
+    nodes = (
+        NodeCapacity("n1", 2, 4, slurm_gpus=4),
+        NodeCapacity("n2", 2, 2, slurm_gpus=2),
+        NodeCapacity("n3", 2, 8),
+    )
     allocations = ResourceManager(nodes, 2)
     for nproc, node_gpus in (4, 2), (2, 0):
         allocation = allocations.allocate(Demand(nproc, whole_nodes=whole_nodes))
@@ -81,7 +92,7 @@ def test_shape_has_the_gpus_that_slurm_hands_out_on_each_node(whole_nodes: bool)
 
 
 def test_one_process_with_several_cores() -> None:
-    allocation = Allocation(7, (Share("n2", 1, 3),))
+    allocation = Reservation(7, (NodeShare("n2", 1, 3),))
     shape = shape_of(program(3, mpi=False), allocation, named=True)
     assert (shape.nproc, shape.cores) == (1, 3)
 
@@ -197,7 +208,7 @@ def test_what_can_never_be_had(
 
 
 def test_gpus_count_where_they_are() -> None:
-    mixed = Resources(2, 2, "srun", held=(Node("cpu", 2), Node("gpu", 2, 2)))
+    mixed = Resources(2, 2, "srun", held=(NodeCapacity("cpu", 2), NodeCapacity("gpu", 2, 2)))
     assert fit(program(2, task_gpp=1), SHARED, mixed)[0].gpus == 1
     with pytest.raises(GPUResourceRequestMismatch):
         fit(program(4, task_gpp=1), SHARED, mixed)

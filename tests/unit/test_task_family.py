@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ips_core.tasks import runner as task_runner
-from ips_core.tasks.family import Marks, end_family, family
+from ips_core.tasks.process_tag import ProcessTag, end_tagged, tagged_processes
 from ips_core.tasks.runner import Runner
 
 WaitUntil = Callable[..., Any]
@@ -41,12 +41,12 @@ def test_marks_differ_and_go_on_that_of_the_task_around_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("IPS_TASK_MARK", raising=False)
-    marks = Marks()
+    marks = ProcessTag()
     (first, environment), (second, _) = marks.next(), marks.next()
     assert environment == {"IPS_TASK_MARK": first}
     assert first != second
     monkeypatch.setenv("IPS_TASK_MARK", first)
-    inner, environment = Marks().next()
+    inner, environment = ProcessTag().next()
     assert environment == {"IPS_TASK_MARK": f"{first} {inner}"}
 
 
@@ -57,11 +57,13 @@ def test_family_is_found_by_its_mark_and_that_of_the_task_around_it(
     subprocess.run(["sh", "-c", DAEMON], cwd=tmp_path, env=environment, check=True, timeout=30)
     pid = int(daemon().name)
     # the shell between them may be leaving yet, and an exec shows no environment for a moment
-    wait_until(lambda: family(["inner-1"]) == [pid], 5, "it is all that is left")
-    wait_until(lambda: family(["other", "outer-1"]) == [pid], 5, "it is found by the outer mark")
-    assert family([]) == family(["outer"]) == family(["1"]) == []
-    end_family(["outer-1"], 10)
-    assert family(["outer-1"]) == []
+    wait_until(lambda: tagged_processes(["inner-1"]) == [pid], 5, "it is all that is left")
+    wait_until(
+        lambda: tagged_processes(["other", "outer-1"]) == [pid], 5, "it is found by the outer mark"
+    )
+    assert tagged_processes([]) == tagged_processes(["outer"]) == tagged_processes(["1"]) == []
+    end_tagged(["outer-1"], 10)
+    assert tagged_processes(["outer-1"]) == []
 
 
 def task(script: str, folder: Path, **changes: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ips_core.tasks.guard import TaskGuard, marked_processes
+from ips_core.tasks.orphan_reaper import OrphanReaper, marked_processes
 
 MARK = "IPS_TASK_GUARD"
 NAP = "import time; print(flush=True); time.sleep(60)"
@@ -37,7 +37,7 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 @pytest.mark.parametrize(("script", "code"), [(NAP, -signal.SIGTERM), (STUBBORN, -signal.SIGKILL)])
 def test_closing_ends_what_carries_the_mark(spawn, script: str, code: int) -> None:
-    guard = TaskGuard()
+    guard = OrphanReaper()
     marked = spawn(script, guard.environment)
     other = spawn(NAP, {MARK: "another"})
     guard.close()
@@ -54,6 +54,6 @@ def test_processes_are_found_by_the_whole_mark(spawn) -> None:
 
 def test_guard_of_a_nested_simulation_is_not_ended_with_its_task(monkeypatch) -> None:
     monkeypatch.setenv(MARK, "outer")
-    guard = TaskGuard()
+    guard = OrphanReaper()
     assert marked_processes(f"{MARK}=outer") == []
     guard.close()

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from ips_core.tasks import runner as task_runner
-from ips_core.tasks.files import Files, Refused
 from ips_core.tasks.output import Lines, Sink
 from ips_core.tasks.process import Pipes, open_process_descriptor
 from ips_core.tasks.runner import Runner
+from ips_core.tasks.std_streams import CannotStart, StdStreams
 
 Record = dict[str, Any]
 WaitUntil = Callable[..., Any]
@@ -366,14 +366,14 @@ def test_directory_that_cannot_be_entered_is_not_the_programs_fault() -> None:
     """By words only: a superuser enters all of them."""
     pipes = Pipes()
     with contextlib.closing(pipes):
-        files = Files({"cwd": "/tmp"}, pipes, Lines(Sink(-1)), "host")
+        files = StdStreams({"cwd": "/tmp"}, pipes, Lines(Sink(-1)), "host")
         why = files.why_not("solve", PermissionError(errno.EACCES, "Permission denied", "/tmp"))
     expected = "working directory /tmp cannot be entered on host: Permission denied"
     assert (str(why), why.exit_status) == (expected, 126)
 
 
 def test_refusal_survives_pickling() -> None:
-    copy = pickle.loads(pickle.dumps(Refused("no such thing", 127)))
+    copy = pickle.loads(pickle.dumps(CannotStart("no such thing", 127)))
     assert (str(copy), copy.exit_status) == ("no such thing", 127)
 
 

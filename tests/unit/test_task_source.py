@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ips_core.errors import TaskPoolError
-from ips_core.pools import task_source as module
+from ips_core.pools import task_queue as module
 from ips_core.pools.attempt import Attempt
 from ips_core.pools.dispatcher import Dispatcher
 from ips_core.pools.executor import Ended
 from ips_core.pools.policy import Policy
 from ips_core.pools.results import Results
-from ips_core.pools.task_source import Batch, TaskSource
+from ips_core.pools.task_queue import Batch, TaskQueue
 from ips_core.tasks.task import Task
 
 
@@ -30,7 +30,7 @@ def task(name: str, **keywords: Any) -> Task:
     return Task(name, 1, "/", work, **keywords)
 
 
-def rest(source: TaskSource) -> list[tuple[str, bool]]:
+def rest(source: TaskQueue) -> list[tuple[str, bool]]:
     found = []
     while (taken := source.take()) is not None:
         found.append((taken[0].name, taken[1]))
@@ -41,23 +41,23 @@ def rest(source: TaskSource) -> list[tuple[str, bool]]:
 def test_higher_priorities_first_and_equal_ones_in_order(priorities: list[int]) -> None:
     tasks = [task(f"{n}", priority=priority) for n, priority in enumerate(priorities)]
     expected = sorted(range(len(tasks)), key=lambda n: (-priorities[n], n))
-    assert rest(TaskSource(tasks)) == [(f"{n}", True) for n in expected]
+    assert rest(TaskQueue(tasks)) == [(f"{n}", True) for n in expected]
 
 
 def test_how_many_wait_is_known_until_an_iterable_comes_and_after_it() -> None:
-    source = TaskSource([task("a"), task("b")])
+    source = TaskQueue([task("a"), task("b")])
     assert source.waiting == 2
     source.take()
     assert source.waiting == 1
-    source = TaskSource([task("a")], [Batch([task("b")])])
+    source = TaskQueue([task("a")], [Batch([task("b")])])
     assert source.waiting is None
     assert rest(source) == [("a", True), ("b", True)]
     assert source.waiting == 0
-    assert TaskSource([]).take() is None
+    assert TaskQueue([]).take() is None
 
 
 def test_iterables_come_after_what_is_known_one_after_the_other() -> None:
-    source = TaskSource(
+    source = TaskQueue(
         [task("a", priority=-9)],
         [Batch([task("b")], keep=False), Batch([]), Batch(task(name) for name in "cd")],
     )
@@ -72,7 +72,7 @@ def test_iterable_is_not_looked_at_before_its_turn() -> None:
             asked.append(name)
             yield task(name)
 
-    source = TaskSource([task("a")], [Batch(tasks())])
+    source = TaskQueue([task("a")], [Batch(tasks())])
     source.take()
     assert asked == []
     source.take()
@@ -86,7 +86,7 @@ def test_closed_source_asks_for_no_more_but_has_what_was_known() -> None:
         asked.append("c")
         yield task("c")
 
-    source = TaskSource([task("a"), task("b")], [Batch(tasks())])
+    source = TaskQueue([task("a"), task("b")], [Batch(tasks())])
     source.take()
     source.close()
     assert source.waiting == 1
@@ -100,7 +100,7 @@ def test_iterable_that_raises_is_the_last() -> None:
         yield task("a")
         raise OSError("no such list")
 
-    source = TaskSource([], [Batch(tasks()), Batch([task("b")])])
+    source = TaskQueue([], [Batch(tasks()), Batch([task("b")])])
     assert rest(source) == [("a", True)]
     assert isinstance(source.error, TaskPoolError)
     assert str(source.error) == "its tasks ended early: OSError: no such list"
@@ -108,7 +108,7 @@ def test_iterable_that_raises_is_the_last() -> None:
 
 
 def test_what_is_no_task_is_an_error_that_shows_it() -> None:
-    source = TaskSource([], [Batch(["solve"])])  # type: ignore[list-item]
+    source = TaskQueue([], [Batch(["solve"])])  # type: ignore[list-item]
     assert source.take() is None
     assert str(source.error) == ("its tasks ended early: TypeError: expected a Task, found 'solve'")
 
@@ -116,7 +116,7 @@ def test_what_is_no_task_is_an_error_that_shows_it() -> None:
 def test_container_looks_for_programs_itself() -> None:
     missing = Task("a", 1, "/no/such/place", "no-such-program", "x")
     batches = [Batch([missing]), Batch([missing], in_container=True)]
-    source = TaskSource([], batches)
+    source = TaskQueue([], batches)
     here, there = source.take(), source.take()
     assert here is not None
     assert there is not None
@@ -134,7 +134,7 @@ def test_iterable_that_takes_long_is_told_of_when_it_has_come(
         assert go.wait(60)
         yield task("a")
 
-    source = TaskSource([], [Batch(tasks())])
+    source = TaskQueue([], [Batch(tasks())])
     source.tell_late(late.set)
     assert source.take() is None
     assert source.take() is None
@@ -172,7 +172,7 @@ class Prompt:
 def dispatched(tasks: Iterator[Task]) -> Dispatcher:
     nothing = {name: lambda *args, **more: None for name in ("started", "ended", "recorded")}
     report = SimpleNamespace(**nothing, flush=lambda: None, finished=lambda trouble: None)
-    source = TaskSource([], [Batch(tasks)])
+    source = TaskQueue([], [Batch(tasks)])
     found = Dispatcher(
         "run", source, Prompt(), Results(), report, Policy(), lambda task: ("", None)
     )

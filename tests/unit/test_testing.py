@@ -18,11 +18,11 @@ from ips_dask_cluster import testing
 from ips_dask_cluster.testing import (
     LocalSlurm,
     LocalSlurmError,
-    keeper,
     local_slurm,
     missing_programs,
     slurm_conf,
 )
+from ips_dask_cluster.testing import daemon_keeper as keeper
 
 SETTINGS = slurm_conf.Settings(
     directory=Path("/var/tmp/ips-slurm-1"),

@@ -8,7 +8,7 @@ import pytest
 
 from ips_dask_cluster.devices import visible_devices
 from ips_dask_cluster.slurm.allocation import Allocation, Node
-from ips_dask_cluster.this_machine import local_allocation
+from ips_dask_cluster.slurm.this_machine import local_allocation
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from ips_core.component import Component
-from ips_core.pools.work import work_digest
+from ips_core.pools.fingerprint import fingerprint
 
 _DEFAULTS: dict[str, Any] = {
     "argv": (),
@@ -35,7 +35,7 @@ _DEFAULTS: dict[str, Any] = {
 def digest(**attributes: Any) -> str:
     """The digest of a task with these attributes."""
     task: Any = SimpleNamespace(**(_DEFAULTS | attributes))
-    return work_digest(task)
+    return fingerprint(task)
 
 
 def of_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
@@ -248,7 +248,7 @@ class Grid:
 _ELSEWHERE = """
 from types import SimpleNamespace as Task
 from ips_core.component import Component
-from ips_core.pools.work import work_digest
+from ips_core.pools.fingerprint import fingerprint
 
 def near(name, known=frozenset({"a", "b", "c", "d"})):
     return name in {"east", "west", "north", "south"} or name in known
@@ -258,7 +258,7 @@ class Scan(Component):
 
 surroundings = dict(working_dir="/", task_env={}, stdin=None, nproc=1, isolate=False, argv=())
 scan = Scan(None, {"names": {"x", "y", "z", "u", "v", "w"}})
-print([work_digest(Task(function=function, args=args, kwargs={}, **surroundings)) for
+print([fingerprint(Task(function=function, args=args, kwargs={}, **surroundings)) for
     function, args in [
         (near, ("a",)), (scan.point, ("a",)), (near, ({frozenset({"p", "q", "r"}), "s", 1},)),
         (lambda x: x, ([{"k": {"l", "m", "n", "o"}}],)),

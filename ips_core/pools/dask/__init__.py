@@ -1,3 +1,3 @@
-"""Pools on Dask: which cluster, what runs on it, and what is known of it when it is lost."""
+"""Run pools on Dask clusters."""
 
 __all__: list[str] = []

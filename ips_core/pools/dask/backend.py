@@ -1,6 +1,6 @@
-"""A component's part in Dask clusters: what its pools ask for, its connections, who uses which.
+"""Connect a component to Dask clusters: request them, hold their leases and clients.
 
-Which cluster a pool gets is the framework's decision; how tasks are worked off the dispatcher's.
+The framework decides which cluster a run gets, the dispatcher which task starts.
 """
 
 from __future__ import annotations
@@ -15,37 +15,27 @@ from ips_core.errors import DaskClusterError, IPSError, TaskPoolError
 from ips_core.ipc.link import FrameworkLink
 from ips_core.ipc.messages import Start, unpack
 from ips_core.pools.dask.cluster_adapter import (
-    ClusterRequest,
     isolate_tls_errors,
     shifter_arguments,
 )
+from ips_core.resources.clusters import ClusterRequest
 
 if TYPE_CHECKING:
-    from ips_core.pools.dask.executor import DaskExecutor
+    from ips_core.pools.dask.dask_executor import DaskExecutor
 
 __all__ = ["DaskBackend", "DaskClusters"]
 
 
 class DaskClusters:
-    """What a component's process has to do with Dask.
-
-    Parameters
-    ----------
-    start : Start
-        Who the component is, and what the simulation may use.
-    link : FrameworkLink
-        To the framework, and through it to the keepers of the clusters.
-    logger : logging.Logger
-        For what is worth a warning.
-    """
+    """Leases and clients of a component."""
 
     def __init__(self, start: Start, link: FrameworkLink, logger: logging.Logger) -> None:
         self._start = start
         self._link = link
         self._logger = logger
         self._clients: dict[str, Any] = {}  # by the scheduler's address
-        self._runs: dict[str, tuple[str, int, DaskExecutor]] = {}  # with address and lease
-        self._lost: dict[str, str] = {}  # why, by the scheduler's address
+        self._runs: dict[str, tuple[str, int, DaskExecutor]] = {}  # scheduler's address and lease
+        self._lost: dict[str, str] = {}  # reasons by the scheduler's address
 
     def request(
         self,
@@ -56,12 +46,9 @@ class DaskClusters:
         shifter_args: str | Sequence[str] | None,
         per_gpu: bool,
     ) -> ClusterRequest:
-        """Return what a pool needs; parameters as for ``ServicesProxy.submit_tasks``.
+        """Return the cluster that a pool needs; the parameters are those of ``submit_tasks``.
 
-        Raises
-        ------
-        TaskPoolError
-            The simulation does not have it.
+        A TaskPoolError says that the simulation does not have it.
         """
         resources = self._start.resources
         if nodes > resources.nodes:
@@ -86,34 +73,26 @@ class DaskClusters:
                 f"pool {pool}: DASK_DASHBOARD = {dashboard}: expected True or False"
             )
         return ClusterRequest(
-            *(nodes, threads, cores or None, resources.launcher, shifter, per_gpu),
+            nodes,
+            threads,
+            cores or None,
+            resources.launcher,
+            shifter,
+            per_gpu,
             dashboard=str(dashboard).lower() == "true",
         )
 
     def executor(self, run: str, pool: str, request: ClusterRequest, plugin: Any) -> DaskExecutor:
-        """Return what runs a submission on a cluster, which is started if there is none like it.
+        """Return the executor of a run on a cluster, which is started unless an equal one is free.
 
-        Parameters
-        ----------
-        run : str
-            Name of the submission; :meth:`release` gives the cluster back.
-        pool : str
-            Name of the pool.
-        request : ClusterRequest
-            As :meth:`request` returned it.
-        plugin : WorkerPlugin or None
-            Lives on the workers as long as the run.
-
-        Raises
-        ------
-        DaskClusterError
-            The cluster could not start.
+        ``plugin`` is on the workers for as long as the run; :meth:`release` returns the lease. A
+        DaskClusterError says that the cluster could not start.
         """
         asked = self._link.post("acquire_cluster", request, run, plugin is not None)
-        # While the cluster starts: what this process needs to use it
+        # Imported while the cluster starts, since the import takes time, too.
         import distributed  # noqa: F401
 
-        from ips_core.pools.dask.executor import DaskExecutor
+        from ips_core.pools.dask.dask_executor import DaskExecutor
 
         try:
             packed, lease = self._link.answer(asked)
@@ -127,77 +106,68 @@ class DaskClusters:
             self._release(lease)
             raise
         self._runs[run] = reached.address, lease, executor
-        if reached.address in self._lost:  # while this was on its way
+        if reached.address in self._lost:  # The cluster was lost before the run was registered.
             executor.lose(self._lost[reached.address])
         return executor
 
     def _client(self, reached: Any) -> Any:
-        """Return the client for a cluster; one serves all pools of the component."""
+        """Return the client of a cluster, which all pools of the component share."""
         from distributed import Client
 
         client = self._clients.get(reached.address)
         if client is not None:
             return client
-        # Dask logs a traceback when the cluster has gone, which the pool reports in one sentence.
+        # Dask logs a traceback when the cluster is lost; the pool reports it in one sentence.
         logging.getLogger("distributed.batched").setLevel(logging.WARNING)
         isolate_tls_errors()
         client = Client(
             reached.address, security=reached.security, set_as_default=False, timeout=60
         )
-        client.subscribe_topic(_topic(client), self._hear)
+        client.subscribe_topic(_topic(client), self._take_event)
         self._clients[reached.address] = client
         if reached.request.dashboard:
             missing = "there is no dashboard: pip install 'ips-dask-cluster[report]' brings bokeh"
             print(f"Dask's dashboard: {reached.dashboard}" if reached.dashboard else missing)
         return client
 
-    def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
+    def _take_event(self, event: tuple[float, dict[str, Any]]) -> None:
         found = self._runs.get(event[1]["run"])
         if found is not None:
-            found[2].hear_event(event[1])
+            found[2].take_event(event[1])
 
     def release(self, run: str) -> None:
-        """Give back what a submission used, if it had come so far."""
+        """Return the lease of a run, if it has one."""
         if run in self._runs:
             _, lease, executor = self._runs.pop(run)
             self._release(lease, executor.spoiled)
 
     def _release(self, lease: int, spoiled: bool = False) -> None:
-        with contextlib.suppress(IPSError):  # the simulation is ending
+        with contextlib.suppress(IPSError):  # The simulation is ending.
             self._link.ask("release_cluster", lease, spoiled)
 
     def leave_cluster(self, address: str) -> None:
-        """Disconnect from a cluster that nobody uses any more and that is about to close."""
+        """Disconnect from an unused cluster that is about to close."""
         client = self._clients.pop(address, None)
         if client is not None:
             _disconnect(client)
 
     def lose_cluster(self, address: str, reason: str) -> None:
-        """Tell the runs on a cluster that it is lost, also one that is about to begin."""
+        """Report the loss of a cluster to its runs, also to those that are about to start."""
         self._lost[address] = reason
         for used, _, executor in list(self._runs.values()):
             if used == address:
                 executor.lose(reason)
 
     def close(self) -> None:
-        """Leave the clusters."""
-        for address in list(self._clients):  # the reader's thread may leave one meanwhile
+        """Disconnect from all clusters."""
+        for address in list(self._clients):  # A copy: the reader's thread may remove one.
             self.leave_cluster(address)
 
 
 class DaskBackend:
-    """Where a pool runs that was submitted with ``use_dask=True``.
+    """Backend of a pool that was submitted with ``use_dask=True``.
 
-    Parameters
-    ----------
-    clusters : DaskClusters
-        Of the component.
-    pool : str
-        Name of the pool.
-    request : ClusterRequest
-        As :meth:`DaskClusters.request` returned it.
-    plugin : WorkerPlugin or None
-        Lives on the workers as long as the run.
+    ``plugin`` is on the workers for as long as the run.
     """
 
     launch_event = "IPS_LAUNCH_DASK_TASK"
@@ -213,21 +183,21 @@ class DaskBackend:
         self.in_container = request.shifter is not None
 
     def executor(self, run: str) -> DaskExecutor:
-        """Return what runs a submission of that name; raises as :class:`DaskClusters` does."""
+        """Return the executor of the run of this name; raise as :class:`DaskClusters` does."""
         return self._clusters.executor(run, self._pool, self._request, self._plugin)
 
     def release(self, run: str) -> None:
-        """Give the cluster back, if there is one."""
+        """Return the run's lease, if it has one."""
         self._clusters.release(run)
 
 
 def _disconnect(client: Any) -> None:
-    # it may just be connecting again to a scheduler that is gone, and raises then (ValueError
-    # "IOStream is not idle" seen); it is given up anyway
+    # A client that is just reconnecting to a lost scheduler raises ("ValueError: IOStream is not
+    # idle" was seen). The client is discarded anyway.
     with contextlib.suppress(Exception):
         client.close(timeout=2)
 
 
 def _topic(client: Any) -> str:
-    """Return under which topic workers tell their news to a client."""
+    """Return the topic on which workers send events to a client."""
     return f"ips-{client.id}"

@@ -12,14 +12,13 @@ from typing import Any
 
 from ips_core.errors import ConfigError, DaskClusterError
 from ips_core.resources.allocation_end import JobEnd
-from ips_core.resources.nodes import Node
+from ips_core.resources.clusters import ClusterRequest
+from ips_core.resources.nodes import NodeCapacity
 
 __all__ = [
     "ClusterAddress",
-    "ClusterRequest",
-    "NodesTaken",
     "Place",
-    "Started",
+    "ClusterStarted",
     "describe_cluster",
     "isolate_tls_errors",
     "read_allocation",
@@ -27,46 +26,6 @@ __all__ = [
     "start_cluster",
     "taken_nodes",
 ]
-
-
-@dataclass(frozen=True)
-class ClusterRequest:
-    """What a pool asks for; equal requests share a cluster.
-
-    Parameters
-    ----------
-    nodes : int
-        How many.
-    threads : int or None
-        Threads of a worker; None: what ``cores`` says.
-    cores : int or None
-        Cores of a node for all its workers; None: every core of it.
-    launcher : {"srun", "local"}
-        Job steps, or processes on this machine.
-    shifter : tuple of str or None
-        Shifter's arguments; None: no container.
-    per_gpu : bool
-        One worker for each GPU of a node instead of one for the node.
-    dashboard : bool
-        With Dask's dashboard.
-    """
-
-    nodes: int
-    threads: int | None
-    cores: int | None
-    launcher: str
-    shifter: tuple[str, ...] | None = None
-    per_gpu: bool = False
-    dashboard: bool = False
-
-    @property
-    def fresh(self) -> bool:
-        """Whether the cluster must be a new one, and is nobody else's later.
-
-        A ``perNodeCache`` volume of Shifter lives as long as the container, so a cluster that had
-        other users would show their files.
-        """
-        return any("perNodeCache" in word for word in self.shifter or ())
 
 
 @dataclass(frozen=True)
@@ -138,7 +97,7 @@ class ClusterAddress:
 
 
 @dataclass(frozen=True)
-class Started:
+class ClusterStarted:
     """A cluster has started.
 
     Parameters
@@ -153,17 +112,6 @@ class Started:
     packed: bytes
 
 
-@dataclass(frozen=True)
-class NodesTaken:
-    """A cluster could not start, since another driver has a cluster on some of the nodes."""
-
-    nodes: tuple[str, ...]
-
-    def __str__(self) -> str:
-        nodes = ", ".join(self.nodes)
-        return f"another driver in this Slurm job has a cluster on {nodes}, and too few are left"
-
-
 def isolate_tls_errors() -> None:
     """Keep a connection to one cluster that breaks from breaking those to others."""
     from ips_dask_cluster.tls_errors import isolate_tls_errors
@@ -171,7 +119,7 @@ def isolate_tls_errors() -> None:
     isolate_tls_errors()
 
 
-def read_allocation() -> tuple[tuple[Node, ...], JobEnd]:
+def read_allocation() -> tuple[tuple[NodeCapacity, ...], JobEnd]:
     """Return the nodes of this Slurm job, and when tasks have to have ended on them.
 
     That is before the end of the job by the ``walltime-margin`` of a cluster.
@@ -190,7 +138,9 @@ def read_allocation() -> tuple[tuple[Node, ...], JobEnd]:
         raise ConfigError("", [str(error)]) from None
     # Slurm 22.05 refuses --gres above what the poorest node of the job holds
     least = min(node.gpus for node in found.nodes)
-    nodes = tuple(Node(node.name, node.cpus, node.gpus, slurm_gpus=least) for node in found.nodes)
+    nodes = tuple(
+        NodeCapacity(node.name, node.cpus, node.gpus, slurm_gpus=least) for node in found.nodes
+    )
     margin = _margin()
     ends_at = None if found.end_time is None else found.end_time.timestamp() - margin
     return nodes, JobEnd(found.job_id, ends_at, margin)
@@ -239,7 +189,7 @@ def start_cluster(
         It did not start; the sentence is the cluster's own.
     """
     from ips_dask_cluster import ClusterError, Shifter, SlurmAllocationCluster
-    from ips_dask_cluster.this_machine import local_allocation
+    from ips_dask_cluster.slurm.this_machine import local_allocation
 
     found = local_allocation(request.nodes) if request.launcher == "local" else None
     quiet = {} if request.dashboard else _quiet()

@@ -1,4 +1,4 @@
-"""Reads what workers have noted of their tasks, see ``tasks.runner.Journal``."""
+"""Read the worker journals, which ``tasks.journal.Journal`` writes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,13 @@ import cloudpickle
 
 __all__ = ["JournalReader", "ended_records"]
 
-_KEY = b'{"key": "'  # how ``tasks.journal.Journal`` begins a line
+_KEY = b'{"key": "'  # The start of each line of ``tasks.journal.Journal``.
 
 
 class JournalReader:
-    """The journals of a cluster's workers.
+    """Reader of the journals of a cluster's workers.
 
-    Parameters
-    ----------
-    directory : pathlib.Path
-        Where they are.
-    wanted : container of str
-        The keys of the tasks that are of interest, as it is when the journals are read.
+    It keeps only entries of the keys that ``wanted`` contains at the time of reading.
     """
 
     def __init__(self, directory: Path, wanted: Container[str]) -> None:
@@ -36,21 +31,21 @@ class JournalReader:
         self._ended: dict[str, dict[str, Any]] = {}
 
     def read(self) -> None:
-        """Take what has been added since the last time."""
+        """Read what the workers have added since the last call."""
         for path in self._directory.glob("*.journal"):
             with contextlib.suppress(OSError), open(path, "rb") as file:
                 file.seek(self._offsets.get(path, 0))
-                for line in file:  # there may be gigabytes of them
+                for line in file:  # One by one: journals may have gigabytes.
                     if not line.endswith(b"\n"):
-                        break  # it is just being written
+                        break  # The worker is just writing this line.
                     self._offsets[path] = self._offsets.get(path, 0) + len(line)
                     if self._is_wanted(line):
-                        # what was written while the disk was full is not whole
+                        # A line that was written while the disk was full is incomplete.
                         with contextlib.suppress(ValueError, KeyError, TypeError):
                             self._take(json.loads(line))
 
     def _is_wanted(self, line: bytes) -> bool:
-        """Tell whether a line is of interest, without the time that it takes to read it all."""
+        """Tell whether the key of a line is wanted, without parsing the whole line."""
         key = line[len(_KEY) : line.find(b'"', len(_KEY))]
         return line.startswith(_KEY) and key.decode("ascii", "replace") in self._wanted
 
@@ -63,11 +58,11 @@ class JournalReader:
             self._ended[entry["key"]] = entry
 
     def was_taken(self, key: str) -> bool:
-        """Tell whether a worker has looked at what a Dask task brought, named by its first key."""
+        """Tell whether a worker has begun to unpack the chunk whose first key this is."""
         return key in self._taken
 
     def begun(self, key: str) -> dict[str, Any] | None:
-        """Return the first part of the record of a task, None if it did not begin."""
+        """Return the first part of a task's record, None if the task did not start."""
         return self._begun.get(key)
 
     def has_ended(self, key: str) -> bool:
@@ -82,7 +77,7 @@ class JournalReader:
         return self.take_file(entry["file"]) if "file" in entry else None
 
     def take_file(self, name: str) -> bytes | None:
-        """Return a record that has a file of its own, which is removed; None if it is not there."""
+        """Return a record from a file of its own and remove the file; None if it does not exist."""
         path = self._directory / name
         with contextlib.suppress(OSError):
             record = path.read_bytes()
@@ -92,14 +87,14 @@ class JournalReader:
 
 
 def ended_records(directory: Path) -> Iterator[bytes]:
-    """Yield the records of all tasks that have ended and whose records are still there.
+    """Yield the stored records of all tasks that have ended.
 
-    Nothing is changed, and nothing raised: the directory may be gone.
+    The files stay as they are; a missing directory yields nothing.
     """
     for path in sorted(directory.glob("*.journal")):
         with contextlib.suppress(OSError), open(path, "rb") as file:
             for line in file:
-                # the last line of a worker that was killed may not be whole
+                # The last line of a worker that was killed may be incomplete.
                 with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
                     entry = json.loads(line)
                     if "ended" in entry:

@@ -1,8 +1,8 @@
-"""The keeper of a Dask cluster: an internal component in a process of its own.
+"""Keep a Dask cluster, as an internal component in a process of its own.
 
-It starts the cluster, ends what a dead component left on it, and closes it when it is told to
-leave; ``leases`` decides. Each cluster has its own keeper: one that hangs is in nobody's way. The
-framework itself never imports distributed and never blocks.
+The keeper starts the cluster, cancels the tasks of a dead component on it, and closes the cluster
+when it is told to leave; ``leases`` decides when. Each cluster has its own keeper, so that one that
+hangs delays no other. The framework itself never imports distributed and never blocks.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from ips_core.ipc.messages import pack
 from ips_core.log.events import root_target, span_id, trace
 from ips_core.pools.dask.cluster_adapter import (
     ClusterAddress,
-    ClusterRequest,
-    NodesTaken,
-    Started,
+    ClusterStarted,
     describe_cluster,
     start_cluster,
     taken_nodes,
 )
+from ips_core.resources.clusters import ClusterRequest, NodesTaken
 
 __all__ = ["ClusterKeeper"]
 
@@ -54,19 +53,10 @@ class ClusterKeeper(Component):
 
     def start(
         self, request: ClusterRequest, nodes: Sequence[str], task_id: int, code: str
-    ) -> Started | NodesTaken:
-        """Start the cluster.
+    ) -> ClusterStarted | NodesTaken:
+        """Start the cluster on exactly these nodes; return its address, or nodes that are taken.
 
-        Parameters
-        ----------
-        request : ClusterRequest
-            What is asked for.
-        nodes : sequence of str
-            On exactly these.
-        task_id : int
-            Of its worker step, for the events.
-        code : str
-            The component that asks, for the events.
+        The events name the component ``code`` that asks, and ``task_id`` for the worker step.
         """
         from ips_core.pools.dask.on_cluster import plugins
 
@@ -96,7 +86,7 @@ class ClusterKeeper(Component):
             cluster.close()
             raise
         step = next(step for step in cluster.steps.all if step.role == "worker")
-        # the script itself is an argument, and far too long for a log line
+        # One argument is the text of the script, which is far too long for a log line.
         target = shlex.join("worker.sh" if "\n" in word else word for word in step.argv)
         self._kept = _Kept(cluster, client, reached, task_id, code, target, begin, lost)
         self.services.link.emit(
@@ -107,19 +97,12 @@ class ClusterKeeper(Component):
             task_name="dask-worker",
             start_time=begin,
         )
-        return Started(reached.address, pack(reached))
+        return ClusterStarted(reached.address, pack(reached))
 
     def cancel(self, run: str, code: str) -> None:
-        """End what a run, whose component is gone, executes on the workers; the log is told.
+        """End the tasks of a run whose component is gone and log their ends as component ``code``.
 
-        A worker that does not answer within 10 s is not waited for.
-
-        Parameters
-        ----------
-        run : str
-            Its name on the workers.
-        code : str
-            The component, for the events.
+        A worker that does not answer within 10 s is skipped.
         """
         from ips_core.pools.dask.on_cluster import ask_workers, runner_function
 
@@ -160,12 +143,12 @@ class ClusterKeeper(Component):
         if self._kept is not None:
             try:
                 self._close(self._kept)
-            except Exception:  # it has to leave all the same
+            except Exception:  # The keeper has to leave nevertheless.
                 self.services.exception("the Dask cluster could not be closed in order")
 
 
 def _cancelled(link: FrameworkLink, code: str, begun: dict[str, Any]) -> dict[str, Any]:
-    """Return the event of a task's end that its component would have told."""
+    """Return the event of a task's end that the task's component would have written."""
     elapsed = time.time() - begun["start_time"]
     return link.event(
         "IPS_TASK_END",

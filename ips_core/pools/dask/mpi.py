@@ -20,9 +20,9 @@ from ips_core.errors import TaskPoolError, describe
 from ips_core.pools.attempt import Attempt
 from ips_core.pools.dask.cluster_adapter import ClusterAddress, Place
 from ips_core.pools.dask.on_cluster import ask_workers, dask_name, release_function, slot_holder
-from ips_core.pools.executor import Begun, Ended, GivenBack, Hear
-from ips_core.tasks.guard import TaskGuard
+from ips_core.pools.executor import Ended, Post, Requeued, Started
 from ips_core.tasks.launch import TaskShape
+from ips_core.tasks.orphan_reaper import OrphanReaper
 from ips_core.tasks.runner import Runner
 from ips_core.tasks.srun import MPITasks
 from ips_core.tasks.task import Task
@@ -69,8 +69,8 @@ class DaskMPI:
         shifter = reached.request.shifter
         self._prefix = () if shifter is None else ("shifter", *shifter)
         self._runner = Runner("srun", threads=reached.slots)
-        self._hear: Hear = lambda news: None
-        self._guard: TaskGuard | None = None
+        self._post: Post = lambda news: None
+        self._guard: OrphanReaper | None = None
         # One gathers slots at a time, here and of all components on the cluster: two that each had
         # half of their nodes would wait for ever. It is free again 30 s after a component's death.
         self._turn_here = threading.Lock()
@@ -111,11 +111,11 @@ class DaskMPI:
             limits.append(asked)
         return min(limits)
 
-    def submit(self, attempt: Attempt, hear: Hear) -> None:
-        """Run a program as soon as there are cores for it; what comes of it is told to ``hear``."""
-        self._hear = hear
+    def submit(self, attempt: Attempt, post: Post) -> None:
+        """Run a program as soon as there are cores for it; what comes of it is told to ``post``."""
+        self._post = post
         if self._guard is None:
-            self._guard = TaskGuard()
+            self._guard = OrphanReaper()
         thread = threading.Thread(target=self._work, args=(attempt,), daemon=True)
         thread.start()
         self._threads = [each for each in self._threads if each.is_alive()] + [thread]
@@ -154,17 +154,17 @@ class DaskMPI:
         try:
             held = self._gather_in_turn(attempt)
             if held is None:
-                self._hear(GivenBack((attempt.key,)))
+                self._post(Requeued((attempt.key,)))
                 return
             try:
                 record = self._start(attempt, list(held.places.values()))
-                self._hear(Ended(attempt.key, record))
+                self._post(Ended(attempt.key, record))
             finally:
                 self._release(held)
         except Exception as error:  # whatever it is, the task must not be waited for
             text = f"it could not be started: {describe(error)}"
             failed = {"status": "failed", "exit_status": 126, "error": text}
-            self._hear(Ended(attempt.key, failed))
+            self._post(Ended(attempt.key, failed))
 
     def _gather_in_turn(self, attempt: Attempt) -> _Held | None:
         with self._turn_here:
@@ -316,7 +316,10 @@ class DaskMPI:
             extra_args=task.launcher_arguments,
         )
         return MPITasks(self._runner, self._job_id).run(
-            payload, shape, attempt.key, lambda begun: self._hear(Begun(attempt.key, begun))
+            payload,
+            shape,
+            attempt.key,
+            lambda begun: self._post(Started(attempt.key, begun)),
         )
 
     def _release(self, held: _Held) -> None:

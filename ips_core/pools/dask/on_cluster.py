@@ -1,4 +1,4 @@
-"""What of a pool runs on the Dask cluster: the runner on workers, who was first on the scheduler.
+"""Code shipped to Dask: the task entry point and the run-once scheduler plugin.
 
 All of it travels by value, since workers and the scheduler need not have this package.
 """
@@ -22,24 +22,20 @@ __all__ = [
     "task_function",
 ]
 
-_REMEMBERED = 100_000  # keys that the scheduler has forgotten and FirstCome has not
+_REMEMBERED = 100_000  # Keys that the scheduler has forgotten and FirstCome still knows.
 
 
 def plugins(journal_directory: str, processes: int = 1) -> list[Any]:
-    """Return the plugins that a cluster needs for pools, for its workers and for its scheduler.
+    """Return the worker and scheduler plugins that a cluster needs for pools.
 
-    Parameters
-    ----------
-    journal_directory : str
-        Where workers note what they have begun and what has ended; seen by all nodes.
-    processes : int
-        Workers on each node.
+    ``journal_directory`` must be visible on all nodes; ``processes`` is the number of workers on
+    each node.
     """
     return [_on_worker().TaskRunner(journal_directory, processes), _first_come_plugin()]
 
 
 def _on_worker() -> Any:
-    """Return the module of what runs on workers, where all of it arrives by value."""
+    """Return the module that runs on workers, registered so that all of it travels by value."""
     from ips_core.pools.dask import on_worker
     from ips_core.tasks import runner
 
@@ -53,11 +49,11 @@ def _first_come_plugin() -> Any:
 
     remembered = _REMEMBERED
 
-    class FirstCome(SchedulerPlugin):  # type: ignore[misc]  # local, so that it travels by value
-        """Lets each key be run once.
+    class FirstCome(SchedulerPlugin):  # type: ignore[misc]  # A local class travels by value.
+        """Let each key run only once.
 
         When a worker dies with the result of a task that has ended, Dask runs the task again as
-        long as anybody holds its future, whatever ``allowed-failures`` says.
+        long as a client holds its future, whatever ``allowed-failures`` says.
         """
 
         name = "ips-first-come"
@@ -81,7 +77,7 @@ def _first_come_plugin() -> Any:
 
         def transition(self, key: Any, start: Any, finish: Any, *args: Any, **kwargs: Any) -> None:
             if finish == "forgotten":
-                # not at once: a worker may be about to run it
+                # Not removed at once: a worker may be about to run it.
                 self.forgotten.append(key)
                 if len(self.forgotten) > remembered:
                     self.begun.discard(self.forgotten.popleft())
@@ -90,18 +86,18 @@ def _first_come_plugin() -> Any:
 
 
 def dask_name(name: object) -> str:
-    """Return what Dask calls a task: any bytes may be in a name that comes from a file."""
+    """Return the name of a task for Dask: in ASCII, since a name from a file may have any bytes."""
     return str(name).encode("ascii", "replace").decode()
 
 
 def task_function() -> Any:
-    """Return the function that is a Dask task: ``run_tasks(key, first, topic, run, payloads)``.
+    """Return the entry point of a Dask task: ``run_tasks(key, first, topic, run, payloads)``.
 
-    It returns nothing: records go the way of events, which reach the pool before Dask says that
-    the Dask task has ended, and into the worker's journal.
+    It returns nothing: records travel as events, which reach the pool before Dask reports the end
+    of the Dask task, and in the worker's journal.
     """
 
-    # Short: the scheduler pickles it anew for each Dask task
+    # Short, since the scheduler pickles it again for each Dask task.
     def run_tasks(key: str, first: str, topic: str, run: str, payloads: bytes) -> None:
         from distributed import get_worker
 
@@ -111,23 +107,10 @@ def task_function() -> Any:
 
 
 def ask_workers(client: Any, function: Any, argument: Any, seconds: float) -> dict[str, Any]:
-    """Call a function with an argument on every worker, beside what runs there.
+    """Call a function of this module with an argument on every worker, beside its running tasks.
 
-    Parameters
-    ----------
-    client : distributed.Client
-        Connected to the cluster.
-    function : callable
-        Of this module, such as :func:`runner_function`.
-    argument : object
-        Its argument.
-    seconds : float
-        A worker that does not answer is waited for so long.
-
-    Returns
-    -------
-    dict
-        What it returned, by the address of the worker; empty if the cluster is lost.
+    Return the answers by worker address: without workers that take longer than ``seconds``, and
+    empty if the cluster is lost.
     """
     with contextlib.suppress(Exception):
         answers: dict[str, Any] = client.sync(
@@ -138,13 +121,7 @@ def ask_workers(client: Any, function: Any, argument: Any, seconds: float) -> di
 
 
 def runner_function(method: str) -> Any:
-    """Return a function that calls a method of a worker's runner with a run's name.
-
-    Parameters
-    ----------
-    method : {"cancel", "hold"}
-        As of ``tasks.runner.Runner``.
-    """
+    """Return a function that calls ``cancel`` or ``hold`` of a worker's runner for a run."""
 
     def call(run: str, dask_worker: Any = None) -> Any:
         return getattr(dask_worker.plugins["ips-task-runner"].runner, method)(run)
@@ -164,7 +141,7 @@ def slot_holder() -> Any:
 
 
 def release_function() -> Any:
-    """Return a function that lets go, on a worker, of what is held there: keys by worker."""
+    """Return a function that releases the slots held on a worker; it takes keys by worker name."""
 
     def release(keys: dict[str, str], dask_worker: Any = None) -> None:
         name = str(dask_worker.name)

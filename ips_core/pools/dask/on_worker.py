@@ -1,6 +1,6 @@
-"""What of a pool runs on Dask workers: the plugin with the runner, and the work of one Dask task.
+"""Run tasks on Dask workers: the plugin that holds the runner, and the work of one Dask task.
 
-It arrives by value, since workers need not have this package: see ``on_cluster.plugins``.
+The module travels by value, since workers need not have this package; see ``on_cluster.plugins``.
 """
 
 from __future__ import annotations
@@ -21,19 +21,15 @@ from ips_dask_cluster.by_value import dumps
 
 __all__ = ["Chunk", "TaskRunner"]
 
-_GIVE_BACK_SECONDS = 2.0  # after which the rest of a chunk does not wait for a long task
-_TELL_SECONDS = 0.25  # between the news of a chunk
+_GIVE_BACK_SECONDS = 2.0  # Then the rest of a chunk is requeued instead of waiting longer.
+_TELL_SECONDS = 0.25  # Least time between two events of a chunk.
 
 
 class TaskRunner(WorkerPlugin):
-    """Runs the tasks of all pools on a worker.
+    """Worker plugin that runs the tasks of all pools.
 
-    Parameters
-    ----------
-    journal_directory : str
-        Where the worker notes what it has begun and what has ended; seen by all nodes.
-    processes : int
-        Workers on each node, which share its cores.
+    ``journal_directory`` must be visible on all nodes; ``processes`` is the number of workers on
+    each node, which share its cores.
     """
 
     name = "ips-task-runner"
@@ -45,33 +41,33 @@ class TaskRunner(WorkerPlugin):
         self._released: dict[str, threading.Event] = {}
 
     async def setup(self, worker: Any) -> None:
-        """Get ready."""
-        # What a callable prints is seen while it runs, and so are its warnings: as for
-        # programs, stderr joins stdout. Dask's own logging keeps the worker's.
+        """Start the runner and the journal of this worker."""
+        # The output of callables appears while they run, with stderr in stdout as for programs.
+        # Dask's own log lines stay on the worker's stderr.
         install_output()
         self.worker = worker
         name, threads = str(worker.name), worker.state.nthreads
         gpus = int(worker.state.total_resources.get("gpu", 0))
         cores = _cores(name, self._processes)
-        # Before any library asks for it: tasks side by side would each take all cores
+        # Set before any library reads it: else each task would use all cores.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(cores) // threads)))
         self.runner = Runner(name, threads, cores, _devices(gpus))
         self.journal = Journal(self._journal_directory, name)
-        # Every task takes slots, so that tasks of several can never overbook a node. The worker
-        # has them from the start; here only in case it was given another number of threads.
+        # Every task takes slots, so that tasks with several cores never overbook a node. Workers
+        # start with this resource; it is set again in case the number of threads is another.
         await worker.set_resources(slot=threads)
 
     def work_off(self, key: str, first: str, topic: str, run: str, payloads: bytes) -> None:
-        """Run what a Dask task brings; parameters as for :class:`Chunk`.
+        """Run the tasks of a Dask task; ``first`` is the key of its first task.
 
-        ``first`` is the key of the first task in it. The worker may die of what it is about to
-        read; what has only waited here has nothing to do with its death.
+        The journal records the key before the payloads are unpacked, since unpacking may kill the
+        worker. A chunk that only waited here has no part in the worker's death.
         """
         self.journal.taken(first)
         Chunk(self, key, topic, run).work_off(payloads)
 
     def hold_slots(self, key: str, topic: str, run: str) -> None:
-        """Take slots and do nothing until they are released, or the run is cancelled."""
+        """Take slots and do nothing until they are released or the run is cancelled."""
         released = self._released.setdefault(key, threading.Event())
         self.worker.log_event(topic, {"run": run, "held": key})
         while not (released.wait(1.0) or self.runner.is_cancelled(run)):
@@ -79,27 +75,18 @@ class TaskRunner(WorkerPlugin):
         self._released.pop(key, None)
 
     def release_slots(self, key: str) -> None:
-        """Let go what :meth:`hold_slots` holds under this key, or is just about to hold."""
+        """Release the slots that :meth:`hold_slots` holds under this key or is about to hold."""
         self._released.setdefault(key, threading.Event()).set()
 
     def teardown(self, worker: Any) -> None:
-        """End what runs."""
+        """End the running tasks."""
         self.runner.cancel()
 
 
 class Chunk:
-    """What one Dask task brings: one task, or several short ones that run one after the other.
+    """Work of one Dask task: one task, or several short ones that run one after the other.
 
-    Parameters
-    ----------
-    plugin : TaskRunner
-        Of the worker.
-    key : str
-        Of the Dask task.
-    topic : str
-        Under which the component listens.
-    run : str
-        Name of the submission.
+    ``key`` is that of the Dask task, and ``topic`` that of the events to the component.
     """
 
     def __init__(self, plugin: TaskRunner, key: str, topic: str, run: str) -> None:
@@ -138,7 +125,7 @@ class Chunk:
 
     def _run_one(self, key: str, payload: dict[str, Any]) -> None:
         def begin(begun: dict[str, Any]) -> bool:
-            # pickled: an odd name would break the worker's connection, which knows only UTF-8
+            # Pickled: a name that is not valid UTF-8 would break the worker's connection.
             record = pickle.dumps(begun)
             if self._is_first is None:
                 self._is_first = self._ask(key, record)
@@ -150,7 +137,7 @@ class Chunk:
             return True
 
         record = self._plugin.runner.run(payload, begin)
-        if self._is_first is False:  # all of it is told by the one that was first
+        if self._is_first is False:  # The worker that began this chunk first reports all of it.
             with self._lock:
                 self._waiting = []
             return
@@ -159,7 +146,7 @@ class Chunk:
             self._ended.append({"key": key} | ended)
 
     def _ask(self, key: str, record: bytes) -> bool:
-        """Ask the scheduler whether this may begin; the start of a single task is told so."""
+        """Ask the scheduler whether this chunk may begin, and report the start of a single task."""
         news = self._packed(begun=[(key, record)]) if self._is_single else {}
 
         async def ask() -> bool:
@@ -170,11 +157,11 @@ class Chunk:
 
         try:
             return sync(self._worker.loop, ask)
-        except Exception:  # no scheduler any more, so that this worker ends, too
+        except Exception:  # The scheduler is gone, so this worker will end, too.
             return False
 
     def _give_back(self) -> None:
-        """Tell that a task takes long, and let others have what waits behind it."""
+        """Report that a task takes long and requeue the tasks behind it."""
         with self._lock:
             rest, self._waiting = self._waiting, []
             begun = self._running
@@ -192,12 +179,12 @@ class Chunk:
         self._worker.log_event(self._topic, self._packed(**news))
 
     def _packed(self, **news: Any) -> dict[str, Any]:
-        # As bytes: Dask measures the size of all else, item by item, on every hop
+        # As bytes: Dask measures the size of other objects item by item on every hop.
         return {"run": self._run, "news": pickle.dumps(news)}
 
 
 def _cores(worker: str, processes: int) -> list[int]:
-    """Return a worker's share of its node's cores; workers are numbered at the end of the name."""
+    """Return a worker's share of its node's cores; worker names end with a number."""
     cores = sorted(os.sched_getaffinity(0))
     if processes == 1:
         return cores
@@ -206,7 +193,7 @@ def _cores(worker: str, processes: int) -> list[int]:
 
 
 def _devices(count: int) -> list[str]:
-    """Return the names of the worker's devices, as Slurm and ``worker.sh`` have given them."""
+    """Return the names of the worker's GPUs as Slurm and ``worker.sh`` have set them."""
     for variable in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"):
         if os.environ.get(variable):
             return os.environ[variable].split(",")[:count]
@@ -215,7 +202,7 @@ def _devices(count: int) -> list[str]:
 
 def _pickled(record: dict[str, Any]) -> bytes:
     if record["value"] is None:
-        return pickle.dumps(record)  # nothing in it has to travel by value
+        return pickle.dumps(record)  # Nothing in the record has to travel by value.
     try:
         return dumps(record)
     except Exception as error:

@@ -1,3 +1,3 @@
-"""Pools without Dask: tasks are processes of the component, or steps of the Slurm job."""
+"""Run pools without Dask: each task is a process of the component or a step of the Slurm job."""
 
 __all__: list[str] = []

@@ -1,12 +1,12 @@
-"""Where pools without Dask run: on cores that the framework hands out, as ``MPIRUN`` says."""
+"""Run pools without Dask on cores that the framework assigns, started by ``MPIRUN``."""
 
 from __future__ import annotations
 
 from ips_core.ipc.link import FrameworkLink
 from ips_core.pools.executor import Executor
-from ips_core.pools.local.executor import LocalExecutor
+from ips_core.pools.local.local_executor import LocalExecutor
 from ips_core.resources.allocation_end import JobEnd
-from ips_core.resources.nodes import Allocation
+from ips_core.resources.nodes import Reservation
 from ips_core.tasks.demand import demand_of
 from ips_core.tasks.launcher import TaskLauncher
 from ips_core.tasks.runner import Runner
@@ -16,20 +16,10 @@ __all__ = ["LocalBackend"]
 
 
 class LocalBackend:
-    """Runs pools without Dask.
+    """Backend of pools without Dask.
 
-    Parameters
-    ----------
-    link : FrameworkLink
-        To the framework, which knows who has which cores.
-    launcher : TaskLauncher
-        Starts programs.
-    slots : int
-        Cores of all nodes.
-    whole_nodes : bool
-        Whether tasks take whole nodes that do not say so themselves.
-    end : JobEnd, optional
-        When the cores are taken away. Default: never.
+    ``slots`` is the number of cores of all nodes, ``whole_nodes`` the default of the tasks, and
+    ``end`` the end of the allocation.
     """
 
     launch_event = "IPS_LAUNCH_TASK_POOL"
@@ -51,7 +41,7 @@ class LocalBackend:
         self._end = end
 
     def executor(self, run: str) -> Executor:
-        """Return what runs a submission of that name."""
+        """Return the executor of the run of this name."""
         return LocalExecutor(
             run,
             Runner("local", threads=self._slots),
@@ -65,13 +55,13 @@ class LocalBackend:
         )
 
     def release(self, run: str) -> None:
-        """Give back what a submission used: nothing, for each task gives back its own."""
+        """Do nothing: each task releases its own cores."""
 
-    def _allocate(self, task: Task) -> Allocation:
-        allocation: Allocation = self._link.ask(
+    def _allocate(self, task: Task) -> Reservation:
+        allocation: Reservation = self._link.ask(
             "allocate", *demand_of(task, self._whole_nodes), True
         )
         return allocation
 
-    def _release(self, allocation: Allocation) -> None:
+    def _release(self, allocation: Reservation) -> None:
         self._link.ask("release", allocation.id)

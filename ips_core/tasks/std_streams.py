@@ -16,12 +16,12 @@ from typing import Any
 from ips_core.tasks.output import TAIL_BYTES, Lines
 from ips_core.tasks.process import Pipes
 
-__all__ = ["Files", "Refused"]
+__all__ = ["StdStreams", "CannotStart"]
 
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as shells have it
 
 
-class Refused(Exception):
+class CannotStart(Exception):
     """A task cannot begin here.
 
     Parameters
@@ -40,7 +40,7 @@ class Refused(Exception):
         return str(self.args[0])
 
 
-class Files:
+class StdStreams:
     """Stdin, stdout and stderr of a task's process.
 
     Parameters
@@ -106,30 +106,32 @@ class Files:
         except OSError as error:
             status = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
             at = "" if error.filename in (None, path) else f" ({error.filename})"
-            raise Refused(
+            raise CannotStart(
                 f"{what} {path} cannot be opened on {self._host}: {error.strerror}{at}", status
             ) from None
         self._descriptors.append(descriptor)
         return descriptor
 
-    def why_not(self, program: str, error: OSError | ValueError) -> Refused:
+    def why_not(self, program: str, error: OSError | ValueError) -> CannotStart:
         """Return in words why a program could not be started."""
         where = f"on {self._host}"
         if not isinstance(error, OSError):
-            return Refused(f"program {program!r} cannot be started {where}: {error}")
+            return CannotStart(f"program {program!r} cannot be started {where}: {error}")
         reason = error.strerror or str(error)
         if self._cwd is not None and error.filename == self._cwd != program:
             if isinstance(error, (FileNotFoundError, NotADirectoryError)):
                 return self._no_directory()
-            return Refused(f"working directory {self._cwd} cannot be entered {where}: {reason}")
+            return CannotStart(f"working directory {self._cwd} cannot be entered {where}: {reason}")
         if isinstance(error, FileNotFoundError):
             if os.path.exists(os.path.join(self._cwd or "", program)) and os.sep in program:
-                return Refused(f"program {program} cannot be started {where}: no such interpreter")
-            return Refused(f"program {program} not found {where}", _NOT_FOUND)
-        return Refused(f"program {program} cannot be started {where}: {reason}")
+                return CannotStart(
+                    f"program {program} cannot be started {where}: no such interpreter"
+                )
+            return CannotStart(f"program {program} not found {where}", _NOT_FOUND)
+        return CannotStart(f"program {program} cannot be started {where}: {reason}")
 
-    def _no_directory(self) -> Refused:
-        return Refused(f"working directory {self._cwd} not found on {self._host}", _NOT_FOUND)
+    def _no_directory(self) -> CannotStart:
+        return CannotStart(f"working directory {self._cwd} not found on {self._host}", _NOT_FOUND)
 
     def tail(self) -> bytes:
         """Return the end of what was written, that of an own error file last."""

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ips_dask_cluster import launch
+from ips_dask_cluster import scripts
+from ips_dask_cluster.slurm.srun import srun_argv, without_step_variables
 
 OPTIONS = [
     "srun",
@@ -44,9 +45,7 @@ HOSTILE = [
 
 
 def argv(job_name: str = "c-worker-1", **changes: object) -> list[str]:
-    return launch.srun_argv(
-        ["n1", "n2"], COMMAND, job_id="17", job_name=job_name, cpus=128, **changes
-    )
+    return srun_argv(["n1", "n2"], COMMAND, job_id="17", job_name=job_name, cpus=128, **changes)
 
 
 def test_srun_command_line() -> None:
@@ -83,11 +82,11 @@ def test_any_job_name_stays_one_word(name: str) -> None:
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0"))))
 def test_words_are_what_a_shell_splits_again(items: list[str]) -> None:
-    assert shlex.split(launch.words(items)) == items
+    assert shlex.split(scripts.words(items)) == items
 
 
 def test_words_may_be_numbers_and_paths() -> None:
-    assert launch.words([4, Path("/a b"), 0.5]) == "4 '/a b' 0.5"
+    assert scripts.words([4, Path("/a b"), 0.5]) == "4 '/a b' 0.5"
 
 
 # Templates.
@@ -100,7 +99,7 @@ def test_site_has_its_own_srun_line(tmp_path: Path) -> None:
 
 def test_template_keeps_two_dollars_as_one(tmp_path: Path) -> None:
     (tmp_path / "worker.sh").write_text("echo $$HOME $name ${name}s\n")
-    assert launch.render("worker.sh", {"name": "'a b'"}, tmp_path) == "echo $HOME 'a b' 'a b's\n"
+    assert scripts.render("worker.sh", {"name": "'a b'"}, tmp_path) == "echo $HOME 'a b' 'a b's\n"
 
 
 def test_name_that_a_template_makes_up_is_an_error(tmp_path: Path) -> None:
@@ -111,7 +110,7 @@ def test_name_that_a_template_makes_up_is_an_error(tmp_path: Path) -> None:
 
 def test_template_that_a_site_lacks_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"worker\.sh"):
-        launch.render("worker.sh", {}, tmp_path)
+        scripts.render("worker.sh", {}, tmp_path)
 
 
 # The environment of srun.
@@ -130,7 +129,7 @@ KEPT = [
 
 def test_srun_of_a_step_inherits_what_it_needs_and_no_options() -> None:
     kept = dict.fromkeys(KEPT, "x")
-    assert launch.without_step_variables({**kept, "SLURM_TRES_BIND": "x", "PMI_RANK": "0"}) == kept
+    assert without_step_variables({**kept, "SLURM_TRES_BIND": "x", "PMI_RANK": "0"}) == kept
 
 
 # GPUs.

@@ -1,18 +1,18 @@
-"""Notes what a component's pools have finished, so that a run that was killed can be resumed.
+"""Record the finished tasks of a component's pools, so that a later run can resume them.
 
-The journal is one file of JSON lines, only ever appended to:
+The resume log is a file of JSON lines that is only appended to:
 
 ``{"forget": pool}``
-    What stands before this about the pool does not count any more.
+    Ignore all earlier lines about the pool.
 ``{"submission": pool, "number": k, "run": ..., "directory": ...}``
-    The k-th submission of the pool in a run has begun, on workers that note in the directory what
-    they finish; they know it under the name of the run.
+    The k-th submission of the pool has begun. Its workers write their journals to the directory,
+    under the name of the run.
 ``{"task": name, "pool": pool, "number": k, "work": digest, ...}``
-    A task of it has finished with success: ``record``, the fields of its record, and unless it
-    returned None one of ``value`` (pickled, base64), ``file`` (its name in ``<journal>.d``), and
-    ``dropped`` (true: it was not kept).
+    A task of the k-th submission has finished successfully: ``record``, the fields of its record,
+    and unless the task returned None one of ``value`` (pickled, base64), ``file`` (a name in
+    ``<resume log>.d``) and ``dropped`` (true: the value was not kept).
 
-It protects against the death of processes, not against a node that loses what it has not written.
+The log survives the death of processes, but not the crash of a node before its data is on disk.
 """
 
 from __future__ import annotations
@@ -38,29 +38,23 @@ from ips_core.pools.dask.journal import ended_records
 from ips_core.tasks.record import TaskRecord
 from ips_dask_cluster.by_value import dump
 
-__all__ = ["PoolJournal", "Submission"]
+__all__ = ["ResumeLog", "ResumeLogRun"]
 
-_INLINE_BYTES = 4096  # of a pickled value; a longer one gets a file of its own
+_INLINE_BYTES = 4096  # A longer pickled value gets a file of its own.
 _FIELDS = [
     (field.name, field.default)
     for field in dataclasses.fields(TaskRecord)
-    if field.name not in ("name", "value", "is_program")  # workers do not note the last
+    if field.name not in ("name", "value", "is_program")  # Worker journals lack the last.
 ]
-_as_json = json.JSONEncoder(default=str).encode  # made once, not for each line
+_as_json = json.JSONEncoder(default=str).encode  # json.dumps would make an encoder for each line.
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # Lustre without the mount option flock
 
 
-class PoolJournal:
-    """The journal of one component's pools, open for a run of the simulation.
+class ResumeLog:
+    """Resume log of one component, open for one run of the simulation at a time.
 
-    Nothing is raised when it cannot be written: the tasks have finished all the same.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file; its folder is made if it is not there. One run at a time has it.
-    warn : callable
-        Takes a sentence about what cannot be noted, or cannot be used.
+    If it cannot be written, ``warn`` gets a sentence and nothing is raised: the tasks finish all
+    the same.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], object]) -> None:
@@ -69,10 +63,10 @@ class PoolJournal:
         self._values = path.with_name(f"{path.name}.d")
         self._lock = threading.Lock()
         self._warned: set[str] = set()
-        self._numbers: dict[str, int] = {}  # submissions of each pool in this run
-        self._index: dict[str, dict[int, dict[str, int]]] = {}  # where the line of a task begins
+        self._numbers: dict[str, int] = {}  # count of each pool's submissions so far
+        self._index: dict[str, dict[int, dict[str, int]]] = {}  # offsets of the tasks' lines
         self._runs: dict[str, tuple[str, int, str]] = {}  # pool, number and directory
-        self._own: set[str] = set()  # runs that are not over: their workers still tell
+        self._own: set[str] = set()  # Runs of this process report their tasks themselves.
         self._was_read = False
         self._file, self._trouble = -1, ""
         try:
@@ -98,21 +92,13 @@ class PoolJournal:
             self.warn_once("this file system has no locks; do not run the simulation twice at once")
         self._file = file
 
-    def submission(self, pool: str, resume: bool) -> Submission:
-        """Return what is known of the submission of a pool that is about to be made.
+    def submission(self, pool: str, resume: bool) -> ResumeLogRun:
+        """Return the part of the log for the submission of a pool that is about to be made.
 
-        Parameters
-        ----------
-        pool : str
-            Its name. The k-th submission under it corresponds to the k-th in the run before.
-        resume : bool
-            True: tasks that have finished count, and results above 4 kB are kept for a next time.
-            False: at the first submission of the pool in this run, all before is forgotten.
-
-        Raises
-        ------
-        TaskPoolError
-            It is to be resumed, but another run has the journal, or it cannot be opened.
+        The k-th submission of a pool corresponds to the k-th one of the earlier run. With
+        ``resume``, finished tasks count, and values above 4 kB are kept for the next run; without,
+        the first submission of a pool forgets all earlier ones. A TaskPoolError says that a pool is
+        to be resumed but the log cannot be opened or another run has it.
         """
         if self._file < 0 and resume:
             why = self._trouble or "it was closed"
@@ -122,25 +108,25 @@ class PoolJournal:
         if resume and not self._was_read:
             self._was_read = True
             self._harvest(self._read(0))
-        return Submission(self, pool, self._numbers.get(pool, 0) + 1, resume)
+        return ResumeLogRun(self, pool, self._numbers.get(pool, 0) + 1, resume)
 
     def close(self) -> None:
-        """Close the file, for another run to take; nothing more is noted."""
+        """Close the file, so that another run can open it; later records are dropped."""
         with self._lock:
             if self._file >= 0:
                 os.close(self._file)
             self._file = -1
 
     def warn_once(self, sentence: str) -> None:
-        """Say something about the journal, once."""
+        """Warn about the log, once for each sentence."""
         if sentence not in self._warned:
             self._warned.add(sentence)
             self._warn(f"{self.path}: {sentence}")
 
-    # -- for submissions ---------------------------------------------------------------------
+    # -- called by ResumeLogRun --------------------------------------------------------------
 
     def begin(self, pool: str, run: str, directory: str, resume: bool) -> None:
-        """Count a submission of a pool, and note it."""
+        """Count a submission of a pool and record it."""
         number = self._numbers[pool] = self._numbers.get(pool, 0) + 1
         entries: list[dict[str, Any]] = []
         if number == 1 and not resume:
@@ -151,7 +137,7 @@ class PoolJournal:
         self.append(entries)
 
     def append(self, entries: Iterable[dict[str, Any]]) -> None:
-        """Add lines, in one write."""
+        """Append lines in one write."""
         text = b"".join(_as_json(entry).encode() + b"\n" for entry in entries)
         with self._lock:
             if self._file < 0:
@@ -161,7 +147,7 @@ class PoolJournal:
                 while left:
                     left = left[os.write(self._file, left) :]
                 self._torn = False
-            except OSError as error:  # a part of it may have been written
+            except OSError as error:  # A part of the text may have been written.
                 self._torn = True
                 self.warn_once(f"{error.strerror}; what is missing would run again after a resume")
 
@@ -181,13 +167,13 @@ class PoolJournal:
         return entry
 
     def load(self, entry: dict[str, Any]) -> Any:
-        """Return the value that a line of a task has."""
+        """Return the value in a task's line."""
         if "file" in entry:
             return cloudpickle.loads((self._values / entry["file"]).read_bytes())
         return cloudpickle.loads(base64.b64decode(entry["value"])) if "value" in entry else None
 
     def dump(self, value: Any, keep_large: bool) -> dict[str, Any]:
-        """Return what the line of a task says of its value."""
+        """Return the fields of a task's line for its value."""
         if value is None:
             return {}
         file = _Bounded()
@@ -197,7 +183,7 @@ class PoolJournal:
         except _TooLargeError:
             if keep_large:
                 return self._dump_large(value)
-        except Exception:  # a class that cannot be pickled twice
+        except Exception:  # A worker pickled the value, but some classes cannot be pickled again.
             pass
         return {"dropped": True}
 
@@ -217,19 +203,19 @@ class PoolJournal:
                 part.unlink(missing_ok=True)
             return {"dropped": True}
 
-    # -- reading what was before -------------------------------------------------------------
+    # -- reading earlier runs ----------------------------------------------------------------
 
     def _ends_torn(self) -> bool:
         size = os.fstat(self._file).st_size
         return size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
 
     def _read(self, begin: int) -> int:
-        """Take the lines from an offset on; return where they end."""
+        """Read the lines from an offset on and return the offset of their end."""
         with open(self.path, "rb") as file:
             file.seek(begin)
             for line in file:
                 if line.endswith(b"\n"):
-                    # what is no line of ours was torn when its writer was killed
+                    # An invalid line was torn when its writer was killed.
                     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                         self._take(json.loads(line), begin)
                 begin += len(line)
@@ -248,7 +234,10 @@ class PoolJournal:
             self._runs = {run: each for run, each in self._runs.items() if each[0] != pool}
 
     def _harvest(self, end: int) -> None:
-        """Note what workers had finished when their component was killed before it knew."""
+        """Add the tasks that worker journals record as finished and the log does not.
+
+        A component that is killed does not record the tasks that its workers finish meanwhile.
+        """
         for directory in sorted({found[2] for found in self._runs.values() if found[2]}):
             self.append(self._missing(Path(directory)))
         self._read(end)
@@ -259,7 +248,7 @@ class PoolJournal:
                 found = cloudpickle.loads(pickled)
                 run, work = self._runs.get(found["pool"]), found.get("work", "")
                 record = TaskRecord.of(found, **({} if found.get("attempts") else {"attempts": 1}))
-            except Exception:  # its class is not there, say; so its task runs again
+            except Exception:  # The class of a value may be missing; then the task runs again.
                 continue
             if run is None or not (record.ok and work):
                 continue
@@ -269,10 +258,10 @@ class PoolJournal:
                 yield _line(pool, number, work, record) | self.dump(record.value, True)
 
 
-class Submission:
-    """What a journal knows of one submission of a pool; made by :meth:`PoolJournal.submission`."""
+class ResumeLogRun:
+    """Part of a resume log for one submission of a pool, from :meth:`ResumeLog.submission`."""
 
-    def __init__(self, journal: PoolJournal, pool: str, number: int, resume: bool) -> None:
+    def __init__(self, journal: ResumeLog, pool: str, number: int, resume: bool) -> None:
         self._journal = journal
         self._pool = pool
         self._number = number
@@ -280,34 +269,19 @@ class Submission:
         self._complained = False
 
     def began(self, run: str, directory: str | os.PathLike[str] | None = None) -> None:
-        """Note that the submission has begun; one that fails before that does not count.
+        """Record that the submission has begun as ``run``; one that fails earlier does not count.
 
-        Parameters
-        ----------
-        run : str
-            The ``pool`` of the records that workers make, which no other submission has.
-        directory : path, optional
-            Where they note them. Default: nowhere.
+        ``directory`` is that of the worker journals, None if there are none.
         """
         self._journal.begin(
             self._pool, run, os.fspath(directory) if directory else "", self._resume
         )
 
     def find(self, name: str, work: str, is_program: bool) -> TaskRecord | None:
-        """Return the record of a task that has finished with success.
+        """Return the record of a task that an earlier run finished successfully, else None.
 
-        Parameters
-        ----------
-        name, work : str
-            The task, and what :func:`ips_core.pools.work.work_digest` says of it.
-        is_program : bool
-            As in the record.
-
-        Returns
-        -------
-        TaskRecord or None
-            None: it has not, its work was another, its result was not kept, or the pool is not to
-            be resumed.
+        It is None, too, if the fingerprint ``work`` differs, the value was not kept, or the pool is
+        not resumed.
         """
         entry = self._journal.entry(self._pool, self._number, name) if self._resume else {}
         if not entry or entry["work"] != work:
@@ -318,17 +292,14 @@ class Submission:
         try:
             value = self._journal.load(entry)
             return TaskRecord(name, value=value, is_program=is_program, **entry["record"])
-        except Exception as error:  # whatever a class of the user raises
+        except Exception as error:  # A user's class may raise anything.
             self._again(name, f"its result cannot be read: {describe(error)}")
             return None
 
     def ended(self, batch: Iterable[tuple[str, TaskRecord]]) -> None:
-        """Note tasks that have ended; those without success, or without a digest, are left out.
+        """Record the successful tasks of a batch of fingerprints and records.
 
-        Parameters
-        ----------
-        batch : iterable of (str, TaskRecord)
-            The digest of each one's work, and its record.
+        Tasks without a fingerprint are left out.
         """
         self._journal.append(
             _line(self._pool, self._number, work, record)
@@ -338,7 +309,7 @@ class Submission:
         )
 
     def _again(self, name: str, why: str) -> None:
-        if not self._complained:  # there may be a hundred thousand of them
+        if not self._complained:  # One warning: there may be a hundred thousand tasks.
             self._complained = True
             self._journal.warn_once(f"task {name} of pool {self._pool} runs again: {why}")
 
@@ -359,7 +330,7 @@ class _TooLargeError(Exception):
 
 
 class _Bounded(io.BytesIO):
-    """Takes what fits on a line, and stops whoever writes more."""
+    """Buffer that raises _TooLargeError for a value that is too large for a line."""
 
     def write(self, content: Any) -> int:
         if self.tell() + memoryview(content).nbytes > _INLINE_BYTES:

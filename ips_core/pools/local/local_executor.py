@@ -1,7 +1,7 @@
-"""Tasks of a pool without Dask: processes of the component, or what the platform's launcher starts.
+"""Run a pool's tasks as processes of the component or by the platform's launcher.
 
-Cores are counted by whoever hands out allocations; here are only the threads that wait for one and
-then for the process.
+The framework assigns the cores; each thread here waits for the cores of one task and then for the
+task's process.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 from ips_core.errors import describe
 from ips_core.pools.attempt import Attempt
-from ips_core.pools.executor import Begun, Ended, GivenBack, Hear
+from ips_core.pools.executor import Ended, Post, Requeued, Started
 from ips_core.resources.allocation_end import AllocationEnd, JobEnd
-from ips_core.tasks.guard import TaskGuard
 from ips_core.tasks.launch import Launch
+from ips_core.tasks.orphan_reaper import OrphanReaper
 from ips_core.tasks.runner import Runner
 from ips_core.tasks.task import Task
 
@@ -27,35 +27,17 @@ _CANCEL_SECONDS = 10.0
 
 
 class LocalExecutor:
-    """Runs tasks in processes of this machine, or on the nodes that a launcher reaches.
+    """Executor on this machine, or on the nodes that a launcher reaches.
 
-    Parameters
-    ----------
-    pool : str
-        Name of the pool's run, as its tasks carry it.
-    runner : tasks.runner.Runner
-        Runs them; it is this executor's own.
-    slots : int
-        Cores there are; so many tasks run or wait for theirs at a time.
-    allocate : callable
-        ``allocate(task)`` waits for the cores of a task and returns what holds them; called in the
-        executor's threads. What it raises ends the task.
-    release : callable
-        ``release(allocation)``: gives them back.
-    launch : callable
-        ``launch(task, allocation)``: a program's command line, and what comes on top of its
-        environment; a task's own variables win.
-    end : JobEnd, optional
-        When the cores are taken away. Default: never.
-    finish : callable, optional
-        ``finish(record, allocation)``: the record of a program that has ended, when the launcher
-        knows more of it than its exit code. Default: as it is.
-    refuse : callable, optional
-        ``refuse(task)``: why the launcher can never start it, in a sentence; nothing if it can.
-        Default: it can.
-    isolate : bool, optional
-        Callables run in processes of their own, so that they cannot harm the component, and can be
-        ended. Default: True.
+    ``pool`` is the name of the run, and no other executor uses ``runner``. At most ``slots`` tasks
+    run or wait for cores. The functions run in the executor's threads:
+    ``allocate(task)`` waits for cores and returns the reservation, and an exception ends the task;
+    ``release(reservation)`` releases them; ``launch(task, reservation)`` returns a program's
+    command line and the variables that its own environment overrides; ``finish(record,
+    reservation)`` returns the record of a program with what the launcher knows of it;
+    ``refuse(task)`` returns the reason why the launcher can never start it, or an empty text. With
+    ``isolate``, callables run in processes of their own, so that they can be ended and cannot harm
+    the component.
     """
 
     def __init__(
@@ -81,18 +63,18 @@ class LocalExecutor:
         self._finish = finish
         self._refuse = refuse
         self._isolate = isolate
-        self.journal_directory = None  # this process has the records: nothing is lost on the way
-        self._hear: Hear = lambda news: None
+        self.journal_directory = None  # This process has the records, so no journal is needed.
+        self._post: Post = lambda news: None
         self._changed = threading.Condition()
         self._queue: deque[Attempt] = deque()
-        self._waiting: dict[threading.Thread, Attempt | None] = {}  # for cores; None: held back
+        self._waiting: dict[threading.Thread, Attempt | None] = {}  # None: the attempt is requeued
         self._running: set[str] = set()
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._holding = False
         self._closed = False
         self._trouble = ""
-        self._guard: TaskGuard | None = None
+        self._guard: OrphanReaper | None = None
 
     @property
     def ends_at(self) -> float | None:
@@ -100,31 +82,19 @@ class LocalExecutor:
         return self._end.ends_at
 
     def why_not(self, task: Task) -> str:
-        """Return why a task can never run here, in a sentence; nothing if it can."""
+        """Return the reason why a task can never run here, empty if it can."""
         if task.nproc > self.slots:
             return f"nproc = {task.nproc}, but there are {self.slots} cores"
         return self._refuse(task)
 
-    def start(self, hear: Hear) -> None:
-        """Get ready; from now on tell the news to ``hear``.
-
-        Raises
-        ------
-        OSError
-            No process can be started.
-        """
-        self._hear = hear
-        self._guard = TaskGuard()
-        self._end.follow(lambda: hear(lambda: ()))
+    def start(self, post: Post) -> None:
+        """Prepare for tasks; ``post`` takes all events. An OSError says that no process starts."""
+        self._post = post
+        self._guard = OrphanReaper()
+        self._end.follow(lambda: post(lambda: ()))
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
-        """Run these as soon as there are cores; each for itself, since nothing has to travel.
-
-        Raises
-        ------
-        RuntimeError
-            No thread can be started. Nothing was.
-        """
+        """Run each attempt once there are cores; a RuntimeError says that no thread starts."""
         with self._changed:
             holding = self._holding
             if not holding:
@@ -132,22 +102,22 @@ class LocalExecutor:
                 self._queue.extend(attempts)
                 self._changed.notify(len(attempts))
         if holding:
-            self._hear(GivenBack(tuple(attempt.key for attempt in attempts)))
+            self._post(Requeued(tuple(attempt.key for attempt in attempts)))
 
     def hold(self) -> None:
-        """Begin nothing more: what has not begun comes back at once."""
+        """Start nothing more and requeue the attempts that have not started."""
         with self._changed:
             self._holding = True
             waiting = [attempt for attempt in self._waiting.values() if attempt is not None]
             keys = tuple(attempt.key for attempt in (*self._queue, *waiting))
             self._queue.clear()
-            # their threads still wait for cores, and will give them back
+            # Their threads still wait for cores and will release them.
             self._waiting = dict.fromkeys(self._waiting)
         if keys:
-            self._hear(GivenBack(keys))
+            self._post(Requeued(keys))
 
     def cancel(self) -> None:
-        """End what runs, for good; return when that is so, after 10 s at most."""
+        """End all running tasks; return when they have ended, after 10 s at most."""
         deadline = time.monotonic() + _CANCEL_SECONDS
         self.hold()
         self._runner.cancel(self._pool)
@@ -156,9 +126,9 @@ class LocalExecutor:
             self._changed.wait_for(lambda: not self._running, left)
 
     def close(self) -> str:
-        """End what is left, and the threads; return a sentence about what went wrong, or nothing.
+        """End the tasks and threads; return the reason if that failed, else an empty text.
 
-        A thread that waits for cores is left to itself: it gives them back when it gets them.
+        A thread that waits for cores stays: it releases them when it gets them.
         """
         self._end.close()
         self.cancel()
@@ -177,12 +147,12 @@ class LocalExecutor:
 
     def _start_threads(self, wanted: int) -> None:
         for number in range(len(self._threads), min(len(self._threads) + wanted, self.slots)):
-            # a daemon, since nobody can end one that waits for cores
+            # A daemon, since a thread that waits for cores cannot be interrupted.
             thread = threading.Thread(target=self._work, name=f"{self._pool}-{number}", daemon=True)
             try:
                 thread.start()
             except RuntimeError:
-                if not self._threads:  # else those that are there will do
+                if not self._threads:  # With one thread or more, the tasks run nevertheless.
                     raise
                 return
             self._threads.append(thread)
@@ -203,10 +173,10 @@ class LocalExecutor:
             return attempt
 
     def _with_cores(self, attempt: Attempt) -> None:
-        """Get cores, run an attempt on them unless it was held back, give them back."""
+        """Get cores, run an attempt on them unless it was requeued, release them."""
         try:
             allocation = self._allocate(attempt.task)
-        except Exception as error:  # also the framework's end
+        except Exception as error:  # The cores cannot be had, or the framework is gone.
             if self._begins(attempt):
                 self._ended(attempt, self._not_started(attempt.task, error))
             return
@@ -214,7 +184,7 @@ class LocalExecutor:
             record = self._run(attempt, allocation) if self._begins(attempt) else None
         finally:
             self._give_back(allocation)
-        if record is not None:  # told now: whoever hears of it may count on the cores
+        if record is not None:  # Posted last, so that the cores are free when the event arrives.
             self._ended(attempt, record)
 
     def _begins(self, attempt: Attempt) -> bool:
@@ -227,7 +197,9 @@ class LocalExecutor:
     def _run(self, attempt: Attempt, allocation: Any) -> dict[str, Any]:
         try:
             payload = self._payload(attempt, allocation)
-            record = self._runner.run(payload, lambda begun: self._hear(Begun(attempt.key, begun)))
+            record = self._runner.run(
+                payload, lambda begun: self._post(Started(attempt.key, begun))
+            )
             if self._finish is not None and attempt.task.function is None:
                 return self._finish(record, allocation)
             return record
@@ -242,24 +214,24 @@ class LocalExecutor:
             more = {"isolate": True, "cwd": task.working_dir, "env": environment}
             return payload | (more if self._isolate else {})
         argv, variables = self._launch(task, allocation)
-        if argv != payload["argv"]:  # then the launcher hands out GPUs, and binds
+        if argv != payload["argv"]:  # A launcher assigns GPUs and binds processes itself.
             payload = {key: payload[key] for key in payload if key not in ("gpus", "pin")}
         return payload | {"argv": argv, "env": variables | environment}
 
     def _give_back(self, allocation: Any) -> None:
         try:
             self._release(allocation)
-        except Exception as error:  # the framework is gone, and all cores with it
+        except Exception as error:  # The framework is gone, and all reservations with it.
             self._trouble = f"cores could not be given back: {describe(error)}"
 
     def _ended(self, attempt: Attempt, record: dict[str, Any]) -> None:
-        self._hear(Ended(attempt.key, record))
-        with self._changed:  # only now, so that cancel returns when all has been told
+        self._post(Ended(attempt.key, record))
+        with self._changed:  # After the event, so that cancel() returns when all are posted.
             self._running.discard(attempt.key)
             self._changed.notify_all()
 
     def _not_started(self, task: Task, error: Exception) -> dict[str, Any]:
-        """Return the record of a task that there are no cores for, or no way to start it."""
+        """Return the record of a task that has no cores or could not be started."""
         return {
             "pool": self._pool,
             "name": task.name,

@@ -1,7 +1,7 @@
-"""The life of one simulation: its components start, its phases run, all that it started ends.
+"""Lead one simulation through its lifecycle: start components, run phases, end all processes.
 
-It is written down as a generator that yields what it waits for, so that any number of simulations
-live side by side in the framework's one thread.
+The lifecycle is a generator that yields what it waits for, so that any number of simulations run
+side by side in the framework's one thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ips_core.ipc.calls import Call
 from ips_core.ipc.messages import ComponentID, Terminate, pack
 from ips_core.log.events import call_target, span_id, trace
 
-__all__ = ["Life", "Until"]
+__all__ = ["Lifecycle", "Wait"]
 
 _PHASES = [(port, method) for port in ("INIT", "DRIVER") for method in ("init", "step", "finalize")]
 _LEAVE_STAGES: tuple[tuple[signal.Signals | None, float], ...] = (
@@ -31,36 +31,27 @@ _LEAVE_STAGES: tuple[tuple[signal.Signals | None, float], ...] = (
 
 
 class _Interrupted(Exception):
-    """The simulation is to end now."""
+    """The simulation must end now."""
 
 
 @dataclass(frozen=True)
-class Until:
-    """What a life waits for: a condition, or a time on the monotonic clock."""
+class Wait:
+    """A condition to wait for, with a deadline on the monotonic clock."""
 
     condition: Callable[[], bool]
     deadline: float = math.inf
 
     def is_over(self) -> bool:
-        """Tell whether the wait is over."""
+        """Return whether the condition holds or the deadline has passed."""
         return self.condition() or time.monotonic() >= self.deadline
 
 
-class Life:
-    """Leads one simulation through its life.
+class Lifecycle:
+    """The lifecycle of one simulation; ``simulation.failure`` has the outcome at its end.
 
-    Parameters
-    ----------
-    simulation : Simulation
-        It; its ``failure`` tells in the end how it went.
-    router : Router
-        Of the components.
-    start : callable
-        ``start()`` starts the simulation's components and returns the calls of their constructors.
-    give_up : callable
-        ``give_up()`` says that nobody needs its clusters any more, and returns their keepers.
-    end : callable
-        ``end()`` is the last thing that happens, when nothing of it runs any more.
+    `start` starts the components and returns the calls of their constructors. `release` gives up
+    the simulation's clusters and returns their keepers. `end` is called last, when no process of
+    the simulation runs.
     """
 
     def __init__(
@@ -68,25 +59,25 @@ class Life:
         simulation: Simulation,
         router: Router,
         start: Callable[[], Iterable[Call]],
-        give_up: Callable[[], Iterable[ComponentID]],
+        release: Callable[[], Iterable[ComponentID]],
         end: Callable[[], None],
     ) -> None:
         self.simulation = simulation
         self._router = router
         self._start = start
-        self._give_up = give_up
+        self._release = release
         self._end = end
         self._leaving = False
         self._steps = self._live()
-        self._wait = next(self._steps)  # up to where it can be interrupted
+        self._wait = next(self._steps)  # run to the first yield, where interrupt() works
 
     @property
     def deadline(self) -> float:
-        """When :meth:`go_on` has to be called at the latest, on the monotonic clock."""
+        """Latest time for the next :meth:`advance`, on the monotonic clock."""
         return self._wait.deadline
 
-    def go_on(self) -> bool:
-        """Do what can be done now; return whether there is more to come."""
+    def advance(self) -> bool:
+        """Do all that needs no further wait; return whether the lifecycle goes on."""
         while self._wait.is_over():
             wait = next(self._steps, None)
             if wait is None:
@@ -95,14 +86,14 @@ class Life:
         return True
 
     def interrupt(self, reason: str) -> None:
-        """End it, in order; one that is about to leave anyway is not disturbed."""
+        """End the simulation in order; do nothing if it is already ending."""
         if not self._leaving:
             self._wait = self._steps.throw(_Interrupted(reason))
 
-    def _live(self) -> Generator[Until]:
+    def _live(self) -> Generator[Wait]:
         failure = ""
         try:
-            yield Until(lambda: True)
+            yield Wait(lambda: True)
             for call in list(self._start()):
                 yield from self._await(call)
             for port, method in _PHASES:
@@ -110,25 +101,25 @@ class Life:
                     yield from self._call(self.simulation.ports[port], method)
         except (ComponentError, _Interrupted) as error:
             failure = str(error)
-        except Exception as error:  # ours: the simulation ends in order all the same
+        except Exception as error:  # a bug here: the simulation still ends in order
             failure = f"in the framework: {describe(error)}"
         self._leaving = True
         self.simulation.failure = failure
         self.simulation.ending = True
-        # components first, then their clusters, whose end belongs into the log
-        keepers = list(self._give_up())
-        yield from self._see_out(self._router.handles(self.simulation.members))
-        yield from self._see_out(self._router.handles(keepers))
+        # Components end first, then their clusters, then the log, which must record both ends.
+        keepers = list(self._release())
+        yield from self._shut_down(self._router.handles(self.simulation.members))
+        yield from self._shut_down(self._router.handles(keepers))
         self._end()
 
-    def _await(self, call: Call) -> Iterator[Until]:
-        yield Until(lambda: call.outcome is not None)
+    def _await(self, call: Call) -> Iterator[Wait]:
+        yield Wait(lambda: call.outcome is not None)
         failure = self._router.error_of(call)
         if failure is not None:
             raise failure
 
-    def _call(self, component_id: ComponentID, method: str) -> Iterator[Until]:
-        """Call a method of a component, as IPS does with 0 as the time, and wait for its end."""
+    def _call(self, component_id: ComponentID, method: str) -> Iterator[Wait]:
+        """Call a method of a component with time 0, as IPS does, and wait for its end."""
         begin = time.time()
         target, operation = call_target(component_id, method, (0,), {})
         comment = f"Target = {target}:{operation}"
@@ -145,15 +136,15 @@ class Life:
             ended = trace(target, operation, span=span, begin=begin, end=end, parent=parent)
             self.simulation.tell("IPS_CALL_END", comment, at=end, ok=ok, trace=ended)
 
-    def _see_out(self, handles: list[ComponentHandle]) -> Iterator[Until]:
-        """See processes out: in order, else by TERM, else by KILL."""
+    def _shut_down(self, handles: list[ComponentHandle]) -> Iterator[Wait]:
+        """End processes: by request, then with SIGTERM, then with SIGKILL."""
         for handle in handles:
             handle.send(Terminate(ok=not self.simulation.failure))
         for number, seconds in _LEAVE_STAGES:
             for handle in handles:
                 if handle.alive and number is not None:
                     handle.signal(number)
-            yield Until(
+            yield Wait(
                 lambda: not any(handle.alive for handle in handles), time.monotonic() + seconds
             )
         for handle in handles:

@@ -1,4 +1,4 @@
-"""The tasks of a submission, in the order in which they are to start."""
+"""Queue the tasks of a run in the order in which they start."""
 
 from __future__ import annotations
 
@@ -10,37 +10,28 @@ from dataclasses import dataclass
 from ips_core.errors import TaskPoolError, describe
 from ips_core.tasks.task import Task
 
-__all__ = ["Batch", "TaskSource"]
+__all__ = ["Batch", "TaskQueue"]
 
-_PATIENCE = 0.25  # seconds that an iterable is waited for; most answer at once
+_PATIENCE = 0.25  # Seconds to wait for an iterable; most yield at once.
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Tasks that an iterable yields when they are wanted.
-
-    Parameters
-    ----------
-    tasks : iterable of Task
-        Not looked at before its first task is wanted.
-    keep : bool
-        False: nothing is kept of a task once it has ended.
-    in_container : bool
-        True: programs are looked for on the worker, not here.
-    """
+    """Tasks of an iterable, which is not touched before its first task is needed."""
 
     tasks: Iterable[Task]
-    keep: bool = True
-    in_container: bool = False
+    keep: bool = True  #: whether to keep the tasks' records
+    in_container: bool = False  #: look up programs on the worker instead of this host
 
 
 _Yielded = tuple[Task, bool]
 
 
 class _Reader:
-    """Iterates in a thread of its own, as an iterable may take its time, or wait for results.
+    """Iterator in a thread of its own, since an iterable may take long or wait for results.
 
-    It is asked for one at a time; what it has yielded late is told to ``on_late``.
+    The thread reads one item for each :meth:`ask`, and calls ``on_late`` for an item that comes
+    after :meth:`ask` has given up.
     """
 
     def __init__(self, items: Iterator[_Yielded]) -> None:
@@ -52,13 +43,13 @@ class _Reader:
         self.on_late: Callable[[], object] = lambda: None
 
     def ask(self) -> list[_Yielded | BaseException | None]:
-        """Return the next item in a list, None at the end; an empty list if it takes long."""
+        """Return the next item in a list, None in a list at the end, an empty list if late."""
         with self._changed:
             if not (self._is_asked or self._answer):
                 self._is_asked, self._is_late = True, False
                 self._changed.notify_all()
                 if self._thread is None:
-                    # a daemon, since nobody can end what an iterable waits for
+                    # A daemon, since a blocked iterable cannot be interrupted.
                     self._thread = threading.Thread(
                         target=self._read, name="ips-pool-tasks", daemon=True
                     )
@@ -69,7 +60,7 @@ class _Reader:
             return found
 
     def close(self) -> None:
-        """Read no more; what is being waited for is dropped."""
+        """Stop reading and drop an item that is late."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -94,37 +85,29 @@ class _Reader:
                 self.on_late()
 
 
-class TaskSource:
-    """Tasks, higher priorities first; what iterables yield comes last.
-
-    Parameters
-    ----------
-    tasks : sequence of Task
-        What is known already; order is kept where priorities are equal.
-    batches : sequence of Batch
-        One after the other.
-    """
+class TaskQueue:
+    """Tasks sorted by priority, then in the order of adding; the batches follow one by one."""
 
     def __init__(self, tasks: Sequence[Task], batches: Sequence[Batch] = ()) -> None:
         self._tasks = deque(sorted(tasks, key=lambda task: -task.priority))
         self._reader = _Reader(self._yielded(batches))
         self._open = bool(batches)
-        #: Why an iterable ended early.
+        #: Error of an iterable that ended early.
         self.error: TaskPoolError | None = None
 
     def tell_late(self, on_late: Callable[[], object]) -> None:
-        """Let a function be called, in another thread, when a task has come that was late."""
+        """Set the function that the reader's thread calls when a late task has come."""
         self._reader.on_late = on_late
 
     @property
     def waiting(self) -> int | None:
-        """How many tasks have not been taken; None if that is not known."""
+        """Number of tasks in the queue; None while a batch is not exhausted."""
         return None if self._open else len(self._tasks)
 
     def take(self) -> tuple[Task, bool, bool] | None:
-        """Return the next task, whether to keep its record and if its name was known; or None.
+        """Return the next task, whether to keep its record, and whether its name was known before.
 
-        None while :attr:`waiting` is not 0: an iterable takes long.
+        None while :attr:`waiting` is not 0 means that an iterable is slow.
         """
         if self._tasks:
             return self._tasks.popleft(), True, True
@@ -143,12 +126,12 @@ class TaskSource:
         return *found, False
 
     def fail(self, reason: str) -> None:
-        """Take note that iterables cannot go on; what they have yielded runs all the same."""
+        """End the batches with an error; tasks that they have yielded still run."""
         self.error = TaskPoolError(f"its tasks ended early: {reason}")
         self.close()
 
     def close(self) -> None:
-        """Ask for no more of what iterables would yield."""
+        """Read no more from the batches."""
         self._open = False
         self._reader.close()
 

@@ -1,4 +1,4 @@
-"""What a run finds on the machine where it is: asks Slurm, if the platform wants that."""
+"""Find the resources of the machine, from Slurm if the platform wants that."""
 
 from __future__ import annotations
 
@@ -14,19 +14,10 @@ __all__ = ["find_resources"]
 
 
 def find_resources(platform: PlatformConfig, nodes: int = 0, ppn: int = 0) -> Resources:
-    """Return what simulations may use here.
+    """Return the resources that simulations may use here.
 
-    Parameters
-    ----------
-    platform : PlatformConfig
-        The platform, with what simulation files say instead.
-    nodes, ppn : int
-        ``--nodes`` and ``--ppn`` of the command line; 0 when not given.
-
-    Raises
-    ------
-    ConfigError
-        As :func:`~ips_core.resources.nodes.detect`.
+    `nodes` and `ppn` are ``--nodes`` and ``--ppn`` of the command line, 0 if not given. Raise
+    ConfigError as :func:`~ips_core.resources.nodes.detect` does.
     """
     allocation, end = read_allocation() if uses_job(platform, os.environ) else (None, JobEnd())
     return replace(detect(platform, allocation, nodes, ppn), end=end)

@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 
-__all__ = ["TaskGuard", "marked_processes"]
+__all__ = ["OrphanReaper", "marked_processes"]
 
 _VARIABLE = "IPS_TASK_GUARD"
 _GRACE = 2.0
@@ -23,7 +23,7 @@ _SECONDS = 8.0  # for all of it: ten are promised
 _PERIOD = 0.05
 
 
-class TaskGuard:
+class OrphanReaper:
     """Ends what carries a mark as soon as this process has died, or closes the guard.
 
     Attributes

@@ -1,48 +1,16 @@
-"""Command lines and scripts of the steps: numbers in, argv or text out.
-
-Pure but for reading a template. Every value is quoted for the shell before it goes into one.
-"""
+"""Build the srun command line and environment of a step; pure but for reading the template."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import Template
 
+from ips_dask_cluster.scripts import render, words
 from ips_dask_cluster.slurm.gres import gres_options
 from ips_dask_cluster.slurm.variables import misleading_steps
 
-__all__ = ["render", "srun_argv", "without_step_variables", "words"]
-
-
-def words(items: Iterable[object]) -> str:
-    """Return the items as words of a shell command, each quoted where it needs to be."""
-    return shlex.join(str(item) for item in items)
-
-
-def render(name: str, values: Mapping[str, str], directory: Path | None = None) -> str:
-    """Return a template with its values filled in.
-
-    Parameters
-    ----------
-    name : str
-        File name, such as ``"worker.sh"``.
-    values : mapping of str to str
-        One for every ``$name`` of the template, quoted for the shell.
-    directory : pathlib.Path, optional
-        Where a site keeps its own templates. Default: the package's.
-
-    Raises
-    ------
-    KeyError
-        The template names a value that is not given.
-    FileNotFoundError
-        The site's directory lacks the template.
-    """
-    folder = directory or resources.files("ips_dask_cluster") / "templates"
-    return Template((folder / name).read_text(encoding="utf-8")).substitute(values)
+__all__ = ["srun_argv", "without_step_variables"]
 
 
 def srun_argv(

@@ -15,13 +15,13 @@ import time
 import uuid
 from collections.abc import Collection
 
-__all__ = ["Marks", "end_family", "family", "signal_family"]
+__all__ = ["ProcessTag", "end_tagged", "tagged_processes", "signal_tagged"]
 
 _VARIABLE = "IPS_TASK_MARK"
 _LOOK_SECONDS = 0.02
 
 
-class Marks:
+class ProcessTag:
     """Makes marks that no other process has."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Marks:
         return mark, {_VARIABLE: f"{self._outer} {mark}".lstrip()}
 
 
-def family(marks: Collection[str]) -> list[int]:
+def tagged_processes(marks: Collection[str]) -> list[int]:
     """Return the processes of this user on this node that carry one of some marks."""
     wanted = {mark.encode() for mark in marks}
     found = []
@@ -49,20 +49,20 @@ def family(marks: Collection[str]) -> list[int]:
     return found
 
 
-def signal_family(marks: Collection[str], number: int, spared: Collection[int] = ()) -> None:
+def signal_tagged(marks: Collection[str], number: int, spared: Collection[int] = ()) -> None:
     """Send a signal to all that carry one of some marks, but for some process groups."""
-    for pid in family(marks):
+    for pid in tagged_processes(marks):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if os.getpgid(pid) not in spared:
                 os.kill(pid, number)
 
 
-def end_family(marks: Collection[str], seconds: float) -> None:
+def end_tagged(marks: Collection[str], seconds: float) -> None:
     """Kill all that carry one of some marks, and those that are born meanwhile.
 
     What hangs in the kernel is left after ``seconds``.
     """
     deadline = time.monotonic() + seconds
-    while family(marks) and time.monotonic() < deadline:
-        signal_family(marks, signal.SIGKILL)
+    while tagged_processes(marks) and time.monotonic() < deadline:
+        signal_tagged(marks, signal.SIGKILL)
         time.sleep(_LOOK_SECONDS)

@@ -1,4 +1,4 @@
-"""Tells whether two tasks are the same work, also in two runs of a simulation."""
+"""Fingerprint the work of tasks, to recognize it in a later run of the simulation."""
 
 from __future__ import annotations
 
@@ -13,39 +13,30 @@ import cloudpickle
 from ips_core.component import Component
 from ips_core.tasks.task import Task
 
-__all__ = ["work_digest"]
+__all__ = ["fingerprint"]
 
-_PROTOCOL = 4  # fixed, since another one makes other bytes of the same value
-_SET_OPCODES = b"\x8f", b"\x91"  # EMPTY_SET, FROZENSET; see pickletools
-#: What differs from one call of a component's method to the next, whatever its work is.
+_PROTOCOL = 4  # Fixed, since another protocol makes other bytes of the same value.
+_SET_OPCODES = b"\x8f", b"\x91"  # EMPTY_SET and FROZENSET of pickletools
+#: Attributes that differ between calls of a component's method, whatever its work is.
 _OF_THE_CALL = ("_Component__services", "_Component__start_time", "_Component__call")
 _REMEMBERED = 1000
 
-#: By module and code: the digest, and the functions of the module that are part of it.
+#: Digests by module and code, each with the module's functions that are part of the digest.
 _code_digests: dict[tuple[str, CodeType], tuple[str, dict[str, CodeType]]] = {}
 
 
-def work_digest(task: Task) -> str:
-    """Return 16 hexadecimal digits that stand for what a task does.
+def fingerprint(task: Task) -> str:
+    """Return 16 hexadecimal digits that identify the work of a task, empty if it cannot be pickled.
 
-    Parameters
-    ----------
-    task : Task
-        A program is the same work if its path and arguments, working directory, environment,
-        ``stdin`` (the path, or the bytes) and ``nproc`` are. A callable is if its module and name,
-        its code and that of the functions of its module that it names, its defaults, what it
-        encloses and its arguments are; a bound method also needs an object in the same state. With
-        a process of its own, a callable's working directory, environment and ``stdin`` count, too.
+    Two programs are the same work if path and arguments, working directory, environment, ``stdin``
+    (the path or the bytes) and ``nproc`` are equal. Two callables are the same work if module and
+    name, their code and that of the functions of the module that they name, defaults, closures and
+    arguments are equal, and for a bound method the state of the object. In a process of its own, a
+    callable's working directory, environment and ``stdin`` count, too. The contents of files and of
+    other modules do not count.
 
-    Returns
-    -------
-    str
-        The same in another process, whatever its hash seed, of the same version of Python. Empty
-        if the work cannot be told from other work, because it cannot be pickled.
-
-    Notes
-    -----
-    What is in files, also in the program's own, and in other modules, is not looked at.
+    The digits are the same in every process with the same version of Python, whatever its hash
+    seed.
     """
     if task.function is None:
         nproc = getattr(task, "nproc", 1)
@@ -55,7 +46,7 @@ def work_digest(task: Task) -> str:
     for pickled in (_pickled, _pickled_by_value):
         try:
             return _digest(pickled(work))
-        except Exception:  # whatever a class of the user raises while it is pickled
+        except Exception:  # A user's class may raise anything while it is pickled.
             continue
     return ""
 
@@ -89,10 +80,10 @@ def _dump(pickler: type[pickle.Pickler], value: Any) -> bytes:
 
 
 class _WorkPickler(pickle.Pickler):
-    """Writes what makes the work; nobody reads it again.
+    """Pickler of what defines the work; the result is never unpickled.
 
-    Functions are told by their code, since their names stay when they change, classes and modules
-    by their names, also where they cannot be imported.
+    Functions are written as their code, since a changed function keeps its name; classes and
+    modules as their names, even if they cannot be imported.
     """
 
     def __init__(self, file: io.BytesIO, protocol: int) -> None:
@@ -115,7 +106,7 @@ class _WorkPickler(pickle.Pickler):
 
     def _function(self, function: FunctionType) -> tuple[Any, ...]:
         names = function.__module__, function.__qualname__
-        if id(function) in self._functions:  # it encloses itself: the pickler is inside of it
+        if id(function) in self._functions:  # A function that encloses itself would recurse.
             return names
         self._functions.add(id(function))
         return (
@@ -128,7 +119,7 @@ class _WorkPickler(pickle.Pickler):
 
 
 class _SortingPickler(_WorkPickler):
-    """Writes sets in an order that does not depend on the hash seed, which takes longer."""
+    """Pickler that sorts sets, which is slower, so that the hash seed does not matter."""
 
     def persistent_id(self, value: Any) -> Any:
         if type(value) not in (set, frozenset):
@@ -146,15 +137,15 @@ def _state(component: Component) -> Any:
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # not assigned yet
+    except ValueError:  # The variable is not assigned yet.
         return None
 
 
 def _function_code(function: FunctionType) -> str:
-    """Return the digest of a function's code and that of the functions of its module it names."""
+    """Return the digest of a function's code and that of the module's functions that it names."""
     key = function.__module__, function.__code__
     digest, helpers = _code_digests.get(key, ("", {}))
-    # a helper may have been defined anew, in a notebook's cell
+    # A notebook cell may have redefined a helper.
     if not digest or any(_helper(function, name) is not code for name, code in helpers.items()):
         helpers = {}
         _find_helpers(function, function.__code__, helpers)
@@ -175,7 +166,7 @@ def _find_helpers(function: FunctionType, code: CodeType, found: dict[str, CodeT
 
 
 def _helper(function: FunctionType, name: str) -> CodeType | None:
-    """Return the code of a function of the same module, None if the name is no such function's."""
+    """Return the code of a function of the same module, None if the name is not one's."""
     found = function.__globals__.get(name)
     if isinstance(found, FunctionType) and found.__module__ == function.__module__:
         return found.__code__
@@ -188,7 +179,7 @@ def _names(code: CodeType) -> list[str]:
 
 
 def _code_text(code: CodeType) -> str:
-    """Return what makes a code, without where it is."""
+    """Return all that defines a code object, without file name and line numbers."""
     return repr(
         (
             code.co_code,
@@ -205,6 +196,6 @@ def _constant_text(constant: Any) -> str:
         return _code_text(constant)
     if isinstance(constant, tuple):
         return f"({','.join(map(_constant_text, constant))})"
-    if isinstance(constant, frozenset):  # its order depends on the hash seed
+    if isinstance(constant, frozenset):  # The order depends on the hash seed.
         return f"{{{','.join(sorted(map(_constant_text, constant)))}}}"
     return repr(constant)
