@@ -132,8 +132,7 @@ def test_no_variable_changes_a_step(job_id, shared_tmp_path):
 
 
 def test_cluster_starts_with_all_of_them_wrong(job_id, monkeypatch):
-    # scontrol reads two of them, too
-    ours = CONNECTION | {"SLURM_JOB_ID", "SLURM_CLUSTERS", "SLURM_DEBUG_FLAGS"}
+    ours = CONNECTION | {"SLURM_JOB_ID"}
     for name in INPUT_VARIABLES - ours:
         monkeypatch.setenv(name, wrong(name))
     with SlurmAllocationCluster(scheduler_options={"dashboard": False}) as cluster:
