@@ -170,7 +170,8 @@ def ask(job: str, threads: int) -> Held:
     ((_, total, count, limit, end),) = (line.split() for line in lines if line.split()[0] == job)
     assert sum(size[0] for size in nodes.values()) * threads == int(total)
     assert len(nodes) == int(count)
-    if limit == "UNLIMITED":
+    # The backfill scheduler writes a year into a batch job without a limit.
+    if limit in ("UNLIMITED", "365-00:00:00"):
         return Held(nodes, None)
     return Held(nodes, datetime.datetime.fromisoformat(end).timestamp())
 
