@@ -110,7 +110,7 @@ class ThreadOutput(io.TextIOBase):
         """The stream for bytes, which is this object: `write` takes text and bytes."""
         return self
 
-    def write(self, text: str | bytes) -> int:  # type: ignore[override]  # bytes for ``buffer``
+    def write(self, text: str | bytes) -> int:  # type: ignore[override]  # Bytes for ``buffer``.
         """Write text or bytes and return their length."""
         if isinstance(text, str):
             # File names that are not UTF-8 come out as their bytes, other surrogates as \udXXX.

@@ -27,7 +27,7 @@ _PATIENCE = 1.0  # Seconds until an unfinished line is passed on.
 _LONGEST_WAIT = 1e6  # Seconds; poll() takes at most 24 days.
 # Seconds between two looks at a process without a descriptor.
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.001, 0.05
-_SYS_PIDFD_OPEN = 434  # on every architecture but Alpha, see pidfd_open(2)
+_SYS_PIDFD_OPEN = 434  # On all architectures but Alpha, see pidfd_open(2).
 _DEATH_SECONDS = 10.0  # Seconds after SIGKILL; a process may hang in the kernel.
 #: Signals that end a process after an error in compiled code (signal(7)).
 _CRASHES = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV)

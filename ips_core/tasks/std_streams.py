@@ -127,7 +127,7 @@ class StdStreams:
 def _end_of(descriptor: int) -> bytes:
     with contextlib.suppress(OSError):  # No file was named, and the descriptor is -1.
         found = os.fstat(descriptor)
-        # A device such as /dev/full returns bytes that nobody wrote.
+        # A device such as /dev/full returns bytes that no task wrote.
         if stat.S_ISREG(found.st_mode):
             return os.pread(descriptor, TAIL_BYTES, max(0, found.st_size - TAIL_BYTES))
     return b""
