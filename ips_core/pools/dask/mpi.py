@@ -206,7 +206,9 @@ class DaskMPI:
             futures = [
                 self._client.submit(
                     slot_holder(),
-                    *(key, self._topic, self._run),
+                    key,
+                    self._topic,
+                    self._run,
                     key=f"{dask_name(task.name)} on {place.node}-{key}",
                     pure=False,
                     workers=[addresses[place.worker]],
