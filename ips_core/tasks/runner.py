@@ -105,8 +105,8 @@ class Runner:
         The record has ``pool``, ``name``, ``host``, ``worker``, ``start_time`` (seconds since the
         epoch), ``elapsed_time`` (seconds), ``status``, ``exit_status``, ``value``, ``error``,
         ``traceback``, ``output`` and ``slots`` as in ``TaskRecord``, and ``work`` if it was given.
-        If the task was cancelled or held before its start, host and worker are empty and the start
-        is 0.
+        If the task was cancelled or held before its start, or came after ``latest_start``, host and
+        worker are empty and the start is 0.
         """
         # Measured first: another thread may run between the two lines, and start plus duration must
         # not lie before the task's end.
