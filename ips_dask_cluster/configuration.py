@@ -1,7 +1,7 @@
-"""One checked value for every setting: a keyword, dask's configuration, a profile or the default.
+"""Read every setting from a keyword, Dask's configuration, a profile or the default, and check it.
 
-What the values mean is in ``settings``. A setting that is misspelt, belongs to sbatch or is of the
-wrong kind is refused here, before anything is started.
+``settings`` uses the values. A setting that is misspelt, belongs to sbatch or has the wrong type
+raises here, before anything starts.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ from ips_dask_cluster.jobqueue import shipped_sections
 
 __all__ = ["BASE_CLASS", "DEFAULT", "Configured", "checked", "duration", "profiles"]
 
-#: The section that dask-jobqueue's base class reads instead of the user's.
+#: Section that dask-jobqueue's base class reads instead of the user's.
 BASE_CLASS = "slurm-allocation-base-class"
-#: The section that holds for every profile.
+#: Section that applies to every profile.
 DEFAULT = "slurm-allocation"
 
 with (resources.files("ips_dask_cluster") / "slurm-allocation.yaml").open() as _file:
     _OURS: dict[str, dict[str, Any]] = yaml.safe_load(_file)["jobqueue"]
-# Profiles stay out of dask's configuration, else nobody could tell ours from what a user wrote
+# Profiles stay out of Dask's configuration; otherwise the package's values would look like the
+# user's.
 dask.config.update_defaults({"jobqueue": {name: _OURS[name] for name in (DEFAULT, BASE_CLASS)}})
 
 _RENAMED = {"extra": "worker-extra-args", "env-extra": "job-script-prologue"}
@@ -66,12 +67,9 @@ _ELSEWHERE = {
 
 
 def duration(value: Any) -> float:
-    """Return a duration as dask reads it, and ``"2 min"``, in seconds.
+    """Return a duration in seconds, from a number or a text as Dask reads it or like ``"2 min"``.
 
-    Raises
-    ------
-    ValueError
-        It is no duration of 0 s or more.
+    Raises ValueError if it is invalid or negative.
     """
     text = re.sub(r"min(ute)?s?$", "minutes", value.strip()) if isinstance(value, str) else value
     try:
@@ -111,7 +109,8 @@ def _text(value: Any) -> str:
 
 
 def _name(value: Any) -> str:
-    # of a directory, of logs and of a claim, which has room for 108 bytes (unix(7))
+    # The name becomes part of a directory, of log files and of a socket name, which has room for
+    # 108 bytes (unix(7)).
     if not re.fullmatch(r"[^/\x00-\x1f]+", value) or len(os.fsencode(value)) > 64:
         raise ValueError
     return str(value)
@@ -136,7 +135,8 @@ def _that_has(attribute: str) -> Callable[[Any], Any]:
 
 def _path(value: Any) -> str:
     path = os.path.expandvars(os.path.expanduser(os.fspath(value)))
-    if "$" in path:  # a directory of that name would be made
+    # A variable is not set; the path would create a directory with a $ in its name.
+    if "$" in path:
         raise ValueError
     return path
 
@@ -156,7 +156,7 @@ def _lines(value: Any) -> tuple[str, ...]:
 def _signals(value: Any) -> tuple[str, ...]:
     names = _words(value)
     if any(signal.Signals[name] in (signal.SIGKILL, signal.SIGSTOP) for name in names):
-        raise ValueError  # nobody can catch these
+        raise ValueError  # No process can catch these.
     return names
 
 
@@ -174,7 +174,7 @@ def _launcher(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a setting must be, in words, and the function that makes it so."""
+    """Describe in words what a setting must be, with the function that converts to it."""
 
     need: str
     convert: Callable[[Any], Any]
@@ -191,7 +191,7 @@ _NUMBER = _Kind("a whole number of 0 or more", _whole(0))
 _ENVIRONMENT = _Kind("a mapping of names of variables to texts or numbers", _environment)
 
 _KINDS = {
-    # Of the constructor alone
+    # Parameters of the constructor that are no settings of the configuration.
     "n-workers": _NUMBER,
     "nodes": _NUMBER,
     "container": _Kind('a container, such as Shifter(image="...")', _that_has("prefix")),
@@ -201,7 +201,7 @@ _KINDS = {
     "on-loss": _Kind("a function", _that_has("__call__")),
     "on-failure": _Kind("a function", _that_has("__call__")),
     "on-walltime": _Kind("a function", _that_has("__call__")),
-    # Settings
+    # Settings of the configuration.
     "name": _Kind("a text that may name a file, of 64 bytes at most", _name),
     "launcher": _Kind('"srun" or "local"', _launcher),
     "cores": _COUNT,
@@ -238,40 +238,28 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class _Layer:
-    """Settings by name, and whose they are: keywords, or a section of the configuration."""
+    """Hold settings from one source: keywords, or a section of the configuration."""
 
     values: dict[str, Any]
     section: str | None = None
 
     def called(self, name: str) -> str:
-        """Return what to call a setting in a message."""
+        """Return the full name of a setting for a message."""
         if self.section is None:
             return _underscored(name)
         return f"jobqueue.{self.section}.{name}{_origin(self.section, name)}"
 
 
 class Configured:
-    """Every setting by its name in the YAML file, checked, from who has precedence.
+    """Give each setting by its name in the YAML file, checked and by precedence.
 
-    That is: the keyword; what the user's configuration (``DASK_...`` variables, YAML files,
-    ``dask.config.set``) has in the section of the profile, then in ``jobqueue.slurm-allocation``;
-    the profile that the package ships; its default.
-
-    Parameters
-    ----------
-    profile : str or None
-        The section ``jobqueue.<profile>``; None: only ``slurm-allocation``.
-    keywords : dict
-        Of the constructor; one that is None counts as not given.
-    others : iterable of str
-        Keywords of the constructor that are no settings; a misspelt one may mean one of them.
-
-    Raises
-    ------
-    TypeError
-        A keyword is unknown, or its place is elsewhere.
-    ValueError
-        A key of the configuration is; or the profile is unknown, or a value of the wrong kind.
+    The order is: keyword; the user's configuration (``DASK_...`` variables, YAML files,
+    ``dask.config.set``) in the section of the profile, then in ``jobqueue.slurm-allocation``; the
+    package's profile; its default. ``profile`` names the section ``jobqueue.<profile>``; None
+    stands for ``slurm-allocation``. A keyword that is None counts as not given. ``others`` are
+    parameters of the constructor that are no settings, as suggestions for a misspelt keyword.
+    Raises TypeError for an unknown or misplaced keyword, and ValueError for such a key of the
+    configuration, an unknown profile or an invalid value.
     """
 
     def __init__(
@@ -287,29 +275,26 @@ class Configured:
         return self._values[name]
 
     def words(self, name: str) -> tuple[str, ...]:
-        """Return a setting that is a list of words; a string was split as a shell would."""
+        """Return a setting that is a list of words; a string was split as in a shell."""
         return tuple(self._values[name])
 
     def lines(self, name: str) -> tuple[str, ...]:
-        """Return a setting that is a list of lines; a string may have held several."""
+        """Return a setting that is a list of lines; a string was split at line ends."""
         return tuple(self._values[name])
 
 
 def checked(word: str, value: Any) -> Any:
-    """Return the value of a keyword that no configuration has, as it must be; None stays None.
+    """Return the converted value of a keyword that is no setting of the configuration.
 
-    Raises
-    ------
-    ValueError
-        It is of the wrong kind.
+    None stays None. Raises ValueError if the value is invalid.
     """
     return _converted(_dashed(word), _Layer({_dashed(word): value}))
 
 
 def profiles() -> list[str]:
-    """Return what ``config_name`` may be: the package's profiles and the user's own sections.
+    """Return the values of ``config_name``: the package's profiles and the user's sections.
 
-    dask-jobqueue's own sections, such as ``slurm``, may be named too, but are not proposed.
+    dask-jobqueue's own sections, such as ``slurm``, are valid too, but are not listed.
     """
     users = set(dask.config.get("jobqueue", {})) - set(shipped_sections())
     return sorted({*_OURS, *map(_dashed, users)} - {BASE_CLASS})
@@ -337,7 +322,7 @@ def _from_keywords(keywords: dict[str, Any], others: Iterable[str]) -> _Layer:
 
 
 def _from_user(section: str) -> _Layer:
-    """Return what a section has beyond what packages ship of it."""
+    """Return the settings of a section that differ from the shipped ones."""
     found = dask.config.get(f"jobqueue.{section}", None) or {}
     if not isinstance(found, Mapping):
         raise ValueError(f"jobqueue.{section}: a mapping of settings is needed, not {found!r}")
@@ -362,7 +347,7 @@ def _renamed(layer: _Layer) -> _Layer:
                 f"{layer.called(old)} has been renamed in dask-jobqueue; write "
                 f"{new if layer.section else _underscored(new)} instead",
                 FutureWarning,
-                stacklevel=5,  # who constructs the cluster
+                stacklevel=5,  # The line that constructs the cluster.
             )
             values.setdefault(new, value)
     return _Layer(values, layer.section)
@@ -376,7 +361,7 @@ def _advice(name: str, known: Iterable[str]) -> str:
 
 
 def _origin(section: str, name: str) -> str:
-    """Return where the user has written a setting, in brackets; empty if in no file."""
+    """Return in brackets the variable or file that sets a setting; empty if neither does."""
     variable = _underscored(f"DASK_JOBQUEUE__{section}__{name}").upper()
     for written in os.environ:
         if written.upper() == variable:
@@ -388,9 +373,9 @@ def _origin(section: str, name: str) -> str:
 
 
 def _first(name: str, layers: list[_Layer]) -> Any:
-    """Return the value of the first layer that has one; mappings are merged, as dask does."""
+    """Return the value of the first layer that has one; mappings are merged, as Dask does."""
     default = _OURS[DEFAULT][name]
-    # null is "from the allocation" where that is the default, and else "not said"
+    # null means "from the allocation" if that is the default, and otherwise "not set".
     said = [
         layer
         for layer in layers

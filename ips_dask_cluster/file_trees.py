@@ -1,7 +1,7 @@
-"""Copies a directory tree, or writes it into a tar file, while others go on writing in it.
+"""Copy a directory tree, or write it into a tar file, while other processes write in the tree.
 
-Standard library only and nothing of Dask. One file that cannot be read or written costs only that
-file: it is noted in an :class:`Outcome`.
+This module needs only the standard library. A file that cannot be read or written costs only that
+file: an :class:`Outcome` records it.
 """
 
 from __future__ import annotations
@@ -18,45 +18,34 @@ from typing import IO, Any
 __all__ = ["Copier", "Entries", "Outcome", "Stopped", "private_file", "scan", "write_tar"]
 
 _BLOCK = 2**20
-_NAMED_FILES = 3  # of those that failed, in a report
+_NAMED_FILES = 3  # Failed files that a report names.
 _NO_FILE = "neither a file, a directory nor a link"
 
 
 class Stopped(Exception):
-    """Raised inside the work when its event says that the time is up."""
+    """Raised in the work when its stop event is set."""
 
 
 @dataclass
 class Outcome:
-    """What one round over the files did.
+    """Count what one round over the files did."""
 
-    Parameters
-    ----------
-    source, target : str
-        As they are on this node.
-    files, bytes : int
-        Files written, and bytes of their content.
-    unchanged : int
-        Files that were there already.
-    failed : dict of str to str
-        Reasons by path below the source; ``"."`` is all of it.
-    """
-
-    source: str = ""
+    source: str = ""  #: ``source`` and ``target`` as they are on this node.
     target: str = ""
-    files: int = 0
-    unchanged: int = 0
-    bytes: int = 0
+    files: int = 0  #: Files written.
+    unchanged: int = 0  #: Files that the target had already.
+    bytes: int = 0  #: Bytes of content written.
+    #: Reasons by path below the source; "." stands for the whole source.
     failed: dict[str, str] = field(default_factory=dict)
 
     def fail(self, path: str, error: OSError | str) -> None:
-        """Note why something could not be done."""
+        """Record why something could not be done."""
         reason = error if isinstance(error, str) else error.strerror or str(error)
-        # reports cannot carry the surrogates of a name that is not UTF-8
+        # Reports cannot carry the surrogates of names that are not UTF-8.
         self.failed[path.encode(errors="backslashreplace").decode()] = reason
 
     def problem(self) -> str:
-        """Return one sentence, or nothing when all went well."""
+        """Return the failures in one sentence; empty if there are none."""
         whole = self.failed.get(".")
         parts = {path: reason for path, reason in self.failed.items() if path != "."}
         first = list(parts.items())[:_NAMED_FILES]
@@ -74,21 +63,10 @@ def _check_stop(stop: threading.Event) -> None:
 
 
 def scan(top: str, outcome: Outcome) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield path and status of all that is below a directory, parents first.
+    """Yield path and status of every entry below a directory, parents first.
 
-    What vanishes meanwhile is no failure.
-
-    Parameters
-    ----------
-    top : str
-        The directory.
-    outcome : Outcome
-        Gets what cannot be read.
-
-    Raises
-    ------
-    OSError
-        The directory itself cannot be read.
+    An entry that vanishes meanwhile is skipped; one that cannot be read goes to ``outcome``. Raises
+    OSError if the directory itself cannot be read.
     """
     waiting = [""]
     while waiting:
@@ -116,7 +94,7 @@ def scan(top: str, outcome: Outcome) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def private_file(path: str) -> IO[bytes]:
-    """Open a new file for writing that no other user can read; replaces what has that path."""
+    """Open a new file for writing that no other user can read; replaces one with that path."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     return open(path, "wb", opener=lambda name, flags: os.open(name, flags | os.O_EXCL, 0o600))
@@ -124,16 +102,10 @@ def private_file(path: str) -> IO[bytes]:
 
 @dataclass(frozen=True)
 class Copier:
-    """Copies a tree; each file appears whole under its name, or not at all.
+    """Copy a tree; each file appears complete under its name, or not at all.
 
-    Parameters
-    ----------
-    source, target : str
-        Directories; the target is made.
-    part : str
-        A path for a temporary file, on the target's file system.
-    stop : threading.Event
-        Set from elsewhere when the time is up.
+    ``part`` is the path of a temporary file on the target's file system. ``stop`` ends the work
+    when it is set.
     """
 
     source: str
@@ -142,14 +114,10 @@ class Copier:
     stop: threading.Event
 
     def copy(self, outcome: Outcome) -> None:
-        """Copy what the target does not have with the same size and time.
+        """Copy all entries that the target does not have with the same size and time.
 
-        Raises
-        ------
-        Stopped
-            The time was up.
-        OSError
-            The source cannot be read, or the target not be made.
+        Raises Stopped if ``stop`` is set, and OSError if the source cannot be read or the target
+        cannot be made.
         """
         os.makedirs(self.target, exist_ok=True)
         try:
@@ -189,13 +157,14 @@ class Copier:
     def _copy_file(self, source: str, target: str, path: str, outcome: Outcome) -> None:
         with open(source, "rb") as reader, private_file(self.part) as writer:
             before = os.fstat(reader.fileno())
-            left = before.st_size  # no more than that: a log may grow faster than it is copied
+            # No more than this, because a log may grow faster than it is copied.
+            left = before.st_size
             while left and (block := reader.read(min(left, _BLOCK))):
                 _check_stop(self.stop)
                 writer.write(block)
                 left -= len(block)
             after = os.fstat(reader.fileno())
-        with contextlib.suppress(OSError):  # not every file system has modes and times
+        with contextlib.suppress(OSError):  # Some file systems have no modes and times.
             os.chmod(self.part, before.st_mode & 0o777)
             os.utime(self.part, ns=(before.st_atime_ns, before.st_mtime_ns))
         os.replace(self.part, target)
@@ -220,7 +189,7 @@ def _is_same(source: str, status: os.stat_result, target: str) -> bool:
 
 
 class _Padded:
-    """A file that has the size it was promised: tar has written that down already."""
+    """Read exactly the file's first size, which tar has already written to the header."""
 
     def __init__(self, file: IO[bytes], stop: threading.Event) -> None:
         self.file = file
@@ -239,36 +208,18 @@ class _Padded:
         return block
 
 
-#: What :func:`scan` yields.
+#: The entries that :func:`scan` yields.
 Entries = list[tuple[str, os.stat_result]]
 
 
 def write_tar(
     file: IO[bytes], source: str, entries: Entries, compress: bool, outcome: Outcome, stop: Any
 ) -> None:
-    """Write a tree into an open file as a tar archive, below the source's own name.
+    """Write a tree into an open binary file as a tar archive, below the source's own name.
 
-    Parameters
-    ----------
-    file : file object
-        Open for writing bytes.
-    source : str
-        The tree.
-    entries : list
-        From :func:`scan`.
-    compress : bool
-        By gzip at its fastest level.
-    outcome : Outcome
-        Gets what was written, and what could not be read.
-    stop : threading.Event
-        Set from elsewhere when the time is up.
-
-    Raises
-    ------
-    Stopped
-        The time was up.
-    OSError
-        The file cannot be written.
+    ``entries`` come from :func:`scan`; ``compress`` is gzip at its fastest level. ``outcome``
+    records what was written and what could not be read. Raises Stopped if ``stop`` is set, and
+    OSError if the file cannot be written.
     """
     options: dict[str, Any] = {"mode": "w:gz", "compresslevel": 1} if compress else {"mode": "w"}
     options["copybufsize"] = _BLOCK

@@ -1,7 +1,7 @@
-"""Ready-made Dask worker plugins: copy a node-local directory out, archive it again and again.
+"""Copy or archive node-local directories by ready-made Dask worker plugins.
 
-They work on any Dask cluster: give them to ``SlurmAllocationCluster(worker_plugins=...)`` or to
-``Client.register_plugin``. Workers need not have this package: they travel by value.
+They work on any Dask cluster: pass them to ``SlurmAllocationCluster(worker_plugins=...)`` or to
+``Client.register_plugin``. They travel by value, so workers need not have this package.
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ __all__ = ["TOPIC", "Archive", "CopyOut"]
 
 
 async def _in_thread(function: Callable[[threading.Event], Any]) -> Any:
-    """Run in a daemon thread, since a hung file system must not keep the worker from ending.
+    """Run a function in a daemon thread, and return its result.
 
-    When cancelled, the function is told by its event to stop; what it then returns is returned.
+    A hung file system must not keep the worker from ending, so the thread is a daemon. On
+    cancellation the event passed to the function is set; if the function then returns in time, its
+    result is returned.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Any] = loop.create_future()
@@ -55,7 +57,7 @@ async def _in_thread(function: Callable[[threading.Event], Any]) -> Any:
             outcome = (done.set_result, function(stop))
         except Exception as error:
             outcome = (done.set_exception, error)
-        with contextlib.suppress(RuntimeError):  # the worker has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # The worker has ended meanwhile.
             loop.call_soon_threadsafe(settle, *outcome)
 
     threading.Thread(target=run, name="ips-dask-plugin", daemon=True).start()
@@ -83,7 +85,7 @@ async def _round_now(name: str, dask_worker: Any = None) -> dict[str, Any]:
 
 
 class _FilesPlugin(WorkerPlugin):
-    """What both plugins share: a source, a target, rounds in a thread, reports."""
+    """Share between both plugins: source, target, rounds in a thread, and reports."""
 
     def __init__(self, source: str | Path, target: str | Path, name: str) -> None:
         for what, path in (("source", source), ("target", target)):
@@ -97,7 +99,7 @@ class _FilesPlugin(WorkerPlugin):
         return ByValue(_revive), (ByValue(type(self)), vars(self))
 
     async def setup(self, worker: Any) -> None:
-        """Look at source and target on the worker, so that a wrong target is told at once."""
+        """Check source and target on the worker, so that a wrong target raises at once."""
         self._worker = worker
         self._lock = asyncio.Lock()
         self._reported = ""
@@ -109,31 +111,32 @@ class _FilesPlugin(WorkerPlugin):
         try:
             os.makedirs(self._target, exist_ok=True)
             part = self._part()
-            private_file(part).close()  # what os.access says is not what every file system does
+            # Tried by writing a file, because os.access is wrong on some file systems.
+            private_file(part).close()
             os.unlink(part)
         except OSError as error:
             raise OSError(f"the target {self._target} is not writable: {error.strerror}") from None
-        # of a predecessor, on this or another node, that was killed while it wrote
+        # Remove files of a predecessor, on this or another node, that was killed while writing.
         for name in os.listdir(self._target):
             if name.startswith(self._part_stem()):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(os.path.join(self._target, name))
 
     def _part_stem(self) -> str:
-        """Return how the temporary files of this plugin begin, in every life of this worker."""
+        """Return the prefix of this plugin's temporary files; restarts of the worker share it."""
         owner = f"{self._worker.scheduler.address} {self._worker.name} {self.name}"
         digest = hashlib.sha256(owner.encode(errors="surrogateescape")).hexdigest()
         return f".ips-dask-{digest[:16]}-"
 
     def _part(self) -> str:
-        """Return a temporary name of its own for each round: a hung one may still hold the last."""
+        """Return a new temporary name; a hung round may still hold the last one."""
         return os.path.join(self._target, f"{self._part_stem()}{uuid.uuid4().hex[:8]}.part")
 
     def _work(self, outcome: Outcome, stop: threading.Event) -> None:
         raise NotImplementedError
 
     async def round(self) -> Outcome:
-        """Do the work once, on the worker; never raises but when it is cancelled."""
+        """Do the work once, on the worker; raises only when it is cancelled."""
 
         def work(stop: threading.Event) -> Outcome:
             outcome = Outcome(self._source, self._target)
@@ -152,31 +155,31 @@ class _FilesPlugin(WorkerPlugin):
         return outcome
 
     def _left(self) -> str:
-        """Return what the target has after a round that came to no end."""
+        """Return what the target contains after an unfinished round."""
         raise NotImplementedError
 
     async def _tell(self, outcome: Outcome, action: str) -> None:
-        """Report trouble; the same trouble only once."""
+        """Report a problem, but not the same one twice in a row."""
         problem = outcome.problem()
         if problem and problem != self._reported:
             await report(self._worker, self.name, action, problem)
         self._reported = problem
 
     def now(self, client: Any) -> Any:
-        """Do it now, on every worker that the client's cluster has.
+        """Run the plugin's work now, on every worker of the client's cluster.
 
         Parameters
         ----------
         client : distributed.Client
-            Of the cluster where this plugin is registered.
+            A client of the cluster on which this plugin is registered.
 
         Returns
         -------
         dict or awaitable
-            For each worker's address a dict: ``source`` and ``target`` as they are there,
-            ``files`` and ``bytes`` written, ``unchanged`` files, and ``failed``, a dict of
-            reasons by path (``"."``: all of it). A worker that could not be asked has the
-            exception instead. Awaitable when the client is asynchronous.
+            A dict per worker address: ``source`` and ``target`` as expanded on the worker,
+            ``files`` and ``bytes`` written, ``unchanged`` files, and ``failed``, a dict of reasons
+            by path (``"."`` stands for the whole source). For a worker that could not do the work,
+            the exception instead. An awaitable if the client is asynchronous.
         """
         return client.run(ByValue(_round_now), self.name, on_error="return")
 
@@ -184,24 +187,25 @@ class _FilesPlugin(WorkerPlugin):
 class CopyOut(_FilesPlugin):
     """Copy a node-local directory to a target when the worker ends, and on demand.
 
-    Each node gets a directory of its own below the target, by the node's name. Every file is
-    written under a temporary name and renamed. What is there already with the same size and time
-    is not copied again, so that two workers of one node share the work, and a copy at the end
-    after one on demand is short. Nothing is ever removed from the target. What a task writes
-    during the copy is copied up to the size that it had, and reported.
+    Each node gets its own directory below the target, with the node's name. Each file is written
+    under a temporary name and renamed. A file that the target has with the same size and time is
+    not copied again, so two workers of a node share the work, and a copy at the end after one on
+    demand is short. Nothing is removed from the target. A file that changes during the copy is
+    copied up to its size at the start, and reported.
 
     Parameters
     ----------
     source, target : str or Path
-        Directories; ``~`` and environment variables, such as ``$SLURM_JOB_ID``, are expanded on
-        the worker. The target is made when missing. The source may appear later.
+        Directories. ``~`` and environment variables, such as ``$SLURM_JOB_ID``, are expanded on the
+        worker. A missing target is created; the source may appear later.
     name : str, optional
-        Of the plugin. Default: ``"copy-out SOURCE"``.
+        Name under which the plugin is registered. Default: ``"copy-out SOURCE"``.
 
     Raises
     ------
     ValueError
-        A path is empty.
+        A path is empty. On the worker, also if the target is inside the source or a path contains a
+        variable that is not set; a target that is not writable raises OSError there.
 
     Examples
     --------
@@ -229,32 +233,34 @@ class CopyOut(_FilesPlugin):
 
 
 class Archive(_FilesPlugin):
-    """Archive a directory every so often, and when the worker ends: one tar file per worker.
+    """Archive a directory periodically, and when the worker ends, in one tar file per worker.
 
     The archive ``SOURCE-NAME.WORKER.tar`` below the target is written under a temporary name,
-    forced to disk and renamed: a kill at any moment leaves the last whole one. It is not written
-    again while nothing has changed, and it is not replaced when the source has gone or is empty.
-    A restarted worker begins a new one, ``....2.tar``, and leaves that of its predecessor. Plain
-    ``tar -xf`` restores it.
+    forced to disk and renamed, so that a kill at any moment leaves the last complete archive. It is
+    not written again while nothing has changed, and not replaced when the source has gone or is
+    empty. A restarted worker begins a new one, ``SOURCE-NAME.WORKER.2.tar``, and keeps the earlier
+    ones. ``tar -xf`` restores it.
 
     Parameters
     ----------
     source, target : str or Path
-        Directories; ``~`` and environment variables, such as ``$SLURM_JOB_ID``, are expanded on
-        the worker. The target is made when missing. The source may appear later.
+        Directories. ``~`` and environment variables, such as ``$SLURM_JOB_ID``, are expanded on the
+        worker. A missing target is created; the source may appear later.
     every : float, optional
-        Seconds between archives. When writing one takes longer than that, the pause is as long as
-        the writing was. Default: 300.
+        Seconds between archives. If writing an archive takes longer, the pause is as long as the
+        writing was. Default: 300.
     compress : bool, optional
-        Write ``.tar.gz``, at gzip's fastest level. Default: False, since the node's cores have
-        better things to do.
+        Write ``.tar.gz``, at gzip's fastest level. Default: False, because compression takes time
+        on the node's cores.
     name : str, optional
-        Of the plugin. Default: ``"archive SOURCE"``.
+        Name under which the plugin is registered. Default: ``"archive SOURCE"``.
 
     Raises
     ------
     ValueError
-        A path is empty, or ``every`` is not above 0.
+        A path is empty, or ``every`` is not above 0. On the worker, also if the target is inside
+        the source or a path contains a variable that is not set; a target that is not writable
+        raises OSError there.
 
     Examples
     --------
@@ -278,7 +284,7 @@ class Archive(_FilesPlugin):
         self.compress = compress
 
     async def setup(self, worker: Any) -> None:
-        """Choose the archive's name and begin."""
+        """Choose the name of the archive and start the rounds."""
         await super().setup(worker)
         self._ending = False
         self._archived: tuple[Any, ...] = ()
@@ -286,7 +292,7 @@ class Archive(_FilesPlugin):
         self._rounds = asyncio.ensure_future(self._go_round())
 
     def _free_name(self) -> str:
-        """Return a name that neither a predecessor nor another plugin of this worker has."""
+        """Return a name that no predecessor and no other plugin of this worker has."""
         taken = {vars(plugin).get("_archive") for plugin in self._worker.plugins.values()}
         stem = f"{os.path.basename(self._source)}.{_file_name(self._worker.name)}"
         number = 1
@@ -311,9 +317,9 @@ class Archive(_FilesPlugin):
             pause = max(self.every, loop.time() - begin)
 
     async def teardown(self, worker: Any) -> None:
-        """Stop the rounds, archive for the last time."""
+        """Stop the rounds and archive for the last time."""
         self._ending = True
-        self._rounds.cancel()  # what it writes would be old anyway
+        self._rounds.cancel()  # The last round replaces what the cancelled one was writing.
         await asyncio.wait({self._rounds}, timeout=2 * STOP_SECONDS)
         await self._tell(await self.round(), "teardown")
 
@@ -356,7 +362,7 @@ def _file_name(name: Any) -> str:
 
 
 def _expanded(what: str, path: str) -> str:
-    """Return a path as this node has it."""
+    """Return an absolute path with ``~`` and variables expanded on this node."""
     found = os.path.expanduser(os.path.expandvars(path))
     unset = re.search(r"\$(\w+|\{[^}]*\})", found)
     if unset:

@@ -1,4 +1,4 @@
-"""From checked settings to what the steps of a cluster have in common."""
+"""Turn checked settings into the common settings of a cluster's steps."""
 
 from __future__ import annotations
 
@@ -20,118 +20,69 @@ __all__ = ["StepSettings", "make_run_directory", "step_settings"]
 
 _GRACE_SECONDS = 3
 
-#: There is a server for metrics without the pages, too, by default on all addresses.
+#: Without the dashboard's pages there is still a server for metrics, by default on all addresses.
 _LOOPBACK = "127.0.0.1:0"
 _NO_DASHBOARD = ("--no-dashboard", "--dashboard-address", _LOOPBACK)
 
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What the steps of one cluster have in common.
+    """Hold the settings that all steps of one cluster share."""
 
-    Parameters
-    ----------
-    name : str
-        The cluster's name; part of every worker's and step's name.
-    run_directory : pathlib.Path
-        Seen by all nodes: witness file, certificates, logs.
-    log_directory : pathlib.Path
-        One log file per node and role.
-    python : str
-        The Python of the nodes.
-    worker_command : str
-        Module whose ``main`` is the worker's command line.
-    worker_arguments : tuple of str
-        For every worker's command line.
-    scheduler_arguments : tuple of str
-        For the scheduler's command line.
-    processes : int
-        Workers on a node; with more than one, ``-0``, ``-1``, ... end their names.
-    gpus_per_worker : int
-        GPUs of its node that each worker sees, and no other does; 0: all see all of them.
-    slots : bool
-        Each worker has as many of the Dask resource ``slot`` as threads.
-    cores : int or None
-        Threads of all workers of a node; None: every CPU held of it.
-    memory : int or None
-        Memory limit of all workers of a node in bytes; None: the memory held of it.
-    container : Container or None
-        What scheduler and workers run in.
-    version_check : bool
-        Compare the versions of the nodes with the driver's before anything starts there.
-    environment, scheduler_environment : dict of str to str
-        Set for workers and so for tasks, and for the scheduler.
-    prologue : tuple of str
-        Shell lines of the user, run first on every node.
-    local_directory : str or None
-        Node-local directory for Dask's spilling; None: a temporary one, removed at the end.
-    restarts : int
-        How often a worker that died is started again on its node.
-    start_timeout : float
-        Seconds until the scheduler must have announced itself.
-    close_timeout : float
-        Seconds that steps get to end by themselves.
-    grace : int
-        Seconds between a node's order to leave and the end of its processes.
-    srun_extra_args, srun_args_skip : tuple of str
-        As for ``slurm.srun.srun_argv``.
-    template_directory : pathlib.Path or None
-        A site's own templates.
-    dashboard_host : str or None
-        Where the dashboard listens; empty: on every address of the scheduler's node; None: there
-        is none.
-    inherit_stdout : bool
-        True: what tasks print goes to this process's standard output; False: to the steps' logs.
-    """
-
-    name: str
-    run_directory: Path
-    log_directory: Path
-    python: str
+    name: str  #: Name of the cluster, part of the names of its workers and steps.
+    run_directory: Path  #: Directory that all nodes see, with witness file, certificates and logs.
+    log_directory: Path  #: Directory with one log file per node and role.
+    python: str  #: Python interpreter on the nodes.
+    #: Module whose ``main`` is the worker's command line.
     worker_command: str = "distributed.cli.dask_worker"
     worker_arguments: tuple[str, ...] = ()
     scheduler_arguments: tuple[str, ...] = ()
+    #: Workers on a node; with more than one, their names end with ``-0``, ``-1``, ...
     processes: int = 1
+    #: GPUs of its node that each worker alone sees; 0: every worker sees all of them.
     gpus_per_worker: int = 0
+    #: True: each worker has as many of the Dask resource ``slot`` as it has threads.
     slots: bool = False
+    #: Threads of all workers of a node; None: all CPUs that the allocation holds there.
     cores: int | None = None
+    #: Bytes for all workers of a node; None: the memory that the allocation holds there.
     memory: int | None = None
-    container: Container | None = None
+    container: Container | None = None  #: Container of scheduler and workers.
+    #: True: compare the versions on the nodes with the driver's before anything starts there.
     version_check: bool = True
+    #: Variables of the workers, and so of the tasks.
     environment: dict[str, str] = field(default_factory=dict)
+    #: Variables of the scheduler.
     scheduler_environment: dict[str, str] = field(default_factory=dict)
-    prologue: tuple[str, ...] = ()
+    prologue: tuple[str, ...] = ()  #: Shell lines of the user, which run first on every node.
+    #: Node-local directory for Dask's spilling; None: a temporary one, removed at the end.
     local_directory: str | None = None
-    restarts: int = 3
-    start_timeout: float = 120
-    close_timeout: float = 10
+    restarts: int = 3  #: How often a worker that died is restarted on its node.
+    start_timeout: float = 120  #: Seconds until the scheduler must have reported its address.
+    close_timeout: float = 10  #: Seconds for steps to end by themselves.
+    #: Seconds between the order to leave and the end of a node's processes.
     grace: int = _GRACE_SECONDS
+    #: ``srun_extra_args`` and ``srun_args_skip`` are as for ``slurm.srun.srun_argv``.
     srun_extra_args: tuple[str, ...] = ()
     srun_args_skip: tuple[str, ...] = ()
-    template_directory: Path | None = None
+    template_directory: Path | None = None  #: Directory of the site's own templates.
+    #: Address on which the dashboard listens; empty: all addresses of the scheduler's node; None:
+    #: no dashboard.
     dashboard_host: str | None = None
+    #: True: the output of tasks goes to this process's standard output; False: to the logs.
     inherit_stdout: bool = False
 
     @property
     def witness(self) -> Path:
-        """The file by which a node sees that the run directory is the driver's."""
+        """File whose presence tells a node that it sees the driver's run directory."""
         return self.run_directory / f"{self.name}.witness"
 
 
 def make_run_directory(parent: str | os.PathLike[str] | None, name: str) -> Path:
-    """Make the directory of a cluster's certificates and logs, for its owner alone.
+    """Make the hidden directory of a cluster's certificates and logs, and return its path.
 
-    Parameters
-    ----------
-    parent : str, path or None
-        Where; None: the current directory.
-    name : str
-        Name of the cluster; its directory is hidden.
-
-    Raises
-    ------
-    ClusterError
-        It cannot be made, or is there already.
+    Only the owner can read it. ``parent`` defaults to the current directory. Raises ClusterError if
+    the directory exists or cannot be made.
     """
     directory = Path(parent or os.getcwd()).absolute() / f".{name}"
     try:
@@ -159,21 +110,12 @@ def step_settings(
     interface: str | None,
     protocol: str | None,
 ) -> StepSettings:
-    """Return the settings of a cluster's steps; what it names exists afterwards.
+    """Return the settings of a cluster's steps; make the log directory and the witness file.
 
-    Parameters
-    ----------
-    configured : Configured
-        Keywords and configuration.
-    name, run_directory, processes, gpus_per_worker, container, environment, \
-    scheduler_environment
-        As for :class:`StepSettings`.
-    teardown_seconds : float
-        What worker plugins get to end, also when workers leave because the driver died.
-    scheduler_options : dict
-        As dask-jobqueue has merged them, ``security`` among them.
-    interface, protocol : str or None
-        Of the workers.
+    ``teardown_seconds`` is the time for worker plugins to end, even when workers leave because the
+    driver died. ``scheduler_options`` are those that dask-jobqueue has merged, with ``security``;
+    ``interface`` and ``protocol`` are those of the workers. Raises ClusterError if the log
+    directory cannot be made.
     """
     directory = configured("log-directory")
     log_directory = Path(directory).absolute() if directory else run_directory
@@ -223,7 +165,7 @@ def step_settings(
         srun_args_skip=configured.words("srun-args-skip"),
         template_directory=Path(templates) if templates else None,
         dashboard_host=dashboard.rpartition(":")[0] if dashboard else None,
-        # else a notebook or a capture: print to the log
+        # Otherwise this is a notebook, or output is captured; tasks then print to the log.
         inherit_stdout=sys.stdout is sys.__stdout__,
     )
     settings.witness.touch()
@@ -242,13 +184,14 @@ def _worker_arguments(
 
 
 def _dashboard_address(options: dict[str, Any], bokeh: bool) -> str:
-    """Return where the dashboard listens, and nothing where there is none."""
+    """Return the address on which the dashboard listens; empty if there is none."""
     wanted = options.pop("dashboard", True)
     address = str(options.pop("dashboard_address", ":8787"))
     if not wanted or not bokeh:
         return ""
-    # On the node's loopback: a dashboard shows the code and data of whoever runs it. A free port,
-    # since 8787, which dask-jobqueue passes, belongs to whoever came first on a shared node.
+    # The loopback address, because a dashboard shows the user's code and data to everyone who
+    # reaches it. A free port, because another user of a shared node may have 8787, which
+    # dask-jobqueue passes.
     return _LOOPBACK if address == ":8787" else address
 
 

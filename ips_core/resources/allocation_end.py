@@ -1,4 +1,4 @@
-"""Know when tasks have to have ended, also when the limit of the Slurm job is changed."""
+"""Track the time at which tasks must have ended, even if the limit of the Slurm job changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ips_dask_cluster.slurm.commands import JobTimes
 __all__ = ["AllocationEnd", "JobEnd"]
 
 _SECONDS_BETWEEN_LOOKS = 60.0
-_PATIENCE = 5.0  # a pool waits for the first look
+_PATIENCE = 5.0  # Seconds for an answer of Slurm; a pool waits for the first one.
 
 _lock = threading.Lock()
 _latest: dict[str, tuple[float, JobTimes | None]] = {}
@@ -24,33 +24,18 @@ _latest: dict[str, tuple[float, JobTimes | None]] = {}
 
 @dataclass(frozen=True)
 class JobEnd:
-    """When tasks have to have ended, as it was known at some moment.
+    """Say when tasks must have ended, as known at some moment."""
 
-    Parameters
-    ----------
-    job_id : str or None
-        The Slurm job on whose nodes they run; None: not on those of a job.
-    ends_at : float or None
-        In seconds since the epoch; None: the job has no end.
-    margin : float
-        By so many seconds that is before the end of the job.
-    """
-
-    job_id: str | None = None
-    ends_at: float | None = None
-    margin: float = 0.0
+    job_id: str | None = None  #: The Slurm job on whose nodes tasks run; None: not in a job.
+    ends_at: float | None = None  #: Seconds since the epoch; None: the job has no end.
+    margin: float = 0.0  #: Seconds between this time and the end of the job.
 
 
 class AllocationEnd:
-    """When tasks have to have ended, as things stand now.
+    """Hold ``ends_at``, the time at which tasks must have ended, and keep it up to date.
 
-    Slurm is asked when somebody begins to follow it and then each minute; in one process, no more
-    often than that for all who do.
-
-    Parameters
-    ----------
-    known : JobEnd
-        What was known at the start of the simulation, or of the cluster.
+    ``known`` is the end as known at the start of the simulation or of the cluster. Slurm is asked
+    when `follow` is called and then once a minute; all instances of a process share the answers.
     """
 
     def __init__(self, known: JobEnd) -> None:
@@ -59,12 +44,9 @@ class AllocationEnd:
         self._closed = threading.Event()
 
     def follow(self, moved: Callable[[], object]) -> None:
-        """Look now, and from now on until :meth:`close`.
+        """Ask Slurm now, and then once a minute until :meth:`close`.
 
-        Parameters
-        ----------
-        moved : callable
-            Called in another thread when ``ends_at`` has changed.
+        Another thread calls ``moved`` after each change of ``ends_at``.
         """
         if self._known.job_id is None:
             return
@@ -75,7 +57,7 @@ class AllocationEnd:
         ).start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop asking Slurm."""
         self._closed.set()
 
     def _follow(self, job_id: str, moved: Callable[[], object]) -> None:
@@ -93,13 +75,14 @@ class AllocationEnd:
 
 
 def _times(job_id: str) -> JobTimes | None:
-    """Return when a job ends, as Slurm told it within the last minute; None when it did not."""
+    """Return Slurm's last answer about a job's end, at most a minute old; None if there is none."""
     with _lock:
         asked, times = _latest.get(job_id, (-math.inf, None))
-        # A little less than the time between two looks of one follower
+        # Less than the period of one follower, so that its next question is not answered from the
+        # cache.
         if time.monotonic() - asked < 0.9 * _SECONDS_BETWEEN_LOOKS:
             return times
-        # The controller may be busy; what it said last is the best guess
+        # The controller may be busy; its last answer is the best estimate.
         with contextlib.suppress(SlurmCommandError):
             times = commands.job_end(job_id, _PATIENCE) or times
         _latest[job_id] = (time.monotonic(), times)

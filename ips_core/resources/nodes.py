@@ -1,6 +1,7 @@
-"""What a simulation may use, and which of it is in use: nodes, their cores and their GPUs.
+"""Keep count of the nodes, cores and GPUs of a simulation, and of those in use.
 
-Pure bookkeeping; what Slurm says comes in as a value. Who waits for what is ``leases``' business.
+This module asks no program: the caller passes in what Slurm reports. ``leases`` decides which
+request is served next.
 """
 
 from __future__ import annotations
@@ -28,64 +29,40 @@ __all__ = [
 
 @dataclass(frozen=True)
 class NodeCapacity:
-    """A node as far as it is ours.
+    """Describe the part of a node that the simulation may use."""
 
-    Parameters
-    ----------
-    name : str
-        Slurm's name of it; on a machine without Slurm a made-up one.
-    cores, gpus : int
-        How many of it may be used.
-    sockets : int
-        Over how many sockets its cores are spread.
-    slurm_gpus : int
-        GPUs of each node that Slurm hands out; a platform file may name others.
-    """
-
-    name: str
+    name: str  #: Slurm's name of the node; made up on a machine without Slurm.
     cores: int
     gpus: int = 0
-    sockets: int = 1
+    sockets: int = 1  #: Number of sockets over which the cores are spread.
+    #: GPUs of each node that Slurm hands out; ``gpus`` may come from a platform file instead.
     slurm_gpus: int = 0
 
     @property
     def cores_per_socket(self) -> int:
-        """Cores of a socket."""
+        """Cores of a socket, at least 1."""
         return max(1, self.cores // self.sockets)
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a simulation may use.
+    """Describe all nodes that a simulation may use."""
 
-    Parameters
-    ----------
-    nodes : int
-        Number of nodes.
-    cores_per_node : int
-        Processes that a node is meant to run; its cores unless the user said otherwise, and the
-        smallest where they differ.
-    launcher : {"srun", "local"}
-        Where Dask clusters run: on the nodes of the allocation, or as processes on this machine.
-    flexible : bool
-        True when the number of nodes is only a default (one, on a machine without Slurm): asking
-        for more then means one, as ``MPIRUN = eval`` always did.
-    held : tuple of Node
-        The nodes themselves.
-    end : JobEnd
-        When tasks have to have ended.
-    """
-
-    nodes: int
+    nodes: int  #: Number of nodes.
+    #: Most processes on a node: the user's number, or by default the cores of the smallest node.
     cores_per_node: int
+    #: Where Dask clusters run: "srun", on nodes of the allocation; "local", in processes on this
+    #: machine.
     launcher: str
+    #: True if the number of nodes is only a default, which is one on a machine without Slurm. A
+    #: request for more nodes then gets one node, as under ``MPIRUN = eval``.
     flexible: bool = False
     held: tuple[NodeCapacity, ...] = ()
-    end: JobEnd = field(default_factory=JobEnd)
+    end: JobEnd = field(default_factory=JobEnd)  #: Time at which all tasks must have ended.
 
 
 def uses_job(platform: PlatformConfig, environ: Mapping[str, str]) -> bool:
-    """Tell whether what runs, runs on the nodes of a Slurm job: in one, unless by ``eval``."""
+    """Return whether tasks run on the nodes of a Slurm job; never with ``MPIRUN = eval``."""
     return platform.mpirun != "eval" and bool(environ.get("SLURM_JOB_ID"))
 
 
@@ -95,24 +72,14 @@ def detect(
     nodes: int = 0,
     ppn: int = 0,
 ) -> Resources:
-    """Return what a simulation may use.
+    """Return the resources of a simulation.
 
-    Parameters
-    ----------
-    platform : PlatformConfig
-        The platform file, or an empty one. Where ``NODE_DETECTION`` is set, its numbers also bound
-        what Slurm says; ``manual`` takes the first ``NODES`` of the job.
-    allocation : sequence of Node or None
-        The nodes of the Slurm job, None outside of one, or if :func:`uses_job` says that they are
-        not used.
-    nodes, ppn : int
-        ``--nodes`` and ``--ppn`` of the command line; 0 when not given.
-
-    Raises
-    ------
-    ConfigError
-        ``MPIRUN = srun`` or ``NODE_DETECTION = slurm_env`` outside of a Slurm job, or more nodes
-        asked for than it has.
+    They come from the platform file, the Slurm job and the command line. If ``NODE_DETECTION`` is
+    set, the numbers of the platform file also limit those of Slurm, and ``manual`` takes the first
+    ``NODES`` of the job. ``allocation`` holds the nodes of the Slurm job, or None outside of one or
+    if :func:`uses_job` is False. ``nodes`` and ``ppn`` are ``--nodes`` and ``--ppn``, 0 if not
+    given. Raises ConfigError for ``MPIRUN = srun`` or ``NODE_DETECTION = slurm_env`` outside of a
+    Slurm job, and for more nodes than the job has.
     """
     detection = str(platform.values.get("NODE_DETECTION") or "").lower()
     in_job = bool(allocation) and platform.mpirun != "eval"
@@ -132,7 +99,7 @@ def detect(
     processes = processes or min(node.cores for node in held)
     gpus = platform.number("GPUS_PER_NODE")
     sockets = platform.number("SOCKETS_PER_NODE") or 1
-    # More processes than cores are what the user asks for with hyperthreads that Slurm hides
+    # A user asks for more processes than cores to use hyperthreads that Slurm hides.
     held = [
         replace(
             node,
@@ -158,7 +125,7 @@ def _check_that_no_job_is_needed(platform: PlatformConfig, detection: str) -> No
 def _of_job(
     platform: PlatformConfig, detection: str, allocation: Sequence[NodeCapacity], nodes: int
 ) -> list[NodeCapacity]:
-    """Return those nodes of a Slurm job that are to be used."""
+    """Return those nodes of a Slurm job that the simulation uses."""
     if nodes > len(allocation):
         raise ConfigError("", [f"--nodes {nodes}: the Slurm job has only {len(allocation)}"])
     if not nodes and detection == "manual":
@@ -179,34 +146,18 @@ def _visible_gpus() -> int:
 
 @dataclass(frozen=True)
 class Demand:
-    """What is asked for: processes, and what each needs.
-
-    Parameters
-    ----------
-    nproc : int
-        How many processes.
-    ppn : int
-        At most so many on a node; 0: as many as a node is meant to run.
-    cores : int
-        Cores of each process; 0: its share of a node that runs as many as it is meant to.
-    gpus : int
-        GPUs of each process.
-    whole_nodes : bool
-        True: the nodes are nobody else's meanwhile.
-    whole_sockets : bool
-        True: cores are taken by the socket.
-    """
+    """Say how many processes a request needs, and the resources of each."""
 
     nproc: int
-    ppn: int = 0
-    cores: int = 0
-    gpus: int = 0
-    whole_nodes: bool = False
-    whole_sockets: bool = False
+    ppn: int = 0  #: Most processes on a node; 0: as many as `Resources.cores_per_node`.
+    cores: int = 0  #: Cores of each process; 0: an equal share of a node with the most processes.
+    gpus: int = 0  #: GPUs of each process.
+    whole_nodes: bool = False  #: True: no other reservation shares the nodes.
+    whole_sockets: bool = False  #: True: cores are reserved by whole sockets.
 
     @classmethod
     def of_nodes(cls, count: int) -> Demand:
-        """Return the demand of so many whole nodes."""
+        """Return the demand of a number of whole nodes."""
         return cls(count, ppn=1, whole_nodes=True)
 
     def __str__(self) -> str:
@@ -222,44 +173,22 @@ class Demand:
 
 @dataclass(frozen=True)
 class NodeShare:
-    """What an allocation has of one node.
-
-    Parameters
-    ----------
-    node : str
-        The node's name.
-    processes : int
-        How many are to run there.
-    cores, gpus : int
-        For all of them together.
-    slurm_gpus : int
-        As of the node.
-    """
+    """Describe the part of one node that a reservation holds."""
 
     node: str
-    processes: int
-    cores: int
-    gpus: int = 0
-    slurm_gpus: int = 0
+    processes: int  #: Processes that will run on the node.
+    cores: int  #: Cores of all these processes together.
+    gpus: int = 0  #: GPUs of all these processes together.
+    slurm_gpus: int = 0  #: As in `NodeCapacity`.
 
 
 @dataclass(frozen=True)
 class Reservation:
-    """What somebody holds until it is released.
-
-    Parameters
-    ----------
-    id : int
-        For :meth:`ResourceManager.release`.
-    shares : tuple of Share
-        One for each node.
-    whole_nodes : bool
-        Whether the nodes are nobody else's meanwhile.
-    """
+    """Describe what a task or cluster holds until `ResourceManager.release`."""
 
     id: int
-    shares: tuple[NodeShare, ...]
-    whole_nodes: bool = False
+    shares: tuple[NodeShare, ...]  #: One share for each node.
+    whole_nodes: bool = False  #: True: no other reservation shares the nodes.
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -268,14 +197,9 @@ class Reservation:
 
 
 class ResourceManager:
-    """Knows which cores and GPUs of which nodes are in use.
+    """Reserve cores and GPUs of nodes.
 
-    Parameters
-    ----------
-    nodes : sequence of Node
-        What there is.
-    processes_per_node : int
-        At most so many processes of one allocation run on a node.
+    At most ``processes_per_node`` processes of one reservation run on a node.
     """
 
     def __init__(self, nodes: Sequence[NodeCapacity], processes_per_node: int) -> None:
@@ -286,13 +210,7 @@ class ResourceManager:
         self._count = 0
 
     def check(self, demand: Demand) -> None:
-        """Look whether a demand could be met if nothing were in use.
-
-        Raises
-        ------
-        BadResourceRequest
-            It never can.
-        """
+        """Raise BadResourceRequest if a demand could not be met even with nothing in use."""
         if min(demand.nproc, 1 + demand.ppn, 1 + demand.cores, 1 + demand.gpus) < 1:
             raise BadResourceRequest(
                 f"{demand}: expected one or more processes, and no negative number"
@@ -307,12 +225,9 @@ class ResourceManager:
         return f"{len(self._nodes)} node(s) {each}"
 
     def allocate(self, demand: Demand) -> Reservation | None:
-        """Return an allocation, or None while too much is in use.
+        """Return a reservation, or None while too much is in use.
 
-        Raises
-        ------
-        BadResourceRequest
-            It can never be had.
+        Raises BadResourceRequest if the demand can never be met.
         """
         self.check(demand)
         shares = self._plan(demand, self._allocations.values())
@@ -324,25 +239,25 @@ class ResourceManager:
         return found
 
     def fits(self, demand: Demand, without: Iterable[Reservation] = ()) -> bool:
-        """Tell whether a demand could be met now if some allocations were released."""
+        """Return whether a demand could be met now if some reservations were released."""
         released = {allocation.id for allocation in without}
         kept = [each for each in self._allocations.values() if each.id not in released]
         return self._plan(demand, kept) is not None
 
     def withhold(self, nodes: Iterable[str]) -> None:
-        """Give nodes to nobody until :meth:`give_back`: somebody outside has them."""
+        """Reserve nothing on some nodes until :meth:`give_back`: another driver uses them."""
         self._withheld.update(nodes)
 
     def give_back(self) -> None:
-        """Count all nodes as ours again."""
+        """Allow reservations on all nodes again."""
         self._withheld.clear()
 
     def is_possible(self, demand: Demand) -> bool:
-        """Tell whether a demand could be met now if nothing were in use."""
+        """Return whether a demand fits the nodes that are not withheld, with nothing in use."""
         return self._plan(demand, ()) is not None
 
     def release(self, allocation_id: int) -> None:
-        """Take an allocation back; one that is not there any more is ignored."""
+        """Release a reservation; an unknown id is ignored."""
         self._allocations.pop(allocation_id, None)
 
     def _plan(
@@ -359,7 +274,7 @@ class ResourceManager:
             )
         ours = [node for node in self._nodes if node.name not in self._withheld]
         nodes = ours if among is None else list(among)
-        if not demand.whole_nodes:  # nodes that are in use already, so that others stay whole
+        if not demand.whole_nodes:  # Fill nodes that are in use first, so that others stay whole.
             nodes.sort(key=lambda node: free[node.name].cores)
         shares: list[NodeShare] = []
         left = demand.nproc
@@ -373,7 +288,7 @@ class ResourceManager:
     def _share(
         self, demand: Demand, node: NodeCapacity, free: NodeCapacity, left: int
     ) -> NodeShare | None:
-        """Return what a demand for so many processes would take of a node."""
+        """Return the share of a node for at most ``left`` processes of a demand, or None."""
         if demand.whole_nodes and free != node:
             return None
         cores = demand.cores or (0 if demand.whole_nodes else max(1, node.cores // self._most))

@@ -1,3 +1,3 @@
-"""Runs one task: where it is, in whatever way, to its record. No module here knows of pools."""
+"""Run one task, in this process or another, and make its record. No module here knows of pools."""
 
 __all__: list[str] = []

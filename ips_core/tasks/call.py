@@ -1,6 +1,7 @@
-"""Calls a function that is a task: in this process, or in one of its own.
+"""Call a function that is a task, in this process or in a separate one.
 
-Needs the standard library and cloudpickle; Dask workers get it by value, see ``runner.BY_VALUE``.
+This module needs only the standard library and cloudpickle, because Dask workers get it by value
+(see ``tasks.runner.BY_VALUE``).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ __all__ = ["BOOT", "call", "describe", "request", "result"]
 _LONGEST_ERROR = 4096
 _LONGEST_TRACEBACK = 16384
 
-#: What a callable's own process runs: ``python -c BOOT`` with two descriptors, one to read the
-#: request from and one to write the answer to. The working directory hides no module of Python's.
+#: Program of a callable's separate process, run as ``python -c BOOT READ WRITE``: it reads the
+#: request from one descriptor and writes the answer to the other. Empty entries of sys.path, which
+#: mean the working directory, move to the end, so that no file there hides a module of Python.
 BOOT = """
 import sys
 sys.path[:] = filter(None, sys.path)
@@ -36,12 +38,10 @@ pickle.load(source)(source, int(sys.argv[2]))
 def call(
     function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Call a function, and run the coroutine to its end if it returns one.
+    """Call a function, run a coroutine that it returns to its end, and return the outcome.
 
-    Returns
-    -------
-    dict
-        ``status``, ``exit_status``, and ``value`` or ``error`` and ``traceback``, as in a record.
+    The outcome has ``status``, ``exit_status``, and ``value`` or ``error`` and ``traceback``, as in
+    a record.
     """
     try:
         value = function(*args, **kwargs)
@@ -49,7 +49,7 @@ def call(
             import asyncio
 
             value = asyncio.run(value)
-    except BaseException as error:  # also SystemExit: a task never ends its worker
+    except BaseException as error:  # SystemExit, too: a task must not end its worker.
         return _failed(describe(error), error)
     finally:
         with contextlib.suppress(Exception):
@@ -58,47 +58,44 @@ def call(
 
 
 def describe(error: BaseException) -> str:
-    """Return an exception in words, also one that cannot say what it is."""
+    """Return an exception as text, even if its own ``__str__`` raises."""
     try:
         return _shortened(f"{type(error).__name__}: {error}", _LONGEST_ERROR)
-    except BaseException:  # not even that
+    except BaseException:  # ``__str__`` raised.
         return type(error).__name__
 
 
 def _traceback(error: BaseException) -> str:
     try:
         found = error.__traceback__
-        found = found and (found.tb_next or found)  # not the line above
+        found = found and (found.tb_next or found)  # Without the frame of `call`.
         lines = traceback.format_exception(type(error), error, found)
         return _shortened("".join(lines), _LONGEST_TRACEBACK)
-    except BaseException:  # no memory, or too deep still
+    except BaseException:  # Memory ran out, or the recursion is still too deep.
         return ""
 
 
 def _shortened(text: str, most: int) -> str:
-    """Return the beginning and the end of a text that is too long."""
+    """Return a text, or the beginning and the end of one longer than ``most`` characters."""
     if len(text) <= most:
         return text
     return f"{text[: most // 2]}\n[{len(text) - most} characters]\n{text[-(most // 2) :]}"
 
 
 def request(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
-    """Return what ``BOOT`` reads: where modules are, what answers it, and what to call.
+    """Return the bytes that ``BOOT`` reads: search paths, the function `_answer`, and the call.
 
-    Raises
-    ------
-    Exception
-        One of them cannot be pickled.
+    Raises whatever pickling the function or its arguments raises.
     """
     places = [path for path in sys.path if path]
-    with contextlib.suppress(OSError):  # this directory may be gone
+    with contextlib.suppress(OSError):  # The working directory may have been removed.
         places += [os.getcwd()] if "" in sys.path else []
     parts = (places, _answer, (function, tuple(args), dict(kwargs)))
     return b"".join(dumps(part) for part in parts)
 
 
 def _answer(source: IO[bytes], descriptor: int) -> None:
-    """Do what is asked; this is run by ``BOOT``."""
+    """Read a call, make it, and write its outcome to a descriptor; ``BOOT`` runs this."""
     os.set_inheritable(descriptor, False)
     del sys.argv[1:]
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -124,14 +121,10 @@ def _failed(text: str, error: BaseException) -> dict[str, Any]:
 
 
 def result(ended: Mapping[str, Any], answer: bytes) -> dict[str, Any]:
-    """Return what became of a callable in its own process.
+    """Return the outcome of a callable in a separate process.
 
-    Parameters
-    ----------
-    ended : mapping
-        What became of the process, as for a program, always with its ``output``.
-    answer : bytes
-        What it has answered before.
+    ``ended`` is the outcome of the process, as for a program, always with ``output``; ``answer`` is
+    what the process wrote to its descriptor.
     """
     outcome = dict(ended)
     if outcome["status"] not in ("finished", "failed"):

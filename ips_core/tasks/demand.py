@@ -1,7 +1,7 @@
-"""What a task asks of the nodes, and how it lies on what it gets: pure functions.
+"""Compute what a task demands of the nodes, and its layout on a reservation.
 
-The rules are those of IPS-framework: processes per node, cores and GPUs of a process, whole nodes
-and whole sockets.
+All functions are pure. The rules are those of IPS-framework for processes per node, cores and GPUs
+of a process, whole nodes and whole sockets.
 """
 
 from __future__ import annotations
@@ -25,31 +25,19 @@ __all__ = ["TaskDefaults", "demand_of", "fit", "read_defaults", "shape_of"]
 
 @dataclass(frozen=True)
 class TaskDefaults:
-    """What a component's tasks get that do not say so themselves.
+    """Hold a component's defaults for its tasks."""
 
-    Parameters
-    ----------
-    ppn, cpp : int
-        Processes on a node and cores of a process at most; 0: not said.
-    exclusive : bool
-        True: every task has whole nodes.
-    """
-
-    ppn: int = 0
-    cpp: int = 0
-    exclusive: bool = False
+    ppn: int = 0  #: Most processes on a node; 0: not set.
+    cpp: int = 0  #: Most cores of a process; 0: not set.
+    exclusive: bool = False  #: True: every task gets whole nodes.
 
 
 def read_defaults(
     own: Mapping[str, Any], simulation: Mapping[str, Any], platform: Mapping[str, Any]
 ) -> TaskDefaults:
-    """Return what the files say.
+    """Return the defaults from the component's section, the simulation file and the platform file.
 
-    Parameters
-    ----------
-    own, simulation, platform : mapping
-        The component's section, the simulation file's top level, the platform file. The first that
-        has ``NODE_ALLOCATION_MODE`` decides; without one, tasks share nodes.
+    The first of these that sets ``NODE_ALLOCATION_MODE`` decides; without it, tasks share nodes.
     """
     modes = [source.get("NODE_ALLOCATION_MODE") for source in (own, simulation, platform)]
     mode = next((mode for mode in modes if mode), "")
@@ -61,20 +49,11 @@ def read_defaults(
 
 
 def demand_of(task: Task, whole_nodes: bool) -> tuple[int, int, int, int, bool]:
-    """Return what a task of a pool needs, as the framework's service ``allocate`` takes it.
+    """Return the demand of a pool's task, as arguments of the framework's service ``allocate``.
 
-    Parameters
-    ----------
-    task : Task
-        Its ``nproc`` are processes, unless it is one process with several cores: a callable, or
-        ``mpi=False``.
-    whole_nodes : bool
-        What ``whole_nodes=`` of the task means if it is not given.
-
-    Returns
-    -------
-    tuple
-        Processes; the most of them on a node, cores and GPUs of each (0: not said); whole nodes.
+    That is: processes; most processes on a node, and cores and GPUs of each process (0: not set);
+    whether nodes are whole. ``whole_nodes`` is the default for the task's keyword of that name. A
+    callable, or a program with ``mpi=False``, is one process with ``nproc`` cores.
     """
     whole = bool(task.launcher.get("whole_nodes", whole_nodes))
     gpus = task.gpus or task.launcher_number("task_gpp")
@@ -85,32 +64,13 @@ def demand_of(task: Task, whole_nodes: bool) -> tuple[int, int, int, int, bool]:
 
 
 def fit(task: Task, defaults: TaskDefaults, resources: Resources) -> tuple[Demand, list[str]]:
-    """Return what a task of ``launch_task`` needs, and what was changed about its wishes.
+    """Return the demand of a task of ``launch_task``, and sentences about changes for the log file.
 
-    Parameters
-    ----------
-    task : Task
-        The task; its ``nproc`` are processes.
-    defaults : TaskDefaults
-        For what it does not say.
-    resources : Resources
-        All there is.
-
-    Returns
-    -------
-    tuple of Demand and list of str
-        The second are sentences for the log file.
-
-    Raises
-    ------
-    BadResourceRequest
-        More processes than there is room for.
-    ResourceRequestMismatch
-        There is room, but not with so few of them on a node.
-    ResourceRequestUnequalPartitioning
-        Whole nodes, not all of which would run the same number of processes.
-    GPUResourceRequestMismatch
-        The processes of a node want more GPUs than nodes have.
+    Too large values of ``task_ppn`` and ``task_cpp`` are reduced. Raises BadResourceRequest if the
+    nodes cannot run so many processes, ResourceRequestMismatch if they cannot with so few on each
+    node, ResourceRequestUnequalPartitioning if whole nodes would run different numbers of
+    processes, and GPUResourceRequestMismatch if the processes of a node need more GPUs than nodes
+    have.
     """
     nproc, said = task.nproc, []
     ppn = task.launcher_number("task_ppn") if "task_ppn" in task.launcher else defaults.ppn
@@ -164,16 +124,9 @@ def _check(nproc: int, ppn: int, gpp: int, whole_nodes: bool, resources: Resourc
 
 
 def shape_of(task: Task, allocation: Reservation, named: bool) -> TaskShape:
-    """Return how a task lies on what was allocated.
+    """Return the layout of a task on its reservation.
 
-    Parameters
-    ----------
-    task : Task
-        The task.
-    allocation : Allocation
-        What it got.
-    named : bool
-        False: the names of the nodes are only ours.
+    ``named`` is False if the launcher does not know the names of the nodes.
     """
     shares = allocation.shares
     cores = min(share.cores // share.processes for share in shares)

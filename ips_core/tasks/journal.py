@@ -1,7 +1,7 @@
-"""What a worker notes of its tasks, on disk, so that it outlives the worker's process.
+"""Write the worker journal, which outlives the worker's process.
 
-Standard library only, and nothing of ours: it arrives on Dask workers by value, see
-``tasks.runner.BY_VALUE``. It is read by ``pools.dask.journal``.
+``pools.dask.journal`` reads it. This module imports only the standard library, because Dask workers
+get it by value (see ``tasks.runner.BY_VALUE``).
 """
 
 from __future__ import annotations
@@ -15,21 +15,14 @@ from typing import Any
 
 __all__ = ["Journal"]
 
-_INLINE_BYTES = 4096  # of a record; a longer one gets a file of its own
+_INLINE_BYTES = 4096  # A longer record gets a separate file.
 
 
 class Journal:
-    """Where a worker notes what it has begun, and the record of what has ended.
+    """Write the starts of tasks and the records of finished tasks to a file of this process.
 
-    It outlives the worker's process, so that a task that has ended is never run again. It does not
-    outlive a node that loses what it has not written to disk.
-
-    Parameters
-    ----------
-    directory : str
-        A directory that everybody sees who wants to read it.
-    worker : str
-        Name of the worker; each of its processes has a journal of its own.
+    A finished task is thus never run again after its worker died. A node that fails may lose what
+    the kernel had not written to disk. All readers must see ``directory``.
     """
 
     def __init__(self, directory: str, worker: str) -> None:
@@ -39,24 +32,25 @@ class Journal:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
             self._file = os.open(os.path.join(directory, name), flags, 0o600)
-        except OSError:  # tasks can run without it; what it could have saved is told as lost
+        # Tasks run without a journal; after the death of the worker their results count as lost.
+        except OSError:
             self._file = -1
 
     def taken(self, key: str) -> None:
-        """Note that what a Dask task brings is about to be looked at."""
+        """Record that the payloads of a Dask task are about to be unpacked.
+
+        Unpacking may kill the worker.
+        """
         self._note(key, "taken", "true")
 
     def begun(self, key: str, record: bytes) -> None:
-        """Note that a task begins."""
+        """Record that a task starts."""
         self._note(key, "begun", f'"{base64.b64encode(record).decode()}"')
 
     def ended(self, key: str, record: bytes) -> dict[str, Any]:
-        """Note that a task has ended and return where its record is.
+        """Record that a task has ended, and return where its record is.
 
-        Returns
-        -------
-        dict
-            ``record``, the bytes themselves, or ``file``, a name in the directory.
+        The result has ``record``, the bytes themselves, or ``file``, a name in the directory.
         """
         if len(record) > _INLINE_BYTES:
             name = f"{key}.result"
@@ -72,9 +66,10 @@ class Journal:
 
     def _note(self, key: str, what: str, value: str) -> None:
         line = f'{self._mend}{{"key": {json.dumps(key)}, "{what}": {value}}}\n'.encode()
-        with contextlib.suppress(OSError):  # one write: lines of threads do not mix
+        # One write per line, so that lines of threads do not mix.
+        with contextlib.suppress(OSError):
             written = os.write(self._file, line)
-            # on a full disk, only a part: that shall spoil no later line
+            # A full disk takes only a part of the line; the next line then starts with a newline.
             self._mend = "" if written == len(line) else "\n"
 
     def _write(self, name: str, record: bytes) -> None:

@@ -1,7 +1,8 @@
-"""Command lines of tasks: a program, and how many processes of it where, to argv and environment.
+"""Build the command line and environment of a task: a program, its processes and their nodes.
 
-Pure. What the launchers make of it was seen with Slurm 22.05, Open MPI 4.1 and 5.0, and MPICH 4.0
-and 5.0; options are named as in their manuals: https://slurm.schedmd.com/srun.html,
+All functions are pure. The behaviour of the launchers was seen with Slurm 22.05, Open MPI 4.1 and
+5.0, and MPICH 4.0 and 5.0. The options are those of the manuals:
+https://slurm.schedmd.com/srun.html,
 https://docs.open-mpi.org/en/v5.0.x/man-openmpi/man1/mpirun.1.html and
 https://github.com/pmodels/mpich/blob/main/doc/wiki/how_to/Using_the_Hydra_Process_Manager.md.
 """
@@ -28,58 +29,43 @@ __all__ = [
 ]
 
 Launch = tuple[list[str], dict[str, str]]
-"""A command line, and what comes on top of its environment."""
+"""A command line, and variables to add to its environment."""
 
 
 @dataclass(frozen=True)
 class TaskShape:
-    """How many processes, where, and what each of them has.
-
-    Parameters
-    ----------
-    nproc : int
-        Processes of the task.
-    nodes : int
-        On how many nodes.
-    ppn : int
-        Processes on a node at most; 0: spread evenly.
-    cores : int
-        Cores of a process; 0: the launcher decides.
-    gpus : int
-        GPUs of a process.
-    node_gpus : int
-        GPUs of each node, as far as Slurm hands them out. A program without ``gpus`` sees all of
-        them, unless it is an srun on shared nodes, where they would be its own.
-    omp : bool
-        True: its OpenMP threads are bound, and spread over its cores.
-    whole_nodes : bool
-        True: no other task is on its nodes, so that processes may be bound to cores.
-    node_names : tuple of str
-        The nodes, as the launcher knows them; empty: srun chooses them, the others use this
-        machine.
-    extra_args : tuple of str
-        Further options of the launcher; they come last and so win.
-    """
+    """Count the processes and nodes of a task and the resources of each process."""
 
     nproc: int = 1
     nodes: int = 1
-    ppn: int = 0
-    cores: int = 0
-    gpus: int = 0
+    ppn: int = 0  #: Most processes on a node; 0: spread evenly.
+    cores: int = 0  #: Cores of each process; 0: the launcher decides.
+    gpus: int = 0  #: GPUs of each process.
+    #: GPUs of each node that Slurm hands out. A program without ``gpus`` sees all of them, except
+    #: in an srun on shared nodes, which would reserve them.
     node_gpus: int = 0
+    #: True: OpenMP threads are bound, and spread over the cores of their process.
     omp: bool = False
+    #: True: no other task is on the nodes, so processes may be bound to cores.
     whole_nodes: bool = True
+    #: Nodes by the names that the launcher knows. Empty: srun chooses the nodes; other launchers
+    #: use this machine.
     node_names: tuple[str, ...] = ()
+    #: Further options of the launcher; they come last and so take precedence.
     extra_args: tuple[str, ...] = ()
 
     @property
     def most_per_node(self) -> int:
-        """Processes on the fullest node."""
+        """Processes on the node with the most of them."""
         return self.ppn or -(-self.nproc // self.nodes)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What OpenMP is to know; several processes that each took all cores would be slow."""
+        """OpenMP's variables.
+
+        Without ``OMP_NUM_THREADS``, each of several processes would use all cores and all would be
+        slow.
+        """
         variables = {"OMP_NUM_THREADS": str(self.cores)} if self.cores else {}
         if self.omp:
             variables |= {"OMP_PLACES": "threads", "OMP_PROC_BIND": "spread"}
@@ -89,28 +75,11 @@ class TaskShape:
 def launch_command(
     launcher: str, shape: TaskShape, argv: Sequence[str], exported: Sequence[str] = ()
 ) -> Launch:
-    """Return how a task starts with the platform's ``MPIRUN``.
+    """Return the command line and environment of a task for the platform's ``MPIRUN``.
 
-    Parameters
-    ----------
-    launcher : {"eval", "srun", "mpirun", "mpiexec"}
-        ``mpirun`` is Open MPI's, ``mpiexec`` MPICH's, which Intel MPI's understands, too.
-    shape : TaskShape
-        How many processes, and where.
-    argv : sequence of str
-        The program and its arguments.
-    exported : sequence of str
-        Names of variables that the processes need; only Open MPI must be told them.
-
-    Returns
-    -------
-    tuple of list of str and dict
-        The command line, and what comes on top of its environment.
-
-    Raises
-    ------
-    ValueError
-        There is no such launcher.
+    ``mpirun`` is Open MPI's; ``mpiexec`` is MPICH's, whose options Intel MPI understands, too.
+    ``exported`` names the variables that the processes need; only Open MPI needs these names.
+    Raises ValueError if the launcher is unknown.
     """
     if launcher == "eval":
         return eval_command(shape, argv)
@@ -124,27 +93,18 @@ def launch_command(
 
 
 def eval_command(shape: TaskShape, argv: Sequence[str]) -> Launch:
-    """Return a task without a launcher: the program itself, once, as IPS has always done it."""
+    """Return a task without a launcher: one process of the program, as in IPS-framework."""
     return list(argv), shape.environment
 
 
 def srun_command(shape: TaskShape, argv: Sequence[str]) -> Launch:
-    """Return a task as a step of its own in this Slurm job.
+    """Return a task as a separate step of this Slurm job.
 
-    Parameters
-    ----------
-    shape : TaskShape
-        How many processes, and where.
-    argv : sequence of str
-        The program and its arguments.
-
-    Notes
-    -----
-    Tasks that share nodes are started with ``--exact``, which gives each CPUs of its own: with
-    ``--overlap`` besides, three steps of one core on a node of two were all bound to core 0 (seen).
-    A step has all memory of its nodes unless it says otherwise, and the next one would wait for
-    that (srun(1), ``--exact``): hence ``--mem=0``. A Dask cluster's steps do not stand in the way,
-    since they are started with ``--overlap``.
+    Tasks that share nodes start with ``--exact``, which gives each of them its own CPUs. With
+    ``--overlap`` besides, three steps of one core on a node with two cores were all bound to core 0
+    (seen). By default a step gets all memory of its nodes and the next step waits for it (srun(1),
+    ``--exact``); ``--mem=0`` avoids that. The steps of a Dask cluster do not block these steps,
+    because they start with ``--overlap``.
     """
     options = ["-N", str(shape.nodes), "-n", str(shape.nproc)]
     if shape.cores:
@@ -160,42 +120,34 @@ def overlapping_srun_command(
 ) -> Launch:
     """Return a parallel task of a pool on nodes where the workers of its Dask cluster run.
 
-    Parameters
-    ----------
-    shape : TaskShape
-        How many processes, and where; Slurm orders the nodes itself, and a node gets one process
-        more than another at most.
-    argv : sequence of str
-        The program and its arguments.
-    job_id : str
-        The allocation.
-    job_name : str
-        The step's name in ``squeue --steps``, to find it by.
-    cwd : str
-        Where the processes run.
+    Slurm orders the nodes itself and spreads the processes evenly. ``job_name`` is the step's name
+    in ``squeue --steps``, which finds the step again; ``cwd`` is the directory of the processes.
 
-    Notes
-    -----
-    Needed, and seen with Slurm 22.05:
+    Each option has a reason, seen with Slurm 22.05:
 
-    - ``--overlap``: else it waits for other steps that do not have it, without a limit.
-    - No ``--cpus-per-task``: that confines the step to as many CPUs (srun(1): it implies
-      ``--exact``), and overlapping steps to the same ones. The slots that the pool holds say how
-      many there are; ``--overcommit`` since there may be more of those than CPUs, which is refused
-      otherwise ("More processors requested than permitted").
-    - ``--kill-on-bad-exit=1``: a rank that fails ends the others, which would wait for it for ever.
-      Those then end by SIGTERM, and the highest code wins: srun says 143, not the code of the rank
-      that failed; that is in its output.
-    - The program changes the directory: where a node lacks it, Slurm says so and runs the program
-      in /tmp. ``env`` ends with 125 instead, and with 127 if there is no such program (srun: 2).
-    - Standard input is for rank 0, as ``mpirun`` does it (srun: each rank gets all of it).
-    - MPI starts as the site has set it up (``MpiDefault``); else ``--mpi=...`` belongs into the
-      extra arguments. MPICH starts with ``--mpi=pmi2``; with ``none`` each rank is a world of one.
-    - SIGTERM to srun ends all processes of the step by SIGKILL, within 0.2 s, and srun by itself
-      with 137. One SIGINT is a question, two within a second reach the processes first. SIGKILL to
-      srun ends nothing but srun: the step runs on and must be cancelled by its id. What has left
-      its session and lost its parent is found where Slurm tracks processes by cgroup
-      (``ProctrackType``); by ``linuxproc`` it may stay.
+    - ``--overlap``: without it, the step waits without a limit for steps that lack this option.
+    - No ``--cpus-per-task``: this option implies ``--exact`` (srun(1)), which confines the step to
+      that many CPUs and puts overlapping steps on the same ones. The pool's slots bound the number
+      of processes instead.
+    - ``--overcommit``: a node may have more slots than CPUs, which srun otherwise refuses ("More
+      processors requested than permitted").
+    - ``--kill-on-bad-exit=1``: when a rank fails, Slurm ends the others, which would wait for it
+      without end. They end by SIGTERM and the highest code wins, so srun exits with 143; the code
+      of the failed rank is in srun's output.
+    - ``env --chdir`` instead of srun's ``--chdir``: on a node without the directory, Slurm prints
+      an error and runs the program in /tmp. ``env`` exits with 125 instead, and with 127 if the
+      program is missing (srun: 2).
+    - ``--input=0``: rank 0 gets the standard input, as under ``mpirun``; by default each rank gets
+      all of it.
+    - No ``--mpi``: MPI starts as the site has set it up (``MpiDefault``); another kind belongs into
+      ``extra_args``. MPICH starts with ``--mpi=pmi2``; with ``none``, each rank is a world of size
+      one.
+
+    How a step ends: after SIGTERM to srun, Slurm kills all processes of the step within 0.2 s and
+    srun exits with 137. One SIGINT only asks; two within a second reach the processes. SIGKILL to
+    srun ends only srun: the step runs on, and must be cancelled by its id. Slurm finds a process
+    that has left its session and lost its parent if it tracks processes by cgroup
+    (``ProctrackType``); with ``linuxproc`` the process may survive.
     """
     options = [
         f"--job-name={job_name}",
@@ -211,7 +163,8 @@ def overlapping_srun_command(
         "--input=0",
         "--chdir=/",
     ]
-    if shape.nproc == shape.nodes * shape.most_per_node:  # else srun warns that it cannot
+    # Otherwise srun warns that it cannot honour the option.
+    if shape.nproc == shape.nodes * shape.most_per_node:
         options.append(f"--ntasks-per-node={shape.most_per_node}")
     program = ["env", f"--chdir={cwd}", *argv]
     gpus = _gpus(shape, shape.node_gpus)
@@ -221,21 +174,11 @@ def overlapping_srun_command(
 def mpirun_command(shape: TaskShape, argv: Sequence[str], exported: Sequence[str] = ()) -> Launch:
     """Return a task under Open MPI's mpirun.
 
-    Parameters
-    ----------
-    shape : TaskShape
-        How many processes, and where.
-    argv : sequence of str
-        The program and its arguments.
-    exported : sequence of str
-        Names of variables that processes on other nodes need as well.
-
-    Notes
-    -----
-    A host is named with its slots: a bare name means one, and then "there are not enough slots".
-    On shared nodes nothing is bound, since each mpirun begins to count at core 0; nor without
-    names: what a platform file says of a machine's cores need not be true, and binding to a core
-    that is not there fails. Open MPI has no option for GPUs.
+    ``exported`` names variables that processes on other nodes need as well. Each host is named with
+    its slots, because a bare name means one slot and fails with "there are not enough slots".
+    Processes are not bound on shared nodes, where each mpirun counts from core 0, nor without node
+    names: a platform file may name more cores than the machine has, and binding to a missing core
+    fails. Open MPI has no option for GPUs.
     """
     ppn = shape.most_per_node
     if shape.node_names and shape.whole_nodes and shape.cores:
@@ -255,18 +198,9 @@ def mpirun_command(shape: TaskShape, argv: Sequence[str], exported: Sequence[str
 
 
 def mpiexec_command(shape: TaskShape, argv: Sequence[str]) -> Launch:
-    """Return a task under MPICH's mpiexec (Hydra), which hands on the whole environment.
+    """Return a task under MPICH's mpiexec (Hydra), which passes the whole environment on.
 
-    Parameters
-    ----------
-    shape : TaskShape
-        How many processes, and where.
-    argv : sequence of str
-        The program and its arguments.
-
-    Notes
-    -----
-    Bound as under mpirun. It has no option for GPUs that all its versions know.
+    Processes are bound as under `mpirun_command`. No option for GPUs exists in all versions.
     """
     options = ["-n", str(shape.nproc)]
     if shape.node_names:
@@ -277,33 +211,22 @@ def mpiexec_command(shape: TaskShape, argv: Sequence[str]) -> Launch:
 
 
 def misleading_variables(environ: Mapping[str, str]) -> list[str]:
-    """Return the names in an environment that would contradict srun's options.
+    """Return the names in srun's environment that would contradict its options.
 
-    Parameters
-    ----------
-    environ : mapping of str to str
-        What srun would inherit: below ``sbatch --cpus-per-task``, or in a step, such names are in
-        it. What says how an MPI program runs, such as ``SLURM_MPI_TYPE``, is not among them.
+    ``sbatch --cpus-per-task`` and job steps set such variables. Variables that say how an MPI
+    program starts, such as ``SLURM_MPI_TYPE``, are not among them.
     """
     return misleading_programs(environ)
 
 
 def without_variables(names: Iterable[str], argv: Sequence[str]) -> list[str]:
-    """Return a command line that runs another one without some variables.
-
-    Parameters
-    ----------
-    names : iterable of str
-        The variables.
-    argv : sequence of str
-        What to run; returned as it is if there are no names.
-    """
+    """Return a command line that runs ``argv`` without some variables."""
     unset = [word for name in names for word in ("-u", name)]
     return ["env", *unset, *argv] if unset else list(argv)
 
 
 def _beside(shape: TaskShape) -> dict[str, str]:
-    """Let the step by which mpirun reaches the nodes run beside others; else it waits for them."""
+    """Let the step by which mpirun reaches its nodes overlap others; else it waits for them."""
     return {"SLURM_OVERLAP": "1"} if shape.node_names else {}
 
 
@@ -312,7 +235,7 @@ def _where(shape: TaskShape) -> list[str]:
 
 
 def _gpus(shape: TaskShape, node_gpus: int) -> list[str]:
-    """Return the options for a program that gets GPUs for each process, or those of its nodes."""
+    """Return srun's options for GPUs of each process, or else for those of the nodes."""
     if shape.gpus:
         return [f"--gpus-per-task={shape.gpus}"]
     return gres_options(node_gpus, shape.extra_args)

@@ -1,4 +1,4 @@
-"""How a program starts on what it was allocated, by the platform's ``MPIRUN``."""
+"""Start a program on its reservation by the platform's ``MPIRUN``."""
 
 from __future__ import annotations
 
@@ -22,23 +22,19 @@ __all__ = ["TaskLauncher"]
 
 
 class TaskLauncher:
-    """Makes command lines of programs, for tasks of pools and for single ones.
+    """Build the command lines of programs, for tasks of pools and for single tasks.
 
-    Parameters
-    ----------
-    mpirun : {"eval", "srun", "mpirun", "mpiexec"}
-        ``MPIRUN`` of the platform.
-    named : bool
-        True: the nodes have names that the launcher knows, as those of a Slurm job.
+    ``mpirun`` is the platform's ``MPIRUN``. ``named`` is True if the launcher knows the nodes by
+    their names, as those of a Slurm job.
     """
 
     def __init__(self, mpirun: str, named: bool) -> None:
         self.mpirun = mpirun
         self._named = named
-        self._name = f"ips-{uuid.uuid4().hex[:8]}"  # other simulations may be in the same job
+        self._name = f"ips-{uuid.uuid4().hex[:8]}"  # Other simulations may run in the same job.
 
     def why_not(self, task: Task) -> str:
-        """Return why a task can never be started, in a sentence; nothing if it can."""
+        """Return why a task can never start, in a sentence; empty if it can."""
         if task.mpi and self.mpirun == "eval":
             return "mpi=True, but MPIRUN = eval starts no MPI programs: set it to mpirun, say"
         if task.argv and task.gpus and self.mpirun in ("mpirun", "mpiexec"):
@@ -46,7 +42,7 @@ class TaskLauncher:
         return ""
 
     def line(self, task: Task, allocation: Reservation) -> Launch:
-        """Return the launcher's command line, and what comes on top of its environment."""
+        """Return the launcher's command line, and variables to add to its environment."""
         shape = shape_of(task, allocation, self._named)
         if self.mpirun == "srun":
             name = f"--job-name={self._step(allocation)}"
@@ -54,18 +50,18 @@ class TaskLauncher:
         return launch_command(self.mpirun, shape, task.argv, tuple(task.task_env))
 
     def command(self, task: Task, allocation: Reservation) -> Launch:
-        """Return what to execute: the same, without what would mislead the launcher."""
+        """Return `line`, run without variables that would mislead the launcher."""
         argv, variables = self.line(task, allocation)
         if self.mpirun == "srun":
             argv = without_variables(misleading_variables(os.environ), argv)
         return argv, variables
 
     def hosts(self, allocation: Reservation) -> str:
-        """Return the nodes as the log has them; empty if they are only ours."""
+        """Return the nodes for the log; empty if their names are made up."""
         return ",".join(allocation.nodes) if self._named else ""
 
     def finish(self, record: dict[str, Any], allocation: Reservation) -> dict[str, Any]:
-        """Return the record of a program that has ended, with what the launcher knows of it."""
+        """Return the record of a finished program, completed from the launcher's output."""
         if self.mpirun != "srun":
             return record
         return after_srun(record, os.environ.get("SLURM_JOB_ID", ""), self._step(allocation))

@@ -1,8 +1,8 @@
-"""Ends the tasks of a component that dies without doing so: a process that outlives it for that.
+"""End the tasks of a component that has died, in a process that outlives the component.
 
-Tasks have sessions of their own, so that one can be ended without the others; nothing else would
-end them when their component is killed. Run as a script, this module is that process, which is why
-it imports nothing of ours.
+Tasks have separate sessions, so that each can be ended alone; therefore nothing else ends them when
+their component is killed. This module is also the program of that process, so it imports only the
+standard library.
 """
 
 from __future__ import annotations
@@ -19,24 +19,22 @@ __all__ = ["OrphanReaper", "marked_processes"]
 
 _VARIABLE = "IPS_TASK_GUARD"
 _GRACE = 2.0
-_SECONDS = 8.0  # for all of it: ten are promised
+_SECONDS = 8.0  # Seconds for all of it; the promise is ten.
 _PERIOD = 0.05
 
 
 class OrphanReaper:
-    """Ends what carries a mark as soon as this process has died, or closes the guard.
+    """End all processes with a mark as soon as this process dies or calls `close`.
 
-    Attributes
-    ----------
-    environment : dict of str to str
-        The mark; tasks get it, and what they start inherits it.
+    ``environment`` holds the mark; tasks get it, and their children inherit it.
     """
 
     def __init__(self) -> None:
         self.environment = {_VARIABLE: uuid.uuid4().hex}
-        # Below a task of another simulation, it is not to be ended with that, but after it
+        # Without an inherited mark: if this component runs within a task of another simulation, the
+        # other simulation's reaper must not kill this one before it has ended its own tasks.
         environ = {name: value for name, value in os.environ.items() if name != _VARIABLE}
-        # its input ends when this process does, in whatever way
+        # The pipe closes when this process ends, however it ends.
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, f"{_VARIABLE}={self.environment[_VARIABLE]}"],
             stdin=subprocess.PIPE,
@@ -48,7 +46,7 @@ class OrphanReaper:
         )
 
     def close(self) -> None:
-        """End what is left, also what has left its process group; return when that is so."""
+        """End all remaining processes with the mark, and wait until they are gone."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -56,9 +54,9 @@ class OrphanReaper:
 
 
 def marked_processes(mark: str) -> list[int]:
-    """Return the processes with a variable, ``NAME=VALUE``, in their environment.
+    """Return the ids of processes with a variable, ``NAME=VALUE``, in their environment.
 
-    Those of other users, and those that have ended, are not seen.
+    Processes of other users, and those that have ended, are not visible.
     """
     wanted = mark.encode()
     found = []
@@ -71,14 +69,14 @@ def marked_processes(mark: str) -> list[int]:
 
 
 def _end_marked(mark: str) -> None:
-    """End all that carries the mark: TERM once, a grace, then KILL until there is nothing left."""
+    """Send SIGTERM once to each marked process; after 2 s, send SIGKILL until none is left."""
     begin = time.monotonic()
     asked: set[int] = set()
     while (left := marked_processes(mark)) and time.monotonic() < begin + _SECONDS:
         late = time.monotonic() > begin + _GRACE
         for pid in left:
             if late or pid not in asked:
-                with contextlib.suppress(OSError):  # it has ended meanwhile
+                with contextlib.suppress(OSError):  # The process has ended meanwhile.
                     os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
         asked.update(left)
         time.sleep(_PERIOD)

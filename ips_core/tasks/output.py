@@ -1,7 +1,7 @@
-"""What tasks write: passed on to the worker's output in whole lines, and the end of it kept.
+"""Pass the output of tasks on to the worker's output in whole lines, and keep its end.
 
-Standard library only, and nothing of ours: it arrives on Dask workers by value, see
-``tasks.runner.BY_VALUE``.
+This module imports only the standard library, because Dask workers get it by value (see
+``tasks.runner.BY_VALUE``).
 """
 
 from __future__ import annotations
@@ -18,25 +18,19 @@ from typing import Any
 __all__ = ["TAIL_BYTES", "Lines", "Sink", "ThreadOutput", "as_text", "install_output"]
 
 TAIL_BYTES = 4096
-_LONGEST_LINE = 65536  # a longer one is passed on in pieces
+_LONGEST_LINE = 65536  # A longer line is passed on in pieces.
 
 
 class Sink:
-    """A file descriptor that many write to, in which the lines of one are not those of another.
-
-    Parameters
-    ----------
-    descriptor : int
-        Where it goes; it stays the caller's.
-    """
+    """Write to a descriptor for several owners without mixing their lines; the caller closes it."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._lock = threading.Lock()
-        self._unfinished: object = None  # who wrote the line that has no end yet
+        self._unfinished: object = None  # Owner of the unfinished last line.
 
     def write(self, data: bytes, owner: object) -> None:
-        """Write all of it; what cannot be written is dropped, for it must not cost the task."""
+        """Write all data; drop what cannot be written, because that must not fail the task."""
         with self._lock, contextlib.suppress(OSError):
             if self._unfinished not in (None, owner):
                 data = b"\n" + data
@@ -46,24 +40,15 @@ class Sink:
                 rest = rest[os.write(self._descriptor, rest) :]
 
     def renew(self) -> None:
-        """Forget that another thread is writing: this process was forked from that one's."""
+        """Replace the lock after a fork, because another thread may have held the old one."""
         self._lock = threading.Lock()
 
 
 class Lines:
-    """The output of one task.
+    """Pass the output of one task on to a sink in whole lines.
 
-    Parameters
-    ----------
-    sink : Sink
-        Takes the lines as they come.
-
-    Attributes
-    ----------
-    tail : bytes
-        The last 4 kB.
-    since : float or None
-        When the line began that has no end yet (``time.monotonic``); None if there is none.
+    ``tail`` holds the last 4 kB. ``since`` is the time at which the unfinished line began
+    (``time.monotonic``), or None if there is no unfinished line.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -73,7 +58,7 @@ class Lines:
         self._rest = b""
 
     def take(self, data: bytes) -> None:
-        """Pass on what is whole lines by now, and keep the rest."""
+        """Pass whole lines on and keep the rest."""
         self.tail = (self.tail + data)[-TAIL_BYTES:]
         end = data.rfind(b"\n") + 1
         if end:
@@ -87,24 +72,16 @@ class Lines:
             self.since = time.monotonic()
 
     def flush(self) -> None:
-        """Pass on the line that has no end yet, too."""
+        """Pass the unfinished line on, too."""
         if self._rest:
             self._sink.write(self._rest, self)
         self._rest, self.since = b"", None
 
 
 class ThreadOutput(io.TextIOBase):
-    """Stands in for ``sys.stdout`` of a process whose threads run tasks.
+    """Replace ``sys.stdout`` of a process whose threads run tasks.
 
-    Parameters
-    ----------
-    stream : file object
-        The standard output so far; its descriptor takes what is written.
-
-    Attributes
-    ----------
-    sink : Sink
-        Where the output of programs goes, too.
+    Output goes to the descriptor of ``stream``; ``sink`` takes the output of programs, too.
     """
 
     encoding = "utf-8"
@@ -119,7 +96,7 @@ class ThreadOutput(io.TextIOBase):
 
     @contextlib.contextmanager
     def captured(self) -> Iterator[Lines]:
-        """Take what this thread writes for the output of a task; yield that."""
+        """Yield `Lines` that take what this thread writes while the context is open."""
         lines = Lines(self.sink)
         self._of_tasks[threading.get_ident()] = lines
         try:
@@ -130,13 +107,13 @@ class ThreadOutput(io.TextIOBase):
 
     @property
     def buffer(self) -> ThreadOutput:
-        """The stream for bytes: this one takes both."""
+        """The stream for bytes, which is this object: `write` takes text and bytes."""
         return self
 
-    def write(self, text: str | bytes) -> int:  # type: ignore[override]  # bytes for ``buffer``
-        """Take text, or bytes; return the length of it."""
+    def write(self, text: str | bytes) -> int:  # type: ignore[override]  # Bytes for ``buffer``.
+        """Write text or bytes and return their length."""
         if isinstance(text, str):
-            # a name of a file that is no text comes out as it is; another odd character as \\udXXX
+            # File names that are not UTF-8 come out as their bytes, other surrogates as \udXXX.
             try:
                 data = text.encode("utf-8", self.errors)
             except UnicodeEncodeError:
@@ -152,7 +129,7 @@ class ThreadOutput(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Pass on also what is no whole line yet."""
+        """Pass the unfinished line of this thread on."""
         lines = self._of_tasks.get(threading.get_ident())
         if lines is not None:
             lines.flush()
@@ -161,33 +138,34 @@ class ThreadOutput(io.TextIOBase):
                 self._of_others.flush()
 
     def renew(self) -> None:
-        """Forget what other threads are doing: they are not in this process, which was forked."""
+        """Replace the locks after a fork, because another thread may have held the old ones."""
         self._lock = threading.Lock()
         self.sink.renew()
 
     def fileno(self) -> int:
-        """Return the descriptor below."""
+        """Return the descriptor of the wrapped stream."""
         return self._stream.fileno()
 
     def isatty(self) -> bool:
-        """Tell whether the descriptor below is a terminal."""
+        """Return whether the wrapped stream is a terminal."""
         return self._stream.isatty()
 
     def writable(self) -> bool:
-        """Say so."""
+        """Return True."""
         return True
 
     def close(self) -> None:
-        """Only flush: no task closes the worker's output."""
+        """Only flush, so that no task closes the worker's output."""
         self.flush()
 
 
 def install_output() -> None:
-    """Let ``sys.stdout`` and ``sys.stderr`` of this process be one :class:`ThreadOutput`.
+    """Make ``sys.stdout`` and ``sys.stderr`` of this process one :class:`ThreadOutput`.
 
-    A second time nothing is changed. Loggers that have been set up before keep their stream.
+    A second call keeps the installed one. Loggers that were set up before keep their stream.
     """
-    if not hasattr(sys.stdout, "captured"):  # by name: the class may have arrived twice, by value
+    # Tested by attribute, because the class may have arrived twice by value.
+    if not hasattr(sys.stdout, "captured"):
         sys.stdout.flush()
         sys.stdout = output = ThreadOutput(sys.stdout)
         os.register_at_fork(after_in_child=output.renew)
@@ -195,5 +173,5 @@ def install_output() -> None:
 
 
 def as_text(tail: bytes) -> str:
-    """Return the end of some output as text, whatever bytes it is made of."""
+    """Return the end of some output as text; invalid UTF-8 is replaced."""
     return tail[-TAIL_BYTES:].decode("utf-8", "replace")

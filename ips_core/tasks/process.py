@@ -1,7 +1,7 @@
-"""One child process in a session of its own: started, fed, listened to and ended.
+"""Start one child process in a new session, serve its pipes, and end it.
 
-Standard library only, and nothing of ours but ``tasks.output``: it arrives on workers by value,
-see ``tasks.runner.BY_VALUE``. What a task is, and what its record says, is not known here.
+This module imports only the standard library and ``tasks.output``, because Dask workers get it by
+value (see ``tasks.runner.BY_VALUE``). It knows nothing of tasks and records.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from ips_core.tasks.output import Lines
 __all__ = ["Child", "Pipes", "describe_exit", "open_process_descriptor"]
 
 _CHUNK = 65536
-_MOST_LEFT = 16  # chunks read after the end: what a grandchild goes on writing is not waited for
-_PATIENCE = 1.0  # of a line without an end
-_LONGEST_WAIT = 1e6  # poll takes 24 days at most
-_SHORTEST_LOOK, _LONGEST_LOOK = 0.001, 0.05  # where only looking tells whether a process has ended
-_SYS_PIDFD_OPEN = 434  # on every architecture but Alpha, see pidfd_open(2)
-_DEATH_SECONDS = 10.0  # after KILL; a process may hang in the kernel for good
-#: By these a process ends when compiled code in it goes wrong (signal(7)).
+_MOST_LEFT = 16  # Chunks read after the process has ended; a grandchild may write on without end.
+_PATIENCE = 1.0  # Seconds until an unfinished line is passed on.
+_LONGEST_WAIT = 1e6  # Seconds; poll() takes at most 24 days.
+# Seconds between two looks at a process without a descriptor.
+_SHORTEST_LOOK, _LONGEST_LOOK = 0.001, 0.05
+_SYS_PIDFD_OPEN = 434  # On all architectures but Alpha, see pidfd_open(2).
+_DEATH_SECONDS = 10.0  # Seconds after SIGKILL; a process may hang in the kernel.
+#: Signals that end a process after an error in compiled code (signal(7)).
 _CRASHES = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV)
 
 
 def describe_exit(code: int) -> str:
-    """Return in words how a process ended, from its exit code, negative for a signal."""
+    """Return how a process ended, in words; a negative exit code is a signal."""
     if -code in _CRASHES:
         return f"crashed ({signal.Signals(-code).name}) in compiled code"
     return f"ended by signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def open_process_descriptor(pid: int) -> int | None:
-    """Return a descriptor that is readable once a child has ended; None where there is no such.
+    """Return a descriptor that is readable once a child has ended, or None if the system has none.
 
     Conda's Python lacks ``os.pidfd_open`` on kernels that have it:
     https://github.com/python-trio/trio/issues/2855
@@ -48,29 +49,27 @@ def open_process_descriptor(pid: int) -> int | None:
     with contextlib.suppress(OSError):
         if hasattr(os, "pidfd_open"):
             return os.pidfd_open(pid)
-        with contextlib.suppress(AttributeError):  # a C library without syscall
+        with contextlib.suppress(AttributeError):  # The C library has no syscall().
             found = ctypes.CDLL(None).syscall(_SYS_PIDFD_OPEN, pid, 0)
             return found if found >= 0 else None
     return None
 
 
 class Pipes:
-    """The ends of pipes on this side, and what is to be done with them.
-
-    They are closed with :meth:`close`, also those that were handed out for the child.
-    """
+    """Hold this process's ends of pipes to a child, and the handler of each; `close` closes all."""
 
     def __init__(self) -> None:
-        self._ready: dict[int, Callable[[int], bool]] = {}  # False: nothing more to come
+        # A handler returns False at the end of its data.
+        self._ready: dict[int, Callable[[int], bool]] = {}
         self._events: dict[int, int] = {}
         self._theirs: list[int] = []
 
     def __bool__(self) -> bool:
-        """Tell whether any of them is open on this side."""
+        """Return whether this process still has an open end."""
         return bool(self._ready)
 
     def reader(self, take: Callable[[bytes], object]) -> int:
-        """Return a descriptor for the child to write to; what it writes is given to ``take``."""
+        """Return a descriptor for the child to write to; ``take`` gets what the child writes."""
 
         def read(descriptor: int) -> bool:
             data = os.read(descriptor, _CHUNK)
@@ -83,7 +82,7 @@ class Pipes:
         return theirs
 
     def writer(self, data: bytes) -> int:
-        """Return a descriptor for the child to read some data from."""
+        """Return a descriptor from which the child reads ``data``."""
         rest = memoryview(data)
 
         def write(descriptor: int) -> bool:
@@ -92,7 +91,7 @@ class Pipes:
                 rest = rest[os.write(descriptor, rest[:_CHUNK]) :]
             except BlockingIOError:
                 return True
-            except OSError:  # it does not want it
+            except OSError:  # The child has closed its end.
                 return False
             return bool(rest)
 
@@ -110,17 +109,17 @@ class Pipes:
         self._ready[descriptor], self._events[descriptor] = ready, events
 
     def started(self) -> None:
-        """Close the child's ends, which it has by now."""
+        """Close the child's ends, which the child has inherited."""
         while self._theirs:
             os.close(self._theirs.pop())
 
     def watch(self, poll: select.poll) -> None:
-        """Let a poll object look at them."""
+        """Register the open ends with a poll object."""
         for descriptor, events in self._events.items():
             poll.register(descriptor, events)
 
     def serve(self, events: Sequence[tuple[int, int]], poll: select.poll) -> bool:
-        """Do what a poll says can be done; return whether there was anything."""
+        """Handle the events of a poll; return whether any was for a pipe."""
         served = False
         for descriptor, _ in events:
             if descriptor in self._ready:
@@ -132,7 +131,7 @@ class Pipes:
         return served
 
     def close(self) -> None:
-        """Close whatever is open."""
+        """Close all ends that are open in this process."""
         self.started()
         while self._ready:
             os.close(self._ready.popitem()[0])
@@ -140,29 +139,12 @@ class Pipes:
 
 
 class Child:
-    """A process that has been started; it is the leader of its session and of its process group.
+    """Start a process that leads its own session and process group.
 
-    Parameters
-    ----------
-    argv : sequence of str
-        What to run.
-    cwd : str or None
-        Where; None: here.
-    env : mapping of bytes to bytes
-        Its whole environment.
-    streams : sequence of int
-        Descriptors of its stdin, stdout and stderr.
-    others : sequence of int
-        Descriptors that it has besides.
-    pipes : Pipes
-        Those of the descriptors that are pipes to here. They are the caller's to close.
-    lines : Lines
-        Its output, as far as it comes through a pipe.
-
-    Raises
-    ------
-    OSError, ValueError
-        It could not be started; from :class:`subprocess.Popen`.
+    ``env`` is the whole environment, ``streams`` are the descriptors of stdin, stdout and stderr,
+    and ``others`` are further descriptors to inherit. ``pipes`` serves those descriptors that are
+    pipes, and the caller closes it; ``lines`` takes the output that comes through a pipe. Raises
+    OSError or ValueError as :class:`subprocess.Popen` does.
     """
 
     def __init__(
@@ -176,7 +158,7 @@ class Child:
         lines: Lines,
     ) -> None:
         stdin, stdout, stderr = streams
-        self._lock = threading.Lock()  # while it is held nobody else reaps it
+        self._lock = threading.Lock()  # Held while the process is signalled or reaped.
         self._pipes = pipes
         self._lines = lines
         self._look = _SHORTEST_LOOK
@@ -188,7 +170,8 @@ class Child:
             stdout=stdout,
             stderr=stderr,
             pass_fds=others,
-            # its own group, so that all it starts can be ended; no preexec_fn: keeps vfork
+            # A separate process group, so that all descendants can be ended. preexec_fn would turn
+            # off vfork.
             start_new_session=True,
         )
         self._descriptor = open_process_descriptor(self._process.pid)
@@ -204,11 +187,11 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its number, and that of its process group."""
+        """Process id, which is also the id of the process group."""
         return self._process.pid
 
     def follow(self, seconds: float | None = None) -> bool:
-        """Serve its pipes until it has ended, or some time is over; return whether it has ended."""
+        """Serve the pipes until the process ends or time is over; return whether it has ended."""
         deadline = math.inf if seconds is None else time.monotonic() + seconds
         while True:
             events = self._poll.poll(self._milliseconds(deadline))
@@ -237,43 +220,40 @@ class Child:
     def _has_ended(self, events: Sequence[tuple[int, int]]) -> bool:
         if self._descriptor is not None:
             return any(descriptor == self._descriptor for descriptor, _ in events)
-        try:  # looks, but does not reap
+        try:  # WNOWAIT looks without reaping.
             flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
             return os.waitid(os.P_PID, self._process.pid, flags) is not None
-        except ChildProcessError:  # somebody has
+        except ChildProcessError:  # Other code in this process has reaped the child.
             return True
 
     def _serve_what_is_left(self) -> None:
-        """Read what it wrote before it ended; its children may keep the pipes open for long."""
+        """Read the rest of the output; descendants may keep the pipes open."""
         for _ in range(_MOST_LEFT):
             if not (self._pipes and self._pipes.serve(self._poll.poll(0), self._poll)):
                 break
 
     def signal(self, number: int) -> None:
-        """Send a signal to the whole process group; nothing happens once it was reaped."""
+        """Send a signal to the process group, unless the process has been reaped."""
         with self._lock, contextlib.suppress(ProcessLookupError, PermissionError):
-            if self._process.returncode is None:  # else its number may be another's
+            # The number of a reaped process may belong to another one.
+            if self._process.returncode is None:
                 os.killpg(self._process.pid, number)
 
     def close(self, kill: bool) -> int:
-        """Reap the process, and return its exit code, negative for a signal.
+        """Reap the process and return its exit code, negative for a signal.
 
-        Parameters
-        ----------
-        kill : bool
-            End what is left of its process group before; so it is done with a process, too, that
-            has not ended.
+        With ``kill``, first kill its process group, even if the process still runs.
         """
         try:
             if kill:
                 self.signal(signal.SIGKILL)
                 try:
                     self.follow(_DEATH_SECONDS)
-                except BaseException:  # nobody can take its output; its end is waited for
+                except BaseException:  # The output cannot be taken any more; only wait for the end.
                     self._poll = self._poll_of_end()
                     self.follow(_DEATH_SECONDS)
             with self._lock:
-                # what hangs in the kernel is reaped by a later Popen
+                # A later Popen reaps a process that hangs in the kernel.
                 code = self._process.poll()
         finally:
             if self._descriptor is not None:

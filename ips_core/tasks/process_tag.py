@@ -1,8 +1,8 @@
-"""Finds what a task has started, however far it has gone from its process group, by a mark.
+"""Find all processes of a task by a mark in their environment, and end them.
 
-The mark is part of an environment variable, which children inherit: a daemon has neither the
-session nor the parent by which it could be found. Standard library only, and nothing of ours: it
-arrives on Dask workers by value, see ``tasks.runner.BY_VALUE``.
+Children inherit the mark. A daemon cannot be found otherwise, because it has left its session and
+its parent. This module imports only the standard library, because Dask workers get it by value (see
+``tasks.runner.BY_VALUE``).
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ _LOOK_SECONDS = 0.02
 
 
 class ProcessTag:
-    """Makes marks that no other process has."""
+    """Make marks that are unique on this host."""
 
     def __init__(self) -> None:
         self._prefix = uuid.uuid4().hex[:12]
         self._numbers = itertools.count(1)
-        # of the task that this process is part of: whoever ends that, ends ours
+        # Marks of the task that this process belongs to: ending that task must end the tasks of
+        # this process, too.
         self._outer = os.environ.get(_VARIABLE, "")
 
     def next(self) -> tuple[str, dict[str, str]]:
-        """Return a new mark, and the environment variables that carry it."""
+        """Return a new mark, and the environment variable that carries it."""
         mark = f"{self._prefix}-{next(self._numbers)}"
         return mark, {_VARIABLE: f"{self._outer} {mark}".lstrip()}
 
 
 def tagged_processes(marks: Collection[str]) -> list[int]:
-    """Return the processes of this user on this node that carry one of some marks."""
+    """Return the ids of this user's processes on this node that carry one of some marks."""
     wanted = {mark.encode() for mark in marks}
     found = []
     for entry in os.listdir("/proc") if wanted else ():
@@ -50,7 +51,7 @@ def tagged_processes(marks: Collection[str]) -> list[int]:
 
 
 def signal_tagged(marks: Collection[str], number: int, spared: Collection[int] = ()) -> None:
-    """Send a signal to all that carry one of some marks, but for some process groups."""
+    """Send a signal to all processes with one of some marks, except in ``spared`` groups."""
     for pid in tagged_processes(marks):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if os.getpgid(pid) not in spared:
@@ -58,10 +59,7 @@ def signal_tagged(marks: Collection[str], number: int, spared: Collection[int] =
 
 
 def end_tagged(marks: Collection[str], seconds: float) -> None:
-    """Kill all that carry one of some marks, and those that are born meanwhile.
-
-    What hangs in the kernel is left after ``seconds``.
-    """
+    """Kill processes with one of some marks until none is left, for at most ``seconds``."""
     deadline = time.monotonic() + seconds
     while tagged_processes(marks) and time.monotonic() < deadline:
         signal_tagged(marks, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What became of a task: the one value that results, iterators, the log and a resumed run share."""
+"""Hold the outcome of a task, for results, iterators, the log and a resumed run."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ __all__ = ["TaskRecord"]
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """What became of a task.
+    """The outcome of a task.
 
     Parameters
     ----------
     name : str
-        The task.
+        Name of the task.
     status : str
-        ``finished``; ``failed``: it raised, or its exit code is not 0; ``timed_out``;
-        ``cancelled``: it was ended, or was about to start, when its pool was; ``lost``: its worker
-        was lost, and nobody saw its end; ``result_lost``: it has ended, but its result was lost
-        with its worker; ``not_started``: its pool stopped before its turn came.
+        ``finished``; ``failed``: the callable raised or the exit code is not 0; ``timed_out``;
+        ``cancelled``: the pool was cancelled while the task ran or was about to start; ``lost``:
+        the worker was lost before the end of the task was recorded; ``result_lost``: the task has
+        ended, but its result was lost with the worker; ``not_started``: the pool was stopped before
+        the task started.
     exit_status : int or None
-        Of a program: its exit code, negative for the signal that ended it, -1 after a time-out,
-        126 or 127 if it could not be started. Of a callable: 0, or 1 if it raised. None if nobody
-        saw its end.
+        Exit code of a program, negative for the signal that ended it, -1 after a time-out, 126 or
+        127 if it could not be started. For a callable: 0, or 1 if it raised. None if the end of the
+        task is unknown.
     value : object
-        What a callable returned.
+        Return value of a callable.
     error, traceback : str
-        Why it did not finish, and where it raised; empty if it did.
+        Reason and traceback of a task that did not finish; empty otherwise.
     output : str
-        The last 4 kB of what it wrote, if it did not finish.
+        The last 4 kB of the output of a task that did not finish.
     host, worker : str
-        The node and the worker it ran on; empty if it did not start.
+        Node and worker on which the task ran; empty if it did not start.
     attempts : int
-        How often it was started.
+        Number of times that the task was started.
     start_time : float
-        Of its last attempt, in seconds since the epoch; 0 if it did not start.
+        Start of the last attempt, in seconds since the epoch; 0 if the task did not start.
     elapsed_time : float
-        Seconds that its last attempt took.
+        Duration of the last attempt in seconds.
     slots : int
-        Cores that it held meanwhile.
+        Number of cores that the task held.
     is_program : bool
         True for a program, False for a callable.
     """
@@ -65,12 +66,12 @@ class TaskRecord:
 
     @property
     def ok(self) -> bool:
-        """True if it did what it was asked for: it returned, or its exit code is 0."""
+        """True if the callable returned or the exit code is 0."""
         return self.status == "finished"
 
     @property
     def result(self) -> Any:
-        """What ``get_finished_tasks`` says: an exit code, a return value, or a ``TaskError``."""
+        """The entry of ``get_finished_tasks``: an exit code, a return value or a ``TaskError``."""
         if self.is_program and self.exit_status is not None:
             return self.exit_status
         if self.ok:
@@ -79,6 +80,6 @@ class TaskRecord:
 
     @classmethod
     def of(cls, found: Mapping[str, Any], **more: Any) -> TaskRecord:
-        """Return the record that ``tasks.runner.Runner.run`` has made, with further fields."""
+        """Return the record of a result of ``tasks.runner.Runner.run``, with further fields."""
         fields = {name: found[name] for name in cls.__slots__ if name in found}
         return cls(**(fields | more))

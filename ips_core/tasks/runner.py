@@ -1,9 +1,8 @@
-"""Runs tasks where they are: one program or one callable at a time, any number side by side.
+"""Run tasks: one program or callable per call, any number side by side.
 
-Standard library only, and nothing of ours but what is in ``BY_VALUE``: on Dask workers, which need
-not have this package, these modules arrive by value as part of a worker plugin. A task and its
-record are plain dicts for the same reason. Nothing that a task does raises out of
-:meth:`Runner.run`.
+A task and its record are plain dicts, and this module imports only the standard library and the
+modules of ``BY_VALUE``: Dask workers may lack this package and get these modules by value, as part
+of a worker plugin. No error of a task leaves :meth:`Runner.run`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from ips_dask_cluster import by_value
 
 __all__ = ["BY_VALUE", "Journal", "Runner", "install_output"]
 
-#: What must be registered with ``cloudpickle.register_pickle_by_value``.
+#: Modules to register with ``cloudpickle.register_pickle_by_value``.
 BY_VALUE = (
     by_value,
     *(
@@ -47,25 +46,18 @@ BY_VALUE = (
 
 _CANCEL_GRACE = 3.0
 _TIMEOUT_GRACE = 0.5
-_DEATH_SECONDS = 3.0  # after KILL
-_LOOK_SECONDS = 0.1  # between two looks for what is left of cancelled tasks
+_DEATH_SECONDS = 3.0  # Seconds after SIGKILL.
+_LOOK_SECONDS = 0.1  # Seconds between two looks for remaining processes of cancelled tasks.
 _DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 _AMD_DRIVER = "/dev/kfd"
 
 
 class Runner:
-    """Runs tasks and knows which processes of theirs are alive.
+    """Run tasks, and know which of their processes are alive.
 
-    Parameters
-    ----------
-    worker : str
-        Name of the worker it runs on, for the records.
-    threads : int, optional
-        How many slots for tasks the worker has.
-    cores : sequence of int, optional
-        Numbers of the processors that its tasks may use; all of this process by default.
-    gpus : sequence of str, optional
-        The devices that it may hand out.
+    ``worker`` is the worker's name in the records. ``threads`` is the number of slots for tasks.
+    ``cores`` are the numbers of the processors for tasks, by default all of this process; ``gpus``
+    are the devices that tasks may reserve.
     """
 
     def __init__(
@@ -83,9 +75,10 @@ class Runner:
         self._gpus = _Stock("GPUs", gpus)
         self._sink = Sink(1)
         self._marks = ProcessTag()
-        self._environ: tuple[str | None, dict[bytes, bytes]] = None, {}  # as of a pool's first task
-        self._changed = threading.Condition()  # guards what follows
-        self._children: dict[Child, tuple[str, str]] = {}  # pool and mark
+        # Taken when the first task of a pool starts.
+        self._environ: tuple[str | None, dict[bytes, bytes]] = None, {}
+        self._changed = threading.Condition()  # Guards the attributes below.
+        self._children: dict[Child, tuple[str, str]] = {}  # Pool and mark.
         self._cancelled: set[str | None] = set()
         self._held: set[str] = set()
         self._running: dict[int, dict[str, Any]] = {}
@@ -95,30 +88,28 @@ class Runner:
     ) -> dict[str, Any]:
         """Run one task to its end and return its record.
 
-        Parameters
-        ----------
-        task : dict
-            ``pool``, ``name`` and either ``argv`` (list of str) or ``function``, ``args`` and
-            ``kwargs``, with ``isolate`` (bool) for a process of its own. Optional: ``work`` (str,
-            for the record), ``slots`` (cores that it holds, 1), ``gpus`` (devices, 0), ``pin``
-            (bool: these cores are its own), ``latest_start`` (seconds since the epoch: it does not
-            begin later). Of a process: ``cwd``, ``env`` (dict, on top of the worker's
-            environment), ``logfile``, ``errfile`` and ``stdin`` (paths, relative to ``cwd``; stdin
-            may be bytes), ``timeout`` (seconds), ``spawned`` (callable: called as soon as there is
-            a process).
-        started : callable
-            Called with the first part of the record before the task starts, which it does not do if
-            the answer is False.
+        ``task`` has these items:
 
-        Returns
-        -------
-        dict
-            ``pool``, ``name``, ``host``, ``worker``, ``start_time`` (seconds since the epoch),
-            ``elapsed_time`` (seconds), ``status``, ``exit_status``, ``value``, ``error``,
-            ``traceback``, ``output``, ``slots`` as in ``TaskRecord``, and ``work`` if it was given.
-            Of what has not begun, host and worker are empty and the start is 0.
+        - ``pool``, ``name``, and either ``argv`` (list of str) or ``function``, ``args`` and
+          ``kwargs``, with ``isolate`` (bool) for a separate process.
+        - Optional: ``work`` (str, copied to the record), ``slots`` (cores that the task holds, 1),
+          ``gpus`` (devices, 0), ``pin`` (bool: no other pinned task uses these cores),
+          ``latest_start`` (seconds since the epoch, after which the task does not start).
+        - Optional, for a process: ``cwd``, ``env`` (dict, added to the worker's environment),
+          ``logfile``, ``errfile`` and ``stdin`` (paths, relative to ``cwd``; stdin may be bytes),
+          ``timeout`` (seconds), ``spawned`` (callable, called as soon as the process exists).
+
+        ``started`` gets the first part of the record before the task starts; if it returns False,
+        the task does not start.
+
+        The record has ``pool``, ``name``, ``host``, ``worker``, ``start_time`` (seconds since the
+        epoch), ``elapsed_time`` (seconds), ``status``, ``exit_status``, ``value``, ``error``,
+        ``traceback``, ``output`` and ``slots`` as in ``TaskRecord``, and ``work`` if it was given.
+        If the task was cancelled or held before its start, or came after ``latest_start``, host and
+        worker are empty and the start is 0.
         """
-        # first: another thread may come between, and start and duration must not end it too early
+        # Measured first: another thread may run between the two lines, and start plus duration must
+        # not lie before the task's end.
         begin = time.monotonic()
         first = {
             "pool": task.get("pool", ""),
@@ -134,7 +125,7 @@ class Runner:
                 begin = time.monotonic()
             else:
                 outcome = self._begin(task, first, started)
-        except BaseException as error:  # the worker's own trouble, or odd values in the task
+        except BaseException as error:  # An error of the worker, or invalid values in the task.
             outcome = _failed(126 if "argv" in task else 1, describe(error))
         more = {"work": task["work"]} if "work" in task else {}
         return {
@@ -148,15 +139,11 @@ class Runner:
         }
 
     def cancel(self, pool: str | None = None) -> list[dict[str, Any]]:
-        """End the processes of a pool's tasks, or of all, for good: TERM, a grace, then KILL.
+        """End the processes of a pool's tasks, or of all, and start no more of them.
 
-        Their tasks get the status ``cancelled``, and so do tasks of the pool that are yet to come.
-        It takes 6 s at most, however many they are.
-
-        Returns
-        -------
-        list of dict
-            The first part of the records of the pool's tasks that were running, callables too.
+        Processes get SIGTERM and, after 3 s, SIGKILL; this takes at most 6 s for any number of
+        processes. Ended tasks and later tasks of the pool get the status ``cancelled``. Return the
+        first part of the records of the tasks that were running, including callables, which run on.
         """
         with self._changed:
             self._cancelled.add(pool)
@@ -178,18 +165,18 @@ class Runner:
             signal_tagged(marks, number, [child.pid for child in children])
             with self._changed:
                 while (doomed() or tagged_processes(marks)) and time.monotonic() < deadline:
-                    if number == signal.SIGKILL:  # some may have been born meanwhile
+                    if number == signal.SIGKILL:  # Processes may have forked since.
                         signal_tagged(marks, number)
                     self._changed.wait(_LOOK_SECONDS)
         return [dict(record) for record in records if pool in (None, record["pool"])]
 
     def hold(self, pool: str) -> None:
-        """Begin no more tasks of a pool, for good; those to come get the status ``not_started``."""
+        """Start no more tasks of a pool; later ones get the status ``not_started``."""
         with self._changed:
             self._held.add(pool)
 
     def is_cancelled(self, pool: str) -> bool:
-        """Tell whether a pool's tasks are ended."""
+        """Return whether the tasks of a pool, or all tasks, are cancelled."""
         return pool in self._cancelled or None in self._cancelled
 
     def _unless_told_not_to(self, task: dict[str, Any]) -> dict[str, Any] | None:
@@ -230,7 +217,7 @@ class Runner:
 
     @contextlib.contextmanager
     def _reserved(self, task: dict[str, Any]) -> Iterator[tuple[list[str], list[int]]]:
-        """Give a task the devices and the processors that shall be its own."""
+        """Reserve the devices and processors of a task while the context is open."""
         if not (task.get("pin") or task.get("gpus")):
             yield [], []
             return
@@ -247,8 +234,9 @@ class Runner:
         """Return the environment of a process, with its mark."""
         pool, environment = self._environ
         if task["pool"] != pool:
-            # Once a pool, whose plugins may have changed it, and as bytes: to decode and encode all
-            # of it each time would take half as long as to start the process
+            # Read once per pool, because plugins of a pool may have changed it. Kept as bytes,
+            # because decoding and encoding all of it each time would take half as long as starting
+            # the process.
             environment = dict(os.environb)
             self._environ = task["pool"], environment
         environment = environment.copy()
@@ -258,8 +246,8 @@ class Runner:
         if gpus:
             variables: Sequence[str] = _DEVICES
             if os.path.exists(_AMD_DRIVER):
-                # CUDA's variable would count among what ROCR's has left, and find nothing:
-                # https://github.com/Parsl/parsl/issues/3858
+                # CUDA_VISIBLE_DEVICES would count among the devices that ROCR_VISIBLE_DEVICES
+                # leaves, and find none: https://github.com/Parsl/parsl/issues/3858
                 variables = _DEVICES[1:2]
                 for name in (b"CUDA_VISIBLE_DEVICES", b"HIP_VISIBLE_DEVICES"):
                     environment.pop(name, None)
@@ -329,12 +317,13 @@ class Runner:
                 raise files.why_not(argv[0], error) from None
             outcome = self._watch(child, mark, task)
             lines.flush()
-            if others or outcome["status"] != "finished":  # a callable may have failed all the same
+            # An isolated callable may have failed although its process exited with 0.
+            if others or outcome["status"] != "finished":
                 outcome["output"] = as_text(files.tail())
         return outcome
 
     def _watch(self, child: Child, mark: str, task: dict[str, Any]) -> dict[str, Any]:
-        kill = alone = True  # nobody else ends what it has started
+        kill = alone = True  # alone: no `cancel` ends the descendants of the process.
         try:
             with self._changed:
                 self._children[child] = task["pool"], mark
@@ -342,7 +331,7 @@ class Runner:
             if "spawned" in task:
                 task["spawned"]()
             limit = task.get("timeout")
-            if late:  # cancelled while it was being started
+            if late:  # `cancel` came while the process was being started.
                 child.signal(signal.SIGTERM)
                 limit = _CANCEL_GRACE
             in_time = child.follow(limit)
@@ -374,7 +363,7 @@ class Runner:
 
 
 class _Stock:
-    """Things of which each is one task's at a time."""
+    """Reserve items, each for one task at a time."""
 
     def __init__(self, what: str, items: Sequence[Any]) -> None:
         self._what = what
@@ -384,7 +373,7 @@ class _Stock:
 
     @contextlib.contextmanager
     def taken(self, wanted: int) -> Iterator[list[Any]]:
-        """Take as many; raises :class:`CannotStart` if they are not there."""
+        """Reserve ``wanted`` items; raises :class:`CannotStart` if fewer are free."""
         with self._lock:
             if wanted > len(self._free):
                 raise CannotStart(
@@ -402,11 +391,11 @@ class _Stock:
 
 @contextlib.contextmanager
 def _pinned(cores: Sequence[int]) -> Iterator[None]:
-    """Let this thread, and what it starts, have some processors only; none given: leave it."""
+    """Bind this thread and the processes it starts to some processors; none: change nothing."""
     if not cores:
         yield
         return
-    before = os.sched_getaffinity(0)  # of the thread, as everywhere here
+    before = os.sched_getaffinity(0)  # Process id 0 means the calling thread.
     os.sched_setaffinity(0, cores)
     try:
         yield

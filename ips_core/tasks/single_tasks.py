@@ -1,7 +1,7 @@
-"""The programs that a component has launched by itself: started, watched, waited for, ended.
+"""Start, watch, wait for and end the programs that a component launches outside of pools.
 
-Each has a thread, which holds the task's cores until the program has ended and then tells the log.
-What a pool is, is not known here; what a task may ask for is ``task_demand``'s.
+Each program has a thread, which holds the reservation until the program has ended and then writes
+the event. ``tasks.demand`` checks what a task may request.
 """
 
 from __future__ import annotations
@@ -27,80 +27,49 @@ from ips_core.tasks.task import Task
 
 __all__ = ["LaunchedTask", "SingleTasks"]
 
-#: For the thread of a task whose process has been ended: it asks Slurm what is left of a step.
+#: Seconds for the thread of a task whose process was ended; the thread asks Slurm for remaining
+#: steps.
 _TOLD_SECONDS = 15.0
 _OPENMP = "OMP_NUM_THREADS"
 
 
 @dataclass(eq=False)
 class LaunchedTask:
-    """A program that was launched.
-
-    Attributes
-    ----------
-    task_id : int
-        Its number.
-    task : Task
-        What was asked for.
-    allocation : Allocation
-        What it has of the nodes.
-    target : str
-        Its command line, as the log has it.
-    tag, parent : str
-        The user's word for it, and the id of the call that launched it, for the log.
-    environment : dict of str to str
-        Variables that were asked for, for the log.
-    host : str
-        Where it runs.
-    begin, start_time : float
-        When it has started, by ``time.monotonic`` and in seconds since the epoch.
-    begun, overdue : bool
-        Whether there has been a process; whether somebody has waited long enough.
-    record : dict or None
-        Of ``tasks.runner.Runner``, once it has ended.
-    """
+    """Describe a program that was launched."""
 
     task_id: int
     task: Task
     allocation: Reservation
-    target: str
-    tag: str
-    parent: str
+    target: str  #: The command line, for the log.
+    tag: str  #: Label that the user gave to the task, for the log.
+    parent: str  #: Id of the call that launched the task, for the log.
+    #: Variables that the user asked for, for the log.
     environment: dict[str, str] = field(default_factory=dict)
-    host: str = ""
-    begin: float = field(default_factory=time.monotonic)
-    start_time: float = 0.0
-    begun: bool = False
-    overdue: bool = False
+    host: str = ""  #: Nodes of the task, for the log.
+    begin: float = field(default_factory=time.monotonic)  #: Start by ``time.monotonic``.
+    start_time: float = 0.0  #: Start in seconds since the epoch.
+    begun: bool = False  #: True once the process exists.
+    overdue: bool = False  #: True once `SingleTasks.wait` has reached its timeout.
+    #: Result of ``tasks.runner.Runner.run``, once the task has ended.
     record: dict[str, Any] | None = None
 
     @property
     def exit_status(self) -> int:
-        """The code of one that has ended; of one that would not end, that of a kill."""
+        """Exit code of a task that has ended; -9 for one that did not end."""
         return -signal.SIGKILL if self.record is None else int(self.record["exit_status"])
 
     @property
     def key(self) -> str:
-        """What the runner knows it by."""
+        """Name of the task for the runner."""
         return f"task-{self.task_id}"
 
 
 class SingleTasks:
-    """The tasks that a component has launched.
+    """Hold the tasks that a component has launched.
 
-    Parameters
-    ----------
-    link : FrameworkLink
-        To the framework, which hands out cores and numbers, and takes the events.
-    launcher : TaskLauncher
-        Makes command lines.
-    logger : logging.Logger
-        Takes the reasons of failures.
-
-    Attributes
-    ----------
-    tasks : dict of int to LaunchedTask
-        Those that nobody has waited for, by number.
+    ``link`` reserves cores, gives out task numbers and takes the events; ``launcher`` returns the
+    `TaskLauncher`; ``logger`` gets the reasons of failures. ``tasks`` holds by number the tasks
+    whose exit code was not fetched yet.
     """
 
     def __init__(
@@ -117,25 +86,11 @@ class SingleTasks:
     def launch(
         self, task: Task, demand: Demand, block: bool = True, tag: str = "None", parent: str = ""
     ) -> int:
-        """Start a task, and return its number as soon as there is a process.
+        """Start a program and return its number as soon as its process exists.
 
-        Parameters
-        ----------
-        task : Task
-            A program.
-        demand : Demand
-            What it needs.
-        block : bool
-            Wait for that if it is in use.
-        tag, parent : str
-            For the log.
-
-        Raises
-        ------
-        BadResourceRequest, InsufficientResources
-            It can never be had, or not now.
-        TaskLaunchError
-            The program does not start.
+        With ``block``, wait until the demand can be reserved. Raises BadResourceRequest if that is
+        never possible, InsufficientResources without ``block`` if it is not possible now, and
+        TaskLaunchError if the program does not start.
         """
         allocation: Reservation = self._link.ask("allocate", *astuple(demand), block)
         try:
@@ -159,27 +114,28 @@ class SingleTasks:
     def _prepared(
         self, task: Task, allocation: Reservation, tag: str, parent: str
     ) -> tuple[LaunchedTask, dict[str, Any]]:
-        """Return a task with a number, and what the runner is given."""
+        """Return a task with a number, and its payload for the runner."""
         with self._changed:
             self._guard = self._guard or OrphanReaper()
         launcher = self._get_launcher()
         argv, variables = launcher.command(task, allocation)
         target = " ".join(launcher.line(task, allocation)[0])
         if not task.launcher.get("omp") and (launcher.mpirun == "eval" or _OPENMP in os.environ):
-            variables.pop(_OPENMP, None)  # as whoever starts the simulation has it
+            # Keep the variable as it is in the component's environment, or unset.
+            variables.pop(_OPENMP, None)
         launched = LaunchedTask(
             self._link.ask("new_task_id"), task, allocation, target, tag, parent
         )
         launched.host = launcher.hosts(allocation)
         launched.environment = (variables if task.launcher.get("omp") else {}) | dict(task.task_env)
         payload = task.payload(launched.key)
-        for key in ("slots", "gpus", "pin"):  # the launcher's business
+        for key in ("slots", "gpus", "pin"):  # The launcher handles these.
             payload.pop(key, None)
         environment = variables | payload.get("env", {}) | self._guard.environment
         return launched, payload | {"argv": argv, "env": environment}
 
     def _run(self, launched: LaunchedTask, payload: dict[str, Any]) -> None:
-        """Run a task to its end, and tell everybody; in its thread."""
+        """Run a task to its end, release its reservation, write its event and set its record."""
         record: dict[str, Any] = {"status": "failed", "exit_status": 126, "error": "it did not run"}
         try:
             record = self._ran(launched, payload)
@@ -188,13 +144,13 @@ class SingleTasks:
                 self._log_end(launched, record)
         except Exception:
             self._logger.exception("task %s (%s)", launched.task_id, launched.target)
-        finally:  # whatever happens: somebody waits for it
-            with self._changed:  # told last: whoever hears of it may count on the cores
+        finally:  # Always, because a caller may wait for the record.
+            with self._changed:  # Set last, so that a waiting caller finds the cores released.
                 launched.record = record
                 self._changed.notify_all()
 
     def _ran(self, launched: LaunchedTask, payload: dict[str, Any]) -> dict[str, Any]:
-        """Run a task and return how it ended."""
+        """Run a task and return its record."""
 
         def started(first: dict[str, Any]) -> None:
             launched.start_time = first["start_time"]
@@ -218,35 +174,23 @@ class SingleTasks:
         return record
 
     def _release(self, allocation: Reservation) -> None:
-        with contextlib.suppress(IPSError):  # the framework is gone
+        with contextlib.suppress(IPSError):  # The framework is gone.
             self._link.ask("release", allocation.id)
 
     # -- waiting and ending ------------------------------------------------------------------
 
     def poll(self, task_id: int) -> int | None:
-        """Return the exit code of a task, which is forgotten then; None while it runs.
+        """Return the exit code of a task and forget the task, or return None while it runs.
 
-        Raises
-        ------
-        KeyError
-            There is no such task, or somebody has waited for it.
+        Raises KeyError if the number is unknown or its task was waited for already.
         """
         return self._taken(task_id) if self._find(task_id).record is not None else None
 
     def wait(self, task_id: int, timeout: float | None = None) -> int:
-        """Wait for a task and return its exit code; it is forgotten then.
+        """Wait for a task, forget it and return its exit code.
 
-        Parameters
-        ----------
-        task_id : int
-            Its number.
-        timeout : float, optional
-            Seconds since its start at which it is ended: then the code is -9. Default: none.
-
-        Raises
-        ------
-        KeyError
-            There is no such task, or somebody has waited for it.
+        The task is ended ``timeout`` seconds after its start; its code is then -9. Raises KeyError
+        if the number is unknown or its task was waited for already.
         """
         launched = self._find(task_id)
         left = None if timeout is None else launched.begin + timeout - time.monotonic()
@@ -256,12 +200,9 @@ class SingleTasks:
         return self._taken(task_id)
 
     def wait_for(self, task_ids: Sequence[int], block: bool = True) -> dict[int, int]:
-        """Return the exit codes of several tasks, which are forgotten; without waiting, of some.
+        """Return exit codes of tasks and forget these tasks; without ``block``, skip running ones.
 
-        Raises
-        ------
-        KeyError
-            One is not there; none is forgotten then.
+        Raises KeyError, and forgets none, if a number is unknown.
         """
         wanted = [self._find(task_id) for task_id in dict.fromkeys(task_ids)]
         if block:
@@ -271,17 +212,9 @@ class SingleTasks:
         }
 
     def kill(self, task_ids: Iterable[int]) -> bool:
-        """End tasks by TERM and, after a grace of 3 s, KILL; they are forgotten.
+        """End tasks by SIGTERM and, after 3 s, SIGKILL, forget them, and return whether all ended.
 
-        Returns
-        -------
-        bool
-            Whether all of them have ended.
-
-        Raises
-        ------
-        KeyError
-            One is not there; none is ended then.
+        Raises KeyError, and ends none, if a number is unknown.
         """
         doomed = [self._find(task_id) for task_id in task_ids]
         ended = self._end(doomed)
@@ -290,7 +223,7 @@ class SingleTasks:
         return ended
 
     def close(self) -> int:
-        """End what still runs, and whatever it has left behind; return how many tasks ran."""
+        """End all running tasks and their remaining processes; return how many tasks ran."""
         running = [each for each in self.tasks.values() if each.record is None]
         self._end(running)
         if self._guard is not None:
@@ -314,7 +247,7 @@ class SingleTasks:
             )
 
     def _end(self, tasks: Sequence[LaunchedTask]) -> bool:
-        # at once: what ignores SIGTERM takes its time
+        # In parallel, because a task that ignores SIGTERM takes seconds to end.
         threads = [
             threading.Thread(target=self._runner.cancel, args=(each.key,))
             for each in tasks
@@ -347,7 +280,7 @@ class SingleTasks:
         task, status = launched.task, record["status"]
         begin, elapsed = launched.start_time, record.get("elapsed_time", 0.0)
         error = record.get("error", "")
-        if error:  # no more than a warning: the component gets the code, and may expect it
+        if error:  # A warning and no error: the component gets the code, and may expect it.
             level = logging.INFO if status == "cancelled" else logging.WARNING
             self._logger.log(level, "task %s (%s): %s", launched.task_id, launched.target, error)
         timed_out = " TIMEOUT" if status == "timed_out" else ""

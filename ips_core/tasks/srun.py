@@ -1,7 +1,7 @@
-"""Parallel programs of a pool on Dask: one srun each, beside the workers whose slots they hold.
+"""Run each parallel program of a pool on Dask by an srun beside the workers that hold its slots.
 
-An srun is a child of the component, not of a worker: Slurm is not there inside a container, and
-the death of one worker is not the end of a program on several nodes.
+An srun is a child of the component and not of a worker: Slurm's programs are missing inside a
+container, and a program on several nodes must survive the death of one worker.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from ips_dask_cluster.slurm.commands import cancel_steps
 __all__ = ["MPITasks", "after_srun", "read_srun"]
 
 _SLURM_SECONDS = 5.0
-# "srun: error: n2: tasks 0-1: Exited with exit code 7", or what a signal is called
+# "srun: error: n2: tasks 0-1: Exited with exit code 7", or the name of a signal in place of the
+# code.
 _RANKS = re.compile(
     r"^srun: error: (?P<nodes>\S+): tasks? (?P<ranks>\S+): "
     r"(?:Exited with exit code (?P<code>\d+)|(?P<signal>.+))$",
     re.MULTILINE,
 )
-# As slurmstepd says of scancel: 22.05 up to 24.11 without the signal, 26.05 with it
+# slurmstepd's message after scancel: 22.05 to 24.11 omit the signal, 26.05 names it.
 _CANCELLED = re.compile(
     r"error: \*\*\* STEP (?P<step>\S+) ON \S+ CANCELLED AT [-\dT:]+ "
     r"(?:DUE to SIGNAL Killed )?\*\*\*"
@@ -42,16 +43,10 @@ _REFUSED = re.compile(r"^srun: error: (?P<why>.+)$", re.MULTILINE)
 
 
 class MPITasks:
-    """Runs parallel programs on the nodes of a Dask cluster.
+    """Run parallel programs on the nodes of a Dask cluster.
 
-    Parameters
-    ----------
-    runner : tasks.runner.Runner
-        Runs and ends the srun processes.
-    job_id : str
-        The allocation.
-    extra_args : sequence of str, optional
-        srun options for all, such as ``--mpi=pmi2``; those of a task come after them.
+    ``runner`` starts and ends the srun processes. ``extra_args`` are srun options for all programs,
+    such as ``--mpi=pmi2``; the options of a task come after them.
     """
 
     def __init__(self, runner: Runner, job_id: str, extra_args: Sequence[str] = ()) -> None:
@@ -66,25 +61,12 @@ class MPITasks:
         key: str,
         started: Callable[[dict[str, Any]], object],
     ) -> dict[str, Any]:
-        """Run one to its end and return its record; blocks, for a thread of the caller's.
+        """Run one program to its end and return its record; blocks.
 
-        Parameters
-        ----------
-        payload : mapping
-            A program, as ``tasks.runner.Runner.run`` takes it.
-        shape : TaskShape
-            How many processes, and on which nodes; a process has one OpenMP thread unless ``cores``
-            says more.
-        key : str
-            Names the step in ``squeue --steps``; no other step of the job may be called so.
-        started : callable
-            As for ``Runner.run``.
-
-        Returns
-        -------
-        dict
-            As of ``Runner.run``, with the nodes for its host, and the exit status of the process
-            that failed first.
+        ``payload`` and ``started`` are as for ``tasks.runner.Runner.run``. ``key`` names the step
+        in ``squeue --steps`` and must be unique in the job. A process has one OpenMP thread unless
+        ``shape.cores`` says more. The record has the nodes as its host, and the exit status of the
+        process that failed first.
         """
         host = {"host": ",".join(shape.node_names)}
         record = self._runner.run(
@@ -99,28 +81,24 @@ class MPITasks:
         argv, variables = overlapping_srun_command(
             shape, payload["argv"], job_id=self._job_id, job_name=key, cwd=cwd
         )
-        # srun hands out the GPUs; its own CPUs need not be those of the task
+        # srun hands out the GPUs, and the CPUs of srun itself need not be those of the task.
         task = {name: payload[name] for name in payload if name not in ("gpus", "pin")}
         return task | {
             "argv": without_variables(misleading_variables(os.environ), argv),
-            # one thread a rank unless said otherwise; the runner would take all slots for each
+            # One thread per rank by default; the runner would set the number of all slots for each
+            # rank.
             "env": {"OMP_NUM_THREADS": "1"} | variables | payload.get("env", {}),
         }
 
 
 def after_srun(record: dict[str, Any], job_id: str, job_name: str) -> dict[str, Any]:
-    """Return the record of a program under srun, which may have left its step behind.
+    """Return the record of a program under srun, and cancel a step that srun may have left behind.
 
-    Parameters
-    ----------
-    record : dict
-        The runner's, of srun.
-    job_id, job_name : str
-        The allocation, and the step's name, which no other step of it has.
+    ``record`` is the runner's record of srun; ``job_name`` must be unique in the job.
     """
     status, code = record["status"], record["exit_status"] or 0
     if status in ("cancelled", "timed_out") or code < 0:
-        # srun may have been killed before it could do that
+        # srun may have been killed before it could end its step.
         cancel_steps(job_id, job_name, _SLURM_SECONDS)
     elif status == "failed":
         return record | read_srun(code, record["output"])
@@ -128,19 +106,11 @@ def after_srun(record: dict[str, Any], job_id: str, job_name: str) -> dict[str, 
 
 
 def read_srun(code: int, output: str) -> dict[str, Any]:
-    """Return how the first process failed, from the code of srun and the end of its output.
+    """Return ``exit_status`` and ``error`` of the process that failed first.
 
-    Parameters
-    ----------
-    code : int
-        Of srun: the highest of all processes, among them those that it ended for the first one.
-    output : str
-        What it said, among the output of the program.
-
-    Returns
-    -------
-    dict
-        ``exit_status``, as of a process of one's own (negative for a signal), and ``error``.
+    ``code`` is srun's exit code, which is the highest code of all processes, including those that
+    srun ended because of the first failure. ``output`` is the end of srun's and the program's
+    output. ``exit_status`` is negative for a signal.
     """
     found = _RANKS.search(output)
     if found is None:
@@ -158,21 +128,24 @@ def read_srun(code: int, output: str) -> dict[str, Any]:
         return {"exit_status": status, "error": error}
     status = int(found["code"])
     missing = _NO_START.search(output) if status in (125, 127) else None
-    if missing:  # the program, or the directory: the same status as of a process of one's own
+    if missing:  # The program or the directory is missing: 127, as for a process without srun.
         return {"exit_status": 127, "error": f"{who}: {missing['why']}"}
     return {"exit_status": status, "error": f"exit code {status} of {who}"}
 
 
 def _cancelled_step(output: str, end: int) -> str:
-    """Return the step that was cancelled before any process failed by itself, or nothing."""
+    """Return the step that was cancelled before any process failed by itself; else empty."""
     cancelled = _CANCELLED.search(output, 0, end)
     killed = all(ranks["signal"] == "Killed" for ranks in _RANKS.finditer(output))
     return cancelled["step"] if cancelled and killed else ""
 
 
 def _signal(text: str, code: int) -> int:
-    """Return minus the signal that srun calls so; its code may be that of another process."""
+    """Return minus the number of the signal that srun names.
+
+    srun's exit code may be that of another process; it is the fallback for an unknown name.
+    """
     for number in signal.Signals:
-        if text.startswith(signal.strsignal(number) or "?"):  # a core dump may be mentioned, too
+        if text.startswith(signal.strsignal(number) or "?"):  # srun may append "(core dumped)".
             return -number
     return 128 - code if code > 128 else code

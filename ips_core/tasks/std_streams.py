@@ -1,7 +1,7 @@
-"""What a task's process reads and writes, and why it could not be started.
+"""Open a task's standard streams, and explain why its process could not start.
 
-Standard library only, and nothing of ours but its siblings: it arrives on Dask workers by value,
-see ``tasks.runner.BY_VALUE``.
+This module imports only the standard library and ``tasks`` modules of ``BY_VALUE``, because Dask
+workers get it by value (see ``tasks.runner.BY_VALUE``).
 """
 
 from __future__ import annotations
@@ -18,19 +18,11 @@ from ips_core.tasks.process import Pipes
 
 __all__ = ["StdStreams", "CannotStart"]
 
-_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as shells have it
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # Exit codes of shells.
 
 
 class CannotStart(Exception):
-    """A task cannot begin here.
-
-    Parameters
-    ----------
-    message : str
-        Why.
-    exit_status : int, optional
-        For its record: 127 if something is not there, else 126.
-    """
+    """Say why a task cannot start; ``exit_status`` is 127 if something is missing, else 126."""
 
     def __init__(self, message: str, exit_status: int = _NOT_EXECUTABLE) -> None:
         super().__init__(message, exit_status)
@@ -41,24 +33,11 @@ class CannotStart(Exception):
 
 
 class StdStreams:
-    """Stdin, stdout and stderr of a task's process.
+    """Open stdin, stdout and stderr of a task's process; ``streams`` holds their descriptors.
 
-    Parameters
-    ----------
-    task : mapping
-        Its ``cwd``, ``stdin``, ``logfile`` and ``errfile`` say what they are; without a file,
-        nothing comes from stdin, stdout goes to a pipe, and stderr where stdout goes.
-    pipes : Pipes
-        For what is no file.
-    lines : Lines
-        Takes what comes through the pipe.
-    host : str
-        Where it is, for the errors.
-
-    Raises
-    ------
-    Refused
-        Something cannot be opened.
+    The task's ``cwd``, ``stdin``, ``logfile`` and ``errfile`` name the files. By default stdin is
+    empty, stdout goes through ``pipes`` to ``lines``, and stderr goes where stdout goes. Raises
+    CannotStart, which names ``host``, if a file cannot be opened.
     """
 
     def __init__(self, task: Mapping[str, Any], pipes: Pipes, lines: Lines, host: str) -> None:
@@ -68,9 +47,10 @@ class StdStreams:
         self._descriptors: list[int] = []
         self._log = self._errors = -1
         stdin, logfile, errfile = (task.get(key) for key in ("stdin", "logfile", "errfile"))
-        named = (stdin, logfile, errfile) != (None, None, None)  # else the start finds out
+        # Without a file, the start of the process finds a missing directory.
+        named = (stdin, logfile, errfile) != (None, None, None)
         if named and self._cwd is not None and not os.path.isdir(self._cwd):
-            # before a log file below it creates it
+            # Checked first, because opening a log file below the directory would create it.
             raise self._no_directory()
         try:
             stdin = self._input(stdin, pipes)
@@ -93,14 +73,15 @@ class StdStreams:
         return self._opened("input file", given, os.O_RDONLY)
 
     def _output(self, what: str, path: str) -> int:
-        # also for reading, so that its end can be told even if it was renamed or removed
+        # Opened for reading too, so that `tail` works even if the file was renamed or removed.
         return self._opened(what, path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
 
     def _opened(self, what: str, path: str, flags: int) -> int:
         path = os.path.join(self._cwd or os.getcwd(), path)
         try:
             if flags & os.O_CREAT:
-                with contextlib.suppress(FileExistsError):  # a file: open says it better
+                # The parent is a file; open() gives the clearer error.
+                with contextlib.suppress(FileExistsError):
                     os.makedirs(os.path.dirname(path), exist_ok=True)
             descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
         except OSError as error:
@@ -113,7 +94,7 @@ class StdStreams:
         return descriptor
 
     def why_not(self, program: str, error: OSError | ValueError) -> CannotStart:
-        """Return in words why a program could not be started."""
+        """Return a CannotStart that says why a program could not be started."""
         where = f"on {self._host}"
         if not isinstance(error, OSError):
             return CannotStart(f"program {program!r} cannot be started {where}: {error}")
@@ -134,7 +115,7 @@ class StdStreams:
         return CannotStart(f"working directory {self._cwd} not found on {self._host}", _NOT_FOUND)
 
     def tail(self) -> bytes:
-        """Return the end of what was written, that of an own error file last."""
+        """Return the end of the output, followed by the end of a separate error file."""
         return (_end_of(self._log) or self._lines.tail) + _end_of(self._errors)
 
     def close(self) -> None:
@@ -144,8 +125,9 @@ class StdStreams:
 
 
 def _end_of(descriptor: int) -> bytes:
-    with contextlib.suppress(OSError):  # no file was named
+    with contextlib.suppress(OSError):  # No file was named, and the descriptor is -1.
         found = os.fstat(descriptor)
-        if stat.S_ISREG(found.st_mode):  # what a device gives, such as /dev/full, was not written
+        # A device such as /dev/full returns bytes that no task wrote.
+        if stat.S_ISREG(found.st_mode):
             return os.pread(descriptor, TAIL_BYTES, max(0, found.st_size - TAIL_BYTES))
     return b""

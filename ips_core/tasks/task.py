@@ -1,4 +1,4 @@
-"""One task of a pool, as a checked value."""
+"""Check one task of a pool and hold it as a value."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from ips_core.errors import TaskPoolError, did_you_mean
 
 __all__ = ["Task"]
 
-#: One for all, since tasks come by the hundred thousand; a mappingproxy could not be pickled.
+#: One object for all tasks, because pools have hundreds of thousands of them. A mappingproxy could
+#: not be pickled.
 _NOTHING: Mapping[str, Any] = {}
-_LONGEST_WORD = 200  # of an argument in the log, which has it twice for each attempt
-#: Of launch_task; they concern launchers of parallel programs.
+# Characters of an argument in the log, which has each argument twice per attempt.
+_LONGEST_WORD = 200
+#: Keywords of ``launch_task`` that only launchers of parallel programs use.
 _LAUNCHER_KEYWORDS = (
     "task_ppn",
     "task_cpp",
@@ -81,7 +83,7 @@ def _environment(value: Any) -> Mapping[str, str]:
     return {str(key): str(text) for key, text in dict(value).items()} if value else _NOTHING
 
 
-#: How each keyword is read, and what it is expected to be.
+#: The converter of each keyword, and the expected value in words for error messages.
 _KEYWORDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "logfile": (_text, "a path"),
     "errfile": (_text, "a path"),
@@ -102,57 +104,93 @@ _DEFAULTS: dict[str, Any] = dict.fromkeys(_KEYWORDS) | {
     "gpus": 0,
     "priority": 0,
 }
-#: What only a process can be given, so that a callable with one of them gets a process of its own.
+#: Keywords that need a process: a callable with one of them runs in a separate process.
 _OF_A_PROCESS = ("timeout", "task_env", "logfile", "errfile", "stdin", "gpus")
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class Task:
-    """One piece of work; the parameters are those of ``ServicesProxy.add_task``.
+    """Describe one piece of work for a pool: a program or a Python callable.
+
+    The parameters are those of :meth:`ServicesProxy.add_task` without the pool's name. They are
+    checked here, so an instance is always valid.
+
+    Parameters
+    ----------
+    task_name : str
+        Name of the task, unique in its pool.
+    nproc : int
+        Number of cores, at least 1; for an MPI program, number of processes.
+    working_dir : str
+        Directory in which a program, or a callable in a separate process, runs. A relative path is
+        relative to the current directory.
+    binary : str or callable
+        A program, a function, a coroutine function or a bound method. A str with blanks that names
+        no program is split as in a shell.
+    *args
+        Arguments. Those of a program are converted to str.
+    **keywords
+        Options of the task, as for :meth:`ServicesProxy.add_task`. A callable gets all other
+        keywords, and those that are among its own parameters.
 
     Attributes
     ----------
     name : str
-        Its name, unique in the pool.
+        Name of the task.
     nproc : int
-        Cores it takes, or processes of an MPI program.
+        Number of cores; for an MPI program, number of processes.
     working_dir : str
-        Where a program, or a callable in a process of its own, runs.
+        Absolute path of the directory in which a program, or a callable in a separate process,
+        runs.
     argv : tuple of str
-        A program and its arguments; empty for a callable.
+        The program and its arguments; empty for a callable.
     function : callable or None
-        A function, coroutine function or bound method; None for a program.
+        The callable; None for a program.
     args, kwargs : tuple, mapping
-        Of the callable.
+        Arguments of the callable; empty for a program.
     logfile, errfile : str or None
-        Where output goes, relative to ``working_dir``.
+        Files for stdout and stderr, relative to ``working_dir``. Default: None, the worker's output
+        for stdout, and for stderr the target of stdout.
     stdin : str, bytes or None
-        A file to read from, or the very bytes.
+        A file, relative to ``working_dir``, or bytes that the task reads. Default: None, nothing.
     timeout : float or None
-        Seconds that it may take.
+        Seconds after which the task's processes are ended. Default: None, no limit.
     task_env : mapping of str to str
-        Environment variables on top of the worker's.
+        Environment variables in addition to the worker's. Default: empty.
     isolate : bool
-        True for a callable in a process of its own.
+        True if a callable runs in a separate process. Default: True for a callable with
+        ``timeout``, ``task_env``, ``logfile``, ``errfile``, ``stdin`` or ``gpus``; False for a
+        program.
     gpus : int
-        Devices of its own.
+        Number of GPUs that no other task uses; for an MPI program, GPUs of each process. Default:
+        0.
     pin : bool
-        True: bound to cores of its own.
+        True if the task is bound to cores that no other pinned task uses. Default: False.
     mpi : bool or None
-        True: ``nproc`` processes, started by the MPI launcher; False: one process with ``nproc``
-        cores; None: MPI only if one worker has not that many cores.
+        True: ``nproc`` processes, started by a launcher. False: one process with ``nproc`` cores.
+        Default: None, which on Dask means True for a program that needs more cores than a worker
+        has, and without Dask True for a program.
     time_request : float or None
-        Seconds that have to be left of the allocation for it to be started.
+        Seconds that the allocation must still last for the task to start. Default: None, as for the
+        pool.
     priority : int
-        Higher ones first.
+        Tasks with a higher priority start first. Default: 0.
     retries, retry_failed : int or None
-        How often it is run again when its worker was lost, or when it failed. None: as the pool.
+        Limits on further attempts after the loss of a worker and after a failure. Default: None, as
+        for the pool.
     launcher : mapping
-        Keywords of ``launch_task``, for a pool without Dask.
+        Keywords of :meth:`ServicesProxy.launch_task` that only launchers of parallel programs use.
     program : str
-        The program as it was given.
+        The program as the user wrote it; empty for a callable.
     missing : str
-        What this host does not have of it, in a sentence.
+        A sentence that names the program or directory that this host lacks; empty if it lacks none.
+
+    Raises
+    ------
+    TaskPoolError
+        A keyword is unknown, a value is invalid, ``binary`` is neither a path nor callable, or the
+        callable cannot be called with these arguments. A missing program or directory does not
+        raise; see ``missing``.
     """
 
     name: str
@@ -208,7 +246,7 @@ class Task:
             object.__setattr__(self, attribute, value)
 
     def for_container(self) -> Task:
-        """Return the task as a container is to run it: this host's paths are nothing to that."""
+        """Return a copy for a container, where this host's paths do not count."""
         changed = copy.copy(self)
         if self.argv:
             object.__setattr__(changed, "argv", (self.program, *self.argv[1:]))
@@ -217,35 +255,29 @@ class Task:
 
     @property
     def is_plain(self) -> bool:
-        """True if it may be run in one go with others: it has no wish of its own."""
+        """True if the task may travel in a chunk: one core and no other requirement."""
         wishes = self.gpus or self.priority or self.isolate or self.pin or self.mpi
         return self.nproc == 1 and not wishes and self.time_request is None
 
     def launcher_number(self, keyword: str) -> int:
-        """Return what a keyword of ``launch_task`` says, such as ``task_ppn``; 0: it is not given.
+        """Return a numeric keyword of ``launch_task``, such as ``task_ppn``; 0 if it was not given.
 
-        Raises
-        ------
-        TypeError, ValueError
-            It is no number.
+        Raises TypeError or ValueError if the value is not a number.
         """
         return int(self.launcher.get(keyword) or 0)
 
     @property
     def launcher_arguments(self) -> tuple[str, ...]:
-        """Further arguments of the launcher; a string is split as a shell would.
+        """Further arguments of the launcher; a string is split as in a shell.
 
-        Raises
-        ------
-        ValueError
-            A quote is not closed.
+        Raises ValueError if a quote is not closed.
         """
         given = self.launcher.get("launch_cmd_extra_args") or ()
         return tuple(shlex.split(given) if isinstance(given, str) else given)
 
     @property
     def target(self) -> str:
-        """The work in words, as the simulation log has it."""
+        """The command line or the call, as the simulation log shows it."""
         if self.function is None:
             return " ".join(self.argv)
         name = getattr(self.function, "__name__", type(self.function).__name__)
@@ -254,7 +286,7 @@ class Task:
         return f"{name}({','.join(words)})"
 
     def payload(self, pool: str) -> dict[str, Any]:
-        """Return the task as ``tasks.runner.Runner.run`` takes it, without what is default."""
+        """Return the task as ``tasks.runner.Runner.run`` takes it, without default values."""
         found: dict[str, Any] = {"pool": pool, "name": self.name}
         if self.function is None:
             found["argv"] = list(self.argv)
@@ -275,10 +307,10 @@ class Task:
 
 
 def _word(value: Any) -> str:
-    """Return an argument for the log, which is no place for a whole array, nor for its troubles."""
+    """Return an argument as short text for the log; never raises."""
     try:
         text = str(value)
-    except Exception:  # whatever a class of the user raises
+    except Exception:  # ``__str__`` of a user's class may raise anything.
         return f"<{type(value).__name__}>"
     return text if len(text) <= _LONGEST_WORD else f"{text[:_LONGEST_WORD]}..."
 
@@ -293,7 +325,7 @@ def _nproc(value: Any) -> int:
 def _program(
     name: str, binary: str, args: Sequence[Any], keywords: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the attributes of a program's task."""
+    """Return the attributes of a task that runs a program."""
     known = [*_KEYWORDS, *_LAUNCHER_KEYWORDS]
     for key in keywords:
         if key not in known:
@@ -316,9 +348,9 @@ def _program(
 def _callable(
     name: str, function: Callable[..., Any], args: tuple[Any, ...], keywords: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the attributes of a callable's task."""
+    """Return the attributes of a task that calls a function."""
     signature = _signature(function)
-    # a callable's own parameter of such a name is its own
+    # A callable's own parameter wins over an option of the task with the same name.
     own = signature.parameters if signature else ()
     ours = {*_KEYWORDS, *_LAUNCHER_KEYWORDS} - set(own)
     kwargs = {key: value for key, value in keywords.items() if key not in ours}
@@ -345,7 +377,7 @@ def _callable(
 
 
 def _read(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Return our keywords as attributes."""
+    """Return the options of a task as attributes."""
     values = dict(_DEFAULTS)
     for key, value in keywords.items():
         if key in _KEYWORDS:
@@ -367,7 +399,7 @@ def _checked(name: str, key: str, value: Any, convert: Callable[[Any], Any], wha
 def _signature(function: Any) -> inspect.Signature | None:
     """Return a callable's signature; None for a builtin without one."""
     try:
-        # looked up once a function, and a method's once for all objects
+        # Cached per function; all bound methods of a function share one entry.
         if inspect.isfunction(function):
             return _signature_of(function)
         if inspect.ismethod(function) and inspect.isfunction(function.__func__):
@@ -401,9 +433,9 @@ def _check_arguments(
 
 
 def _find_program(binary: str) -> tuple[list[str], str]:
-    """Return the words of a program as they are given, and its path on this host, if it is here.
+    """Return the words of a program as the user wrote it, and its path here, empty if not found.
 
-    A name that exists is taken whole, blanks and all; else it may hold arguments.
+    A name that exists is taken whole, even with blanks; any other name may hold arguments.
     """
     words = [binary]
     found = _which(binary)
@@ -414,9 +446,9 @@ def _find_program(binary: str) -> tuple[list[str], str]:
 
 
 def _which(program: str) -> str:
-    """Return the path of a program on this host; empty if it is not here.
+    """Return the absolute path of a program on this host; empty if it is not found.
 
-    Absolute, since it is started in another directory than it was found from.
+    The path is absolute because the task starts in another directory.
     """
     if os.path.dirname(program):
         found = shutil.which(program)
@@ -429,12 +461,10 @@ def _which(program: str) -> str:
 
 @functools.lru_cache(maxsize=128)
 def _which_on_path(program: str, path: str | None, directory: str, second: int) -> str:
-    """Look on PATH, at most once a second for what is there: a shared file system is slow.
+    """Return the absolute path of a program on PATH, or raise FileNotFoundError.
 
-    Raises
-    ------
-    FileNotFoundError
-        It is not there; that is not remembered.
+    ``second`` is part of the cache key: a slow shared file system is searched at most once a second
+    for each program that is found. A program that is not found is not cached.
     """
     found = shutil.which(program, path=path)
     if found is None:
@@ -443,7 +473,7 @@ def _which_on_path(program: str, path: str | None, directory: str, second: int) 
 
 
 def _directory(path: str) -> str:
-    """Return a directory's absolute path; equal ones are one object."""
+    """Return a directory's absolute path; equal paths are one object, to save memory."""
     return sys.intern(os.path.abspath(path))
 
 

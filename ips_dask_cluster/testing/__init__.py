@@ -1,8 +1,8 @@
-"""A private, real Slurm of several nodes on this machine, for tests and for trying things out.
+"""Run a private, real Slurm of several nodes on this machine, for tests and experiments.
 
-`LocalSlurm` for Python; ``python -m ips_dask_cluster.testing`` runs a command beside one. Works as
-root or as an ordinary user. Only the standard library is used, so that it also serves projects that
-do not use Dask.
+Use `LocalSlurm` in Python; ``python -m ips_dask_cluster.testing`` runs a command beside one. Both
+work as root or as an ordinary user. They need only the standard library, so that projects without
+Dask can use them.
 """
 
 from ips_dask_cluster.testing.local_slurm import LocalSlurm, LocalSlurmError, missing_programs

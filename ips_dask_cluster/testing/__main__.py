@@ -1,4 +1,4 @@
-"""``python -m ips_dask_cluster.testing``: run a command beside a private Slurm."""
+"""Run a command beside a private Slurm: ``python -m ips_dask_cluster.testing``."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from ips_dask_cluster.testing import LocalSlurm, LocalSlurmError
 
 __all__ = ["main"]
 
-#: Exit code when the failure is not the command's, as of env(1) and timeout(1).
+#: Exit code of a failure that is not the command's, as of env(1) and timeout(1).
 _EXIT_OWN_FAILURE = 125
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command beside a private Slurm and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m ips_dask_cluster.testing",
         description="Run a command beside a private Slurm, and exit with its exit code.",
@@ -63,7 +64,7 @@ def _integers(text: str) -> int | list[int]:
 
 
 def _run_beside(slurm: LocalSlurm, command: Sequence[str]) -> int:
-    """Run the command at this terminal; its exit code as a shell would give it."""
+    """Run the command in this terminal and return its exit code as a shell does."""
     process: subprocess.Popen[bytes] | None = None
     early: list[int] = []
 
@@ -74,9 +75,9 @@ def _run_beside(slurm: LocalSlurm, command: Sequence[str]) -> int:
             process.send_signal(number)
 
     def leave_to_command(number: int, frame: FrameType | None) -> None:
-        """The terminal sends Ctrl-C to both; only the command decides what it means."""
+        """Ignore Ctrl-C, which the terminal sends to the command, too; the command handles it."""
 
-    # Handlers, not SIG_IGN, which the command would inherit.
+    # Handlers instead of SIG_IGN, which the command would inherit.
     signal.signal(signal.SIGTERM, forward)
     signal.signal(signal.SIGHUP, forward)
     signal.signal(signal.SIGINT, leave_to_command)

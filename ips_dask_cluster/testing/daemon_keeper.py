@@ -1,15 +1,17 @@
-"""The processes that end a `LocalSlurm` when its owner cannot.
+"""End the daemons of a `LocalSlurm`, even if its owner dies.
 
-Run as a program by `testing.LocalSlurm`: every daemon has one *keeper* as its parent, which
-leaves when told (SIGTERM) and when the owner is gone, however it died. One *sweeper* waits for
-the latter and removes the folder. It needs nothing but its own file, so that it starts fast.
+`testing.LocalSlurm` runs this file as a program. Each daemon has a *keeper* as its parent; a keeper
+ends its daemon and exits on SIGTERM, or when the owner is gone, however the owner died. One
+*sweeper* waits for the end of the owner and removes the folder. The file imports nothing else of
+the package, so that it starts fast.
 
-A keeper is a child subreaper: whatever its daemon starts stays below it, also what forks twice,
-starts a session or drops its environment, as slurmstepd and the jobs do. So "end this node" is
-"kill my descendants", without a control group, a process name pattern or a privilege.
+A keeper is a child subreaper: everything that its daemon starts stays below the keeper, even a
+process that forks twice, starts a session or drops its environment, as slurmstepd and jobs do. To
+end a node, the keeper kills its own descendants; this needs no control group, no process name
+pattern and no privilege.
 
-Not responsible for: orderly cancelling of jobs (the owner does that first), or for what a client
-such as srun prints.
+The owner cancels jobs in an orderly way before that. Messages of clients such as srun are not
+handled here.
 """
 
 from __future__ import annotations
@@ -27,28 +29,20 @@ from pathlib import Path
 __all__ = ["KEEPER_VARIABLE", "keep", "kill_session", "remove", "sweep"]
 
 _PR_SET_CHILD_SUBREAPER = 36
-#: How often a keeper looks whether its owner still lives, in seconds. A look is one system call.
+#: Seconds between two checks of a keeper that its owner is alive. A check is one system call.
 _OWNER_POLL = 0.25
-#: How long killed processes may take to be gone, in seconds.
+#: Seconds for killed processes to be gone.
 _KILL_DEADLINE = 5.0
-#: In the environment of keepers and sweepers only, to tell them from the daemons.
+#: Only in the environment of keepers and sweepers, which it tells from the daemons.
 KEEPER_VARIABLE = "IPS_LOCAL_SLURM_KEEPER"
 
 
 def keep(owner: int, argv: list[str]) -> int:
-    """Run a daemon until it ends, the owner is gone, or SIGTERM asks; leave no descendant.
+    """Run a daemon until it ends, the owner is gone or SIGTERM comes; leave no descendant.
 
-    Parameters
-    ----------
-    owner : int
-        Process id of the owner, which must be the parent of this process.
-    argv : list of str
-        The daemon, which has to stay in the foreground; it inherits standard input and output.
-
-    Returns
-    -------
-    int
-        0 when told to leave, else the exit code of the daemon (128 + N after signal N).
+    ``owner`` is the process id of the owner, which must be the parent of this process. The daemon
+    must stay in the foreground; it inherits standard input and output. Return 0 if the daemon was
+    still running, else its exit code (128 + N after signal N).
     """
     _become_subreaper()
     daemon = _spawn(argv)
@@ -67,19 +61,9 @@ def keep(owner: int, argv: list[str]) -> int:
 
 
 def sweep(owner: int, config_file: str) -> int:
-    """Wait for the end of the owner, then remove what the keepers do not.
+    """Wait for the end of the owner, then call `remove`; return 0 if nothing is left, else 1.
 
-    Parameters
-    ----------
-    owner : int
-        Process id of the owner, which must be the parent of this process.
-    config_file : str
-        As of `remove`.
-
-    Returns
-    -------
-    int
-        0 when nothing is left.
+    ``owner`` is the process id of the owner, which must be the parent of this process.
     """
     while os.getppid() == owner:
         time.sleep(_OWNER_POLL)
@@ -87,21 +71,11 @@ def sweep(owner: int, config_file: str) -> int:
 
 
 def remove(config_file: str) -> bool:
-    """Kill what uses a configuration and remove the folder it lies in.
+    """Kill the users of a slurm.conf and remove its folder; return whether nothing is left.
 
-    That is every process with `config_file` as SLURM_CONF in its environment (clients, such as
-    an salloc that lost its parent) except this one. Waits for keepers, which end by themselves:
-    to kill one would set its descendants free.
-
-    Parameters
-    ----------
-    config_file : str
-        The slurm.conf.
-
-    Returns
-    -------
-    bool
-        Whether nothing is left.
+    Users are all processes with this ``SLURM_CONF`` in their environment, such as an salloc that
+    lost its parent, except this process. Keepers are not killed, because that would release their
+    descendants; they end by themselves, and this function waits for them.
     """
     deadline = time.monotonic() + 2 * _KILL_DEADLINE
     while time.monotonic() < deadline:
@@ -116,12 +90,9 @@ def remove(config_file: str) -> bool:
 
 
 def kill_session(session: int) -> None:
-    """Kill all processes of a session, which outlive the process that leads it.
+    """Kill all processes of a session, which may outlive their leader.
 
-    Parameters
-    ----------
-    session : int
-        Process id of the leader.
+    ``session`` is the process id of the leader.
     """
     deadline = time.monotonic() + _KILL_DEADLINE
     while time.monotonic() < deadline:
@@ -139,13 +110,13 @@ def _become_subreaper() -> None:
 
 
 def _spawn(argv: list[str]) -> int:
-    """Start the daemon, with the signals unblocked that this program blocks."""
+    """Start the daemon without the signal mask of this program."""
     environment = {k: v for k, v in os.environ.items() if k != KEEPER_VARIABLE}
     return os.posix_spawnp(argv[0], argv, environment, setsigmask=[], setsigdef=[signal.SIGPIPE])
 
 
 def _kill_descendants() -> None:
-    """Kill until nothing is left: a process may have forked since the last look."""
+    """Kill descendants until none is left, because one may fork between two looks."""
     deadline = time.monotonic() + _KILL_DEADLINE
     while time.monotonic() < deadline:
         _kill(_descendants(os.getpid()))
@@ -157,12 +128,9 @@ def _kill_descendants() -> None:
 
 
 def _reap() -> dict[int, int]:
-    """Wait status by process id of the children that have ended.
+    """Return the wait status, by process id, of the children that have ended.
 
-    Raises
-    ------
-    ChildProcessError
-        When there is no child, ended or not.
+    Raises ChildProcessError if there is no child, whether running or ended.
     """
     ended: dict[int, int] = {}
     while True:
@@ -191,15 +159,15 @@ def _descendants(ancestor: int) -> list[int]:
 
 
 def _processes() -> Iterator[tuple[int, int, int, bytes]]:
-    """Process id, parent, session and state of every process."""
+    """Yield process id, parent, session and state of every process."""
     for pid, stat in _proc_files("stat"):
-        # The second field is the program's name in parentheses and may hold blanks.
+        # The second field is the program's name in parentheses, which may contain blanks.
         state, parent, _, session, *_ = stat.rpartition(b")")[2].split()
         yield pid, int(parent), int(session), state
 
 
 def _users_of(config_file: str) -> Iterator[tuple[int, bool]]:
-    """Other processes with that SLURM_CONF; the second item says whether it is a keeper."""
+    """Yield the other processes with this ``SLURM_CONF``, and whether each is a keeper."""
     mark = os.fsencode(f"SLURM_CONF={config_file}")
     keeper_mark = os.fsencode(f"{KEEPER_VARIABLE}=1")
     for pid, environment in _proc_files("environ"):
@@ -212,7 +180,7 @@ def _users_of(config_file: str) -> Iterator[tuple[int, bool]]:
 def _proc_files(name: str) -> Iterator[tuple[int, bytes]]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
-            # The process may have ended, or belong to someone else.
+            # The process may have ended, or belong to another user.
             with contextlib.suppress(OSError):
                 yield int(entry), Path("/proc", entry, name).read_bytes()
 
@@ -224,8 +192,8 @@ def _kill(pids: Iterable[int]) -> None:
 
 
 def _main() -> int:
-    # Blocked and fetched by sigtimedwait, so that none is lost. Before this line, SIGTERM ends a
-    # keeper that has started nothing yet.
+    # Signals are blocked and fetched by sigtimedwait, so that none is lost. A SIGTERM before this
+    # line ends a keeper that has started nothing yet.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD})
     parser = argparse.ArgumentParser()
     parser.add_argument("--owner", type=int, required=True)

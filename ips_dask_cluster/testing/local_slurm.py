@@ -1,11 +1,11 @@
-"""`LocalSlurm`: munged, slurmctld and one slurmd a node, started privately on this machine.
+"""Start munged, slurmctld and one slurmd per node privately on this machine, and end them.
 
-Everything they write is in one temporary folder, their ports are free ones, and nothing is left
-behind. The machine's own Slurm and munge are never touched. What the daemons read is made in
-``slurm_conf``; who watches over them is ``keeper``.
+The daemons write only below one temporary folder and use free ports; `LocalSlurm` never touches the
+machine's own Slurm and munge. ``slurm_conf`` writes what the daemons read, and ``daemon_keeper``
+ends them.
 
-Not responsible for: several hosts. All nodes share this machine's network, and its file systems
-except /tmp (see `LocalSlurm`, `private_tmp`).
+There is only one host: all nodes share this machine's network, and its file systems except /tmp
+(see ``private_tmp`` of `LocalSlurm`).
 """
 
 from __future__ import annotations
@@ -29,38 +29,34 @@ from ips_dask_cluster.testing import slurm_conf
 __all__ = ["LocalSlurm", "LocalSlurmError", "missing_programs"]
 
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "salloc", "squeue", "scontrol", "scancel")
-#: Where daemons live; the PATH of an ordinary user often lacks these.
+#: Usual folders of daemons, which the PATH of an ordinary user often lacks.
 _DAEMON_PATH = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 _INSTALL = "on Debian or Ubuntu: apt-get install slurmctld slurmd slurm-client munge"
-#: Variables that make Slurm commands do something else than they were told.
+#: Prefixes of variables that change what Slurm commands do.
 _SLURM_VARIABLES = ("SLURM", "SALLOC_", "SBATCH_", "SRUN_", "SQUEUE_", "SINFO_", "SCANCEL_")
 _PORT_TAKEN = "Address already in use"
 _PORT_ATTEMPTS = 4
 _LOG_LINES = 20
-#: Seconds between two looks at something that is not there yet.
+#: Seconds between two checks of a condition.
 _POLL = 0.05
-#: Seconds that cancelled jobs get to end by themselves.
+#: Seconds for cancelled jobs to end by themselves.
 _CANCEL_GRACE = 1.0
-#: Seconds for a question to Slurm, and to one of which it is not known whether it is up: its
-#: port may be that of some other program, which never answers.
+#: Seconds for an answer of a running Slurm, and of one that may not be up yet: its port may belong
+#: to another program, which never answers.
 _QUERY_TIMEOUT = 10.0
 _FIRST_QUERY_TIMEOUT = 3.0
-#: Seconds for a keeper to end; longer than its own deadline.
+#: Seconds for a keeper to end; longer than the keeper's own deadline.
 _KEEPER_DEADLINE = 8.0
 
 
 class LocalSlurmError(RuntimeError):
-    """A `LocalSlurm` cannot start, a command in it ran out of time, or something was left over."""
+    """A `LocalSlurm` could not start or end cleanly, or a command in it ran out of time."""
 
 
 def missing_programs() -> list[str]:
-    """Names of the programs `LocalSlurm` needs and this machine lacks.
+    """Return the names of programs that `LocalSlurm` needs and this machine lacks.
 
-    Returns
-    -------
-    list of str
-        Empty when all of munged, slurmctld, slurmd, srun, salloc, squeue, scontrol and scancel
-        are on the PATH or in one of the usual folders of daemons.
+    Programs are searched on PATH and in the usual folders of daemons.
     """
     return [name for name in _PROGRAMS if _find(name) is None]
 
@@ -78,7 +74,7 @@ def _program(name: str) -> str:
 
 
 def _slurm_version() -> tuple[int, int]:
-    """Ask slurmd for its version, which decides about cgroup.conf."""
+    """Return the version of slurmd, which decides about cgroup.conf."""
     argv = [_program("slurmd"), "-V"]
     try:
         done = subprocess.run(
@@ -104,55 +100,57 @@ def _per_node(name: str, value: int | Sequence[int], nodes: int, least: int) -> 
 class LocalSlurm:
     """A private Slurm of several nodes on this machine.
 
-    The nodes are named n1, n2, ...; ``SLURMD_NODENAME`` differs per node, the host name does not.
-    Several may run at a time. If the process that started it dies, also by SIGKILL, everything
-    ends within seconds: daemons, jobs, commands that use its configuration, and the folder.
+    The nodes are named n1, n2, ...; each has its own ``SLURMD_NODENAME``, but all have the host
+    name of this machine. Several instances may run at the same time. If the process that started an
+    instance dies, even by SIGKILL, everything ends within seconds: daemons, jobs, commands that use
+    its configuration, and the folder.
 
     Tested with Slurm 22.05, 24.11 and 26.05, as root and as an ordinary user; 26.05 refuses the
-    user ``nobody``. Slurm 23.02 and 23.11 cannot turn cgroups off: slurmd takes the kind that it
-    finds on the machine, and `start` fails with the end of slurmd's log where it may not use that.
+    user ``nobody``. Slurm 23.02 and 23.11 cannot turn cgroups off: slurmd uses the kind that it
+    finds on the machine. Where slurmd lacks the permission for that, `start` raises with the end of
+    slurmd's log.
 
     Parameters
     ----------
     nodes : int, default 4
-        How many.
+        Number of nodes.
     cpus : int or sequence of int, default 2
-        CPUs of each node; a sequence has one item a node. May exceed what the machine has; then
-        Slurm binds no task to a CPU.
+        CPUs of each node; a sequence has one item per node. A node may have more CPUs than the
+        machine; then Slurm binds no task to a CPU.
     memory : int or sequence of int, default 4000
-        Memory that each node claims to have, in MB; not enforced.
+        Memory that each node reports, in MB; it is not enforced.
     gpus : int or sequence of int, default 0
-        GPUs that each node claims to have. Slurm hands them out (``CUDA_VISIBLE_DEVICES``), but
-        there is no device.
+        GPUs that each node reports. Slurm hands them out (``CUDA_VISIBLE_DEVICES``), but no device
+        exists.
     private_tmp : bool, default False
-        Give each node its own /tmp, so that a file there is seen neither on other nodes nor by
-        the process that started all this, as on a real machine. Needs root. The files lie in
-        ``directory / "tmp" / NODE``.
-    shared : sequence of str or Path
-        Folders that all nodes see although they lie below a private /tmp, such as ``sys.prefix``
-        when the virtual environment is there.
+        Give each node its own /tmp, as on real machines: neither other nodes nor this process see
+        its files there. Needs root. The files are in ``directory / "tmp" / NODE``.
+    shared : sequence of str or Path, default ()
+        Folders below /tmp that all nodes see in spite of ``private_tmp``, such as ``sys.prefix`` if
+        the virtual environment is there.
     threads_per_core : int, default 1
-        How many of a node's CPUs are hardware threads of one core.
+        Number of a node's CPUs that are hardware threads of one core.
     options : mapping of str to str, optional
-        Lines of slurm.conf that take precedence over those of `LocalSlurm`, such as
-        ``{"SelectTypeParameters": "CR_Core_Memory"}`` to have memory allocated, too.
+        Lines of slurm.conf, NAME to VALUE, that take precedence over those of `LocalSlurm`. For
+        example, ``{"SelectTypeParameters": "CR_Core_Memory"}`` makes Slurm allocate memory, too.
     start_timeout : float, default 30
-        Seconds within which all nodes must be idle.
+        Seconds within which all nodes must become idle.
 
     Attributes
     ----------
     directory : pathlib.Path
-        The folder of everything: configuration, logs, spool folders. On every node the same, and
-        readable by other users, except the key. Exists from `start` to `close`.
+        Folder of configuration, logs and spool folders. All nodes see it under the same path, and
+        other users can read it, except for the key. It exists from `start` to `close`.
     config_file : pathlib.Path
-        The slurm.conf.
+        Path of the slurm.conf.
     node_names : list of str
-        ``["n1", ...]``.
+        Names of the nodes, ``["n1", ...]``.
 
     Raises
     ------
     ValueError
-        For a number of nodes, CPUs, GPUs or MB that makes no sense.
+        A number of nodes, CPUs, GPUs or MB is too small, or a sequence does not have one item per
+        node.
 
     Examples
     --------
@@ -191,8 +189,8 @@ class LocalSlurm:
         folders = {Path(path).resolve() for path in shared}
         self._shared = sorted(path for path in folders if path.is_relative_to("/tmp"))
         self._start_timeout = start_timeout
-        # Not below the temporary folder of the user: nodes may have their own /tmp, other users
-        # must reach it, and the paths of sockets in it must stay below 108 bytes.
+        # Outside of the user's temporary folder: nodes may have a private /tmp, other users must
+        # reach the folder, and the paths of sockets in it must stay below 108 bytes.
         self.directory = Path("/var/tmp", f"ips-slurm-{secrets.token_hex(4)}")
         self.config_file = self.directory / "slurm.conf"
         self._owner = 0
@@ -205,8 +203,8 @@ class LocalSlurm:
     def environ(self) -> dict[str, str]:
         """Environment for commands that use this Slurm.
 
-        ``os.environ`` as it is now, without what Slurm set in it (an outer job, or options such
-        as SALLOC_PARTITION), plus ``SLURM_CONF``.
+        A copy of the current ``os.environ`` without Slurm's variables (of an outer job, or options
+        such as ``SALLOC_PARTITION``), plus ``SLURM_CONF``.
         """
         environment = {k: v for k, v in os.environ.items() if not k.startswith(_SLURM_VARIABLES)}
         return {**environment, "SLURM_CONF": str(self.config_file)}
@@ -235,8 +233,9 @@ class LocalSlurm:
         Raises
         ------
         LocalSlurmError
-            If a program is missing, a daemon ends, or it takes longer than `start_timeout`; with
-            the last lines of the daemons' logs. Nothing is left behind then.
+            This Slurm already runs, a program is missing, a daemon ends, or the start takes longer
+            than ``start_timeout``. The message has the last lines of the daemons' logs. Nothing is
+            left behind then.
         """
         if self._sweeper is not None:
             raise LocalSlurmError(f"this Slurm is already running, in {self.directory}")
@@ -262,15 +261,15 @@ class LocalSlurm:
         return self
 
     def close(self) -> None:
-        """Cancel all jobs, end all daemons and whatever they started, and remove the folder.
+        """Cancel all jobs, end all daemons and their descendants, and remove the folder.
 
-        Jobs get a second to end by themselves. May be called again, and does nothing in a
-        process forked from the one that called `start`.
+        Jobs get one second to end by themselves. A second call does nothing, and neither does a
+        call in a process forked from the one that called `start`.
 
         Raises
         ------
         LocalSlurmError
-            If a process or the folder could not be removed.
+            A process or the folder could not be removed.
         """
         if self._sweeper is None or self._owner != os.getpid():
             return
@@ -281,19 +280,19 @@ class LocalSlurm:
             self._end_all()
 
     def stop_node(self, name: str) -> None:
-        """Kill a node: its slurmd, slurmstepds and tasks, at once, like a power failure.
+        """Kill a node's slurmd, slurmstepds and tasks at once, as a power failure does.
 
-        Slurm notices after its SlurmdTimeout, 15 s, or when it next talks to the node.
+        Slurm notices after its SlurmdTimeout of 15 s, or when it next contacts the node.
 
         Parameters
         ----------
         name : str
-            One of `node_names` whose node runs.
+            One of `node_names`.
 
         Raises
         ------
         LocalSlurmError
-            If it does not run.
+            The node does not run.
         """
         if name not in self._keepers:
             raise LocalSlurmError(
@@ -302,17 +301,17 @@ class LocalSlurm:
         self._stop_daemons([name])
 
     def start_node(self, name: str) -> None:
-        """Start a node again after `stop_node`; does not wait until Slurm has it back.
+        """Start a node again after `stop_node`, without waiting until Slurm can use it.
 
         Parameters
         ----------
         name : str
-            One of `node_names` whose node does not run.
+            One of `node_names`.
 
         Raises
         ------
         LocalSlurmError
-            If there is no such node, or it runs.
+            There is no such node, or it runs.
         """
         if name not in self.node_names or name in self._keepers:
             raise LocalSlurmError(
@@ -321,15 +320,15 @@ class LocalSlurm:
         self._start_node(name)
 
     def crashed_nodes(self) -> list[str]:
-        """Nodes whose slurmd has ended by itself.
+        """Return the nodes whose slurmd has ended by itself.
 
-        Slurm's daemons have been seen to crash under load. Such a node stays down until
-        `stop_node` and `start_node`.
+        Slurm's daemons have been seen to crash under load. Such a node stays down until `stop_node`
+        and `start_node` are called.
 
         Returns
         -------
         list of str
-            Their names.
+            Names of these nodes.
         """
         keepers = ((name, self._keepers.get(name)) for name in self.node_names)
         return [name for name, keeper in keepers if keeper and keeper.poll() is not None]
@@ -344,22 +343,24 @@ class LocalSlurm:
         Parameters
         ----------
         argv : sequence of str
-            The command.
+            The command and its arguments.
         timeout : float, default 60
-            Seconds. After that the command's session of processes is killed and the jobs it made
-            are cancelled.
+            Seconds after which all processes of the command's session are killed and the jobs that
+            it requested are cancelled.
         **kwargs
-            `input` (str), or anything `subprocess.Popen` takes, such as `cwd` and `env`.
+            ``input`` (str) for the command's standard input, or any argument of `subprocess.Popen`,
+            such as ``cwd`` and ``env``.
 
         Returns
         -------
         subprocess.CompletedProcess
-            With text in `stdout` and `stderr`; a non-zero exit code is not an error.
+            The exit code, and text in ``stdout`` and ``stderr``; a non-zero exit code does not
+            raise.
 
         Raises
         ------
         LocalSlurmError
-            If it ran out of time, with the output so far.
+            The command ran longer than ``timeout``; the message has the output so far.
         """
         text = kwargs.pop("input", None)
         settings: dict[str, Any] = {
@@ -398,18 +399,21 @@ class LocalSlurm:
         Parameters
         ----------
         argv : sequence of str
-            The command.
+            The command and its arguments.
         nodes : int, optional
-            How many nodes to allocate; all of them by default.
+            Number of nodes to allocate. Default: all nodes.
         options : sequence of str, default ("--exclusive",)
-            Further options of salloc. Without ``--exclusive`` one holds one CPU a node.
-        timeout, **kwargs
-            As for `run`; `timeout` includes waiting for the allocation.
+            Further options of salloc. Without ``--exclusive`` the allocation holds one CPU per
+            node.
+        timeout : float, default 120
+            Seconds for the command, including the wait for the allocation; as for `run`.
+        **kwargs
+            As for `run`.
 
         Returns
         -------
         subprocess.CompletedProcess
-            As for `run`. salloc adds its own lines to `stderr`.
+            As for `run`; ``stderr`` also contains salloc's own messages.
 
         Raises
         ------
@@ -420,28 +424,47 @@ class LocalSlurm:
         return self.run(["salloc", f"-N{count}", *options, *argv], timeout, **kwargs)
 
     def jobs(self) -> list[str]:
-        """Ids of all jobs that wait, run or are completing.
+        """Return the ids of all jobs that are pending, running or completing.
+
+        Returns
+        -------
+        list of str
+            The ids, as ``squeue`` prints them.
 
         Raises
         ------
         LocalSlurmError
-            If Slurm does not answer within 10 s; as for `steps`.
+            Slurm reports an error, or does not answer within 10 s.
         """
         return self._query("squeue", "--noheader", "--format=%i")
 
     def steps(self) -> list[str]:
-        """Ids of all running steps, as ``squeue --steps`` prints them.
+        """Return the ids of all running steps.
 
-        That is ``JOB.NUMBER``, and ``JOB.batch`` for the script of an sbatch job. This Slurm has
-        no ``extern`` steps.
+        Returns
+        -------
+        list of str
+            The ids, as ``squeue --steps`` prints them: ``JOB.NUMBER``, and ``JOB.batch`` for the
+            script of an sbatch job. This Slurm has no ``extern`` steps.
+
+        Raises
+        ------
+        LocalSlurmError
+            Slurm reports an error, or does not answer within 10 s.
         """
         return self._query("squeue", "--steps", "--noheader", "--format=%i")
 
     def logs(self) -> dict[str, str]:
-        """The last lines of every daemon's log by its name: munged, slurmctld, n1, ..."""
+        """Return the last lines of every daemon's log.
+
+        Returns
+        -------
+        dict of str to str
+            At most 20 lines by name of the daemon: munged, slurmctld, n1, ...
+        """
         return {name: self._log_tail(name) for name in ("munged", "slurmctld", *self.node_names)}
 
-    # How.
+    # Internals.
 
     def _check_machine(self) -> None:
         missing = missing_programs()
@@ -496,7 +519,7 @@ class LocalSlurm:
                 stdout=file,
                 stderr=file,
                 cwd=self.directory,
-                # Ctrl-C at the terminal is for the owner, who then closes.
+                # Ctrl-C at the terminal reaches only the owner, which then closes.
                 start_new_session=True,
                 umask=0o022,
             )
@@ -514,7 +537,7 @@ class LocalSlurm:
             )
 
     def _stop_daemons(self, names: Iterable[str]) -> None:
-        """End these daemons and their descendants, all at the same time."""
+        """End daemons and their descendants, all at the same time."""
         keepers = [self._keepers.pop(name) for name in names]
         for process in keepers:
             process.terminate()
@@ -526,7 +549,7 @@ class LocalSlurm:
                 process.wait()
 
     def _await(self, deadline: float, trouble: Callable[[], str]) -> None:
-        """Wait until `trouble` answers nothing; see that no daemon ends meanwhile."""
+        """Wait until ``trouble`` returns nothing; raise if a daemon ends or the deadline passes."""
         while True:
             codes = {name: keeper.poll() for name, keeper in self._keepers.items()}
             ended = {name: code for name, code in codes.items() if code is not None}
@@ -560,8 +583,8 @@ class LocalSlurm:
         return f"the private Slurm did not come up: {what}. Last lines of the logs:{logs}"
 
     def _log_tail(self, name: str) -> str:
-        # Slurm's own log has times; what it says before it has read its configuration, and all
-        # of munged, is in the captured output.
+        # Slurm's own log has times. The captured output has all of munged's messages, and those of
+        # Slurm before it has read its configuration.
         for path in (self.directory / "log" / f"{name}{suffix}" for suffix in (".log", ".out")):
             with contextlib.suppress(FileNotFoundError):
                 text = path.read_text(errors="replace")
@@ -570,7 +593,7 @@ class LocalSlurm:
         return ""
 
     def _query(self, *argv: str, timeout: float = _QUERY_TIMEOUT) -> list[str]:
-        """Lines that a Slurm command prints."""
+        """Return the lines that a Slurm command prints."""
         try:
             done = subprocess.run(
                 argv, env=self.environ, timeout=timeout, capture_output=True, text=True
@@ -582,7 +605,7 @@ class LocalSlurm:
         return done.stdout.splitlines()
 
     def _cancel(self, find_jobs: Callable[[], list[str]]) -> None:
-        """Cancel jobs and wait until they are gone, or have had their grace."""
+        """Cancel jobs and wait until they are gone or their grace is over."""
         deadline = time.monotonic() + _CANCEL_GRACE
         jobs = find_jobs()
         if jobs:
@@ -592,16 +615,17 @@ class LocalSlurm:
             jobs = find_jobs()
 
     def _abandon(self, process: subprocess.Popen[str]) -> tuple[str, str]:
-        """Kill a command's session, cancel the jobs it made, return its output so far."""
+        """Kill a command's session, cancel its jobs, and return its output so far."""
         process.kill()
-        # Not the process group: salloc gives its command a group of its own.
+        # The session and not the process group, because salloc puts its command into a separate
+        # group.
         keeper.kill_session(process.pid)
         with contextlib.suppress(LocalSlurmError):
-            # Slurm keeps the session that a job was requested from.
+            # Slurm records the session that requested a job.
             self._cancel(lambda: self._jobs_of_session(process.pid))
         try:
             output, errors = process.communicate(timeout=1)
-        except subprocess.TimeoutExpired as late:  # a process of another session holds the pipe
+        except subprocess.TimeoutExpired as late:  # A process of another session holds the pipe.
             return _text(late.output), _text(late.stderr)
         return _text(output), _text(errors)
 
@@ -611,8 +635,5 @@ class LocalSlurm:
 
 
 def _text(output: str | bytes | None) -> str:
-    # What TimeoutExpired carries is bytes, also of a process opened in text mode.
+    # TimeoutExpired carries bytes, even for a process opened in text mode.
     return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
-
-
-# The command line.

@@ -1,7 +1,7 @@
-"""What the daemons of a `LocalSlurm` find in their folder: configuration, key, spool folders.
+"""Write the folder of a `LocalSlurm`: configuration files, munge key and spool folders.
 
-Responsible for: the text of slurm.conf, gres.conf and cgroup.conf and the daemons' argument lists,
-all pure, and for writing the folder. Starts nothing.
+The functions for file contents and for the daemons' arguments are pure. Nothing here starts a
+process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ __all__ = [
     "write_folder",
 ]
 
-#: Folders and their modes. Jobs of other users pass through all but the daemons' own.
+#: Folders and their modes. Jobs of other users need to pass through all except those of the
+#: daemons.
 _FOLDERS = {
     "gpu": 0o755,
     "log": 0o755,
@@ -51,19 +52,19 @@ _CGROUPS_CAN_BE_DISABLED = (24, 5)
 
 @dataclass(frozen=True)
 class Node:
-    """A node: memory in MB, the port of its slurmd on this machine, CPUs of each core."""
+    """Describe a node; ``port`` is that of its slurmd on this machine."""
 
     name: str
     cpus: int
-    memory: int
+    memory: int  #: In MB.
     gpus: int
     port: int = 0
-    threads_per_core: int = 1
+    threads_per_core: int = 1  #: CPUs of each core.
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What differs from one `LocalSlurm` to another."""
+    """Hold what differs between one `LocalSlurm` and another."""
 
     directory: Path
     user: str
@@ -74,15 +75,15 @@ class Settings:
 
 
 def slurm_conf(settings: Settings) -> str:
-    """The text of slurm.conf."""
+    """Return the text of slurm.conf."""
     directory = settings.directory
     gpus = any(node.gpus for node in settings.nodes)
     lines = [
         f"ClusterName={directory.name}",
         "SlurmctldHost=localhost(127.0.0.1)",
         f"SlurmctldPort={settings.port}",
-        # Not NoInAddrAny too: then srun would listen on the address of the host name only, while
-        # slurmd answers to the address it was called from, 127.0.0.1.
+        # Without NoInAddrAny: with it, srun would listen only on the address of the host name, but
+        # slurmd answers to the address that called it, 127.0.0.1.
         "CommunicationParameters=NoCtldInAddrAny",
         f"SlurmUser={settings.user}",
         f"SlurmdUser={settings.user}",
@@ -106,7 +107,7 @@ def slurm_conf(settings: Settings) -> str:
         "MpiDefault=none",
         "SwitchType=switch/none",
         "ReturnToService=2",
-        # Heterogeneous jobs wait for the backfill scheduler, every 30 s by default
+        # Heterogeneous jobs wait for the backfill scheduler, which runs every 30 s by default.
         "SchedulerParameters=bf_interval=1",
         "KillWait=5",
         "SlurmdTimeout=15",
@@ -129,7 +130,7 @@ def _node_line(node: Node) -> str:
 
 
 def gres_conf(settings: Settings) -> str:
-    """The text of gres.conf; empty when no node has a GPU."""
+    """Return the text of gres.conf; empty if no node has a GPU."""
     lines = []
     for node in settings.nodes:
         files = ",".join(str(_gpu(settings.directory, index)) for index in range(node.gpus))
@@ -139,14 +140,8 @@ def gres_conf(settings: Settings) -> str:
 
 
 def parse_version(text: str) -> tuple[int, int]:
-    """Return year and month of a Slurm release from what ``slurmd -V`` prints.
-
-    Raises
-    ------
-    ValueError
-        When the text has no version in it.
-    """
-    # "slurm 24.11.5", and "slurm-wlm 24.11.5" from Debian's packages.
+    """Return year and month from the output of ``slurmd -V``; raise ValueError if it has none."""
+    # The text is "slurm 24.11.5", or "slurm-wlm 24.11.5" from Debian's packages.
     found = re.fullmatch(r"slurm\S* (\d+)\.(\d+)\b.*", text.strip())
     if not found:
         raise ValueError(f"expected 'slurm YY.MM.N' from slurmd -V, got {text!r}")
@@ -154,11 +149,11 @@ def parse_version(text: str) -> tuple[int, int]:
 
 
 def cgroup_conf(version: tuple[int, int]) -> str:
-    """Return the text of cgroup.conf for a version of Slurm; empty when there must be no such file.
+    """Return the text of cgroup.conf for a version of Slurm; empty if the file must not exist.
 
-    From 24.05 on, slurmd loads a cgroup plugin whatever slurm.conf says, and that plugin wants
-    systemd or root. Up to 23.11, slurmd exits when it reads the line that turns the plugin off; it
-    then takes the kind of cgroups that it finds on the machine.
+    From 24.05 on, slurmd loads a cgroup plugin for any slurm.conf, and that plugin needs systemd or
+    root. Up to 23.11, slurmd exits when it reads the line that turns the plugin off, and without
+    the line it uses the kind of cgroups that it finds on the machine.
     """
     return "CgroupPlugin=disabled\n" if version >= _CGROUPS_CAN_BE_DISABLED else ""
 
@@ -168,12 +163,12 @@ def _gpu(directory: Path, index: int) -> Path:
 
 
 def munge_socket(directory: Path) -> Path:
-    """The socket of the private munged."""
+    """Return the path of the private munged's socket."""
     return directory / "run" / "munge.socket"
 
 
 def munged_argv(program: str, directory: Path) -> list[str]:
-    """Arguments of a munged that uses nothing of the machine's own one."""
+    """Return the command line of a munged that shares nothing with the machine's own."""
     return [
         program,
         "--foreground",
@@ -189,10 +184,10 @@ def munged_argv(program: str, directory: Path) -> list[str]:
 def slurmd_argv(
     program: str, directory: Path, name: str, private_tmp: bool, shared: Sequence[Path] = ()
 ) -> list[str]:
-    """Arguments of a node's slurmd, with a /tmp of its own if wanted.
+    """Return the command line of a node's slurmd, with a private /tmp if wanted.
 
-    That is a mount in a namespace of its own, which the kernel removes with the last process in
-    it. The shared folders are mounted into it at their own place.
+    The private /tmp is a mount in a separate namespace, which the kernel removes with the last
+    process in it. The shared folders are mounted into it at their usual path.
     """
     argv = [program, "-D", "-N", name]
     if not private_tmp:
@@ -208,9 +203,9 @@ def slurmd_argv(
 
 
 def task_plugin(cpus: Iterable[int], machine_cpus: int) -> str:
-    """The TaskPlugin that works on this machine for nodes with so many CPUs.
+    """Return the TaskPlugin that works on this machine for nodes with these numbers of CPUs.
 
-    With more CPUs than the machine has, task/affinity cannot lay out tasks and steps fail.
+    If a node has more CPUs than the machine, task/affinity cannot place tasks and steps fail.
     """
     return "task/affinity" if max(cpus) <= machine_cpus else "task/none"
 
@@ -222,18 +217,11 @@ def write_folder(
     *,
     options: Mapping[str, str] | None = None,
 ) -> None:
-    """Fill the folder afresh, with new ports; what an earlier attempt left in it goes.
+    """Empty the folder and fill it for new daemons, on newly chosen ports.
 
-    Parameters
-    ----------
-    directory : pathlib.Path
-        The folder, which exists.
-    nodes : sequence of Node
-        The nodes; their ports are chosen here.
-    version : tuple of int
-        Year and month of the Slurm release that reads the folder.
-    options : mapping of str to str, optional
-        Lines of slurm.conf, NAME to VALUE, that take precedence over ours.
+    ``directory`` must exist. ``version`` is year and month of the Slurm release that reads the
+    folder. ``options`` are lines of slurm.conf, NAME to VALUE, that take precedence over the
+    built-in ones.
     """
     for path in directory.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -253,7 +241,8 @@ def write_folder(
         _make_folder(directory / "spool" / node.name, 0o755)
         _make_folder(directory / "tmp" / node.name, 0o1777)
     for index in range(max(node.gpus for node in nodes)):
-        # Slurm wants character devices and never opens them; links need no mknod, so no root.
+        # Slurm needs character devices and never opens them. Links to one need no mknod, and so no
+        # root.
         _gpu(directory, index).symlink_to(os.devnull)
     _write(directory / "munge" / "key", secrets.token_bytes(128), 0o400)
     if text := cgroup_conf(version):
@@ -264,7 +253,7 @@ def write_folder(
 
 def _make_folder(path: Path, mode: int) -> None:
     path.mkdir()
-    path.chmod(mode)  # mkdir obeys the umask
+    path.chmod(mode)  # mkdir obeys the umask.
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
@@ -274,8 +263,9 @@ def _write(path: Path, content: bytes, mode: int) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago; a daemon that finds its port taken is started again."""
-    # Below the range that the kernel gives to connections, so that only a listener can take one.
+    """Return ports that were free; a daemon that finds its port taken is restarted."""
+    # Below the range that the kernel assigns to connections, so that only another listener can take
+    # a port.
     try:
         end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     except OSError:

@@ -1,6 +1,7 @@
-"""The only module that asks ``ips_dask_cluster`` for anything, and only when called.
+"""Call ``ips_dask_cluster``; no other module of ``ips_core`` does.
 
-A simulation without Dask pools never pays for the import of distributed.
+The functions import it only when they are called, so that a simulation without Dask pools never
+pays for the import of distributed.
 """
 
 from __future__ import annotations
@@ -30,104 +31,58 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker runs.
+    """Describe where a worker runs."""
 
-    Parameters
-    ----------
-    worker : str
-        Its name.
-    node : str
-        Slurm's name of the node; without Slurm a made-up one.
-    slots : int
-        Its threads.
-    gpus : int
-        Devices of its own.
-    """
-
-    worker: str
-    node: str
-    slots: int
-    gpus: int = 0
+    worker: str  #: Name of the worker.
+    node: str  #: Slurm's name of the node; made up without Slurm.
+    slots: int  #: Threads of the worker.
+    gpus: int = 0  #: Devices that only this worker uses.
 
 
 @dataclass(frozen=True)
 class ClusterAddress:
-    """How a component reaches a cluster, and what it has to know of it.
-
-    Parameters
-    ----------
-    request : ClusterRequest
-        What was asked for.
-    address : str
-        The scheduler's.
-    security : distributed.Security
-        Its credentials.
-    slots : int
-        Threads of all workers.
-    run_directory : str
-        Where the workers keep their journals.
-    workers : tuple of Place
-        The workers at its start, by name.
-    job_id : str or None
-        The Slurm job; None: processes on this machine.
-    ends_at : float or None
-        When the allocation ends, in seconds since the epoch; None: not known.
-    margin : float
-        Seconds before that at which pools have to stop (``walltime-margin`` of the cluster).
-    dashboard : str
-        Where its dashboard is; empty if it has none.
-    """
+    """Hold what a component needs to connect to a cluster and to plan tasks on it."""
 
     request: ClusterRequest
-    address: str
-    security: Any
-    slots: int
-    run_directory: str
-    workers: tuple[Place, ...] = ()
-    job_id: str | None = None
+    address: str  #: Address of the scheduler.
+    security: Any  #: The credentials, a ``distributed.Security``.
+    slots: int  #: Threads of all workers.
+    run_directory: str  #: Directory of the worker journals.
+    workers: tuple[Place, ...] = ()  #: The workers at the start of the cluster, sorted by name.
+    job_id: str | None = None  #: The Slurm job; None: processes on this machine.
+    #: End of the allocation in seconds since the epoch; None: unknown.
     ends_at: float | None = None
+    #: Seconds before ``ends_at`` at which pools must stop (``walltime-margin``).
     margin: float = 0.0
-    dashboard: str = ""
+    dashboard: str = ""  #: URL of the dashboard; empty if there is none.
 
     @property
     def end(self) -> JobEnd:
-        """When tasks on the cluster have to have ended, as it was known at its start."""
+        """Time at which tasks must have ended, as known at the start of the cluster."""
         ends_at = None if self.ends_at is None else self.ends_at - self.margin
         return JobEnd(self.job_id, ends_at, self.margin)
 
 
 @dataclass(frozen=True)
 class ClusterStarted:
-    """A cluster has started.
+    """Say that a cluster has started."""
 
-    Parameters
-    ----------
-    address : str
-        The scheduler's.
-    packed : bytes
-        The packed :class:`ClusterAddress`, which only those can unpack who have distributed.
-    """
-
-    address: str
-    packed: bytes
+    address: str  #: Address of the scheduler.
+    packed: bytes  #: The pickled `ClusterAddress`; only a process with distributed can unpickle it.
 
 
 def isolate_tls_errors() -> None:
-    """Keep a connection to one cluster that breaks from breaking those to others."""
+    """Keep a broken connection to one cluster from breaking connections to others."""
     from ips_dask_cluster.tls_errors import isolate_tls_errors
 
     isolate_tls_errors()
 
 
 def read_allocation() -> tuple[tuple[NodeCapacity, ...], JobEnd]:
-    """Return the nodes of this Slurm job, and when tasks have to have ended on them.
+    """Return the nodes of this Slurm job, and the time at which tasks on them must have ended.
 
-    That is before the end of the job by the ``walltime-margin`` of a cluster.
-
-    Raises
-    ------
-    ConfigError
-        Slurm's programs are missing, or do not answer.
+    That time is ``walltime-margin`` before the end of the job. Raises ConfigError if Slurm's
+    programs are missing or do not answer.
     """
     from ips_dask_cluster.errors import ClusterError
     from ips_dask_cluster.slurm import lookup
@@ -136,7 +91,7 @@ def read_allocation() -> tuple[tuple[NodeCapacity, ...], JobEnd]:
         found = lookup.read()
     except ClusterError as error:
         raise ConfigError("", [str(error)]) from None
-    # Slurm 22.05 refuses --gres above what the poorest node of the job holds
+    # Slurm 22.05 refuses a --gres above the number of GPUs of the job's node with the fewest.
     least = min(node.gpus for node in found.nodes)
     nodes = tuple(
         NodeCapacity(node.name, node.cpus, node.gpus, slurm_gpus=least) for node in found.nodes
@@ -154,7 +109,7 @@ def _margin() -> float:
 
 
 def shifter_arguments(arguments: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return Shifter's arguments as separate words; a string is split as a shell would."""
+    """Return Shifter's arguments as separate words; a string is split as in a shell."""
     from ips_dask_cluster import containers
 
     return containers.shifter_arguments(arguments)
@@ -166,34 +121,19 @@ def start_cluster(
     directory: str,
     on_failure: Callable[[str], None],
 ) -> Any:
-    """Start a Dask cluster for pools and wait for its workers.
+    """Start a Dask cluster for pools, wait for its workers and return it.
 
-    Parameters
-    ----------
-    request : ClusterRequest
-        What is asked for.
-    nodes : sequence of str
-        On exactly these; without Slurm only their number counts, and that is the request's.
-    directory : str
-        A directory that every node sees.
-    on_failure : callable
-        Called with a sentence, in a thread of the cluster, when a step of it is lost later.
-
-    Returns
-    -------
-    ips_dask_cluster.SlurmAllocationCluster
-
-    Raises
-    ------
-    DaskClusterError
-        It did not start; the sentence is the cluster's own.
+    The cluster runs on exactly the given ``nodes``; without Slurm, only ``request.nodes`` counts.
+    All nodes must see ``directory``. A thread of the cluster calls ``on_failure`` with a sentence
+    when a step is lost later. Raises DaskClusterError, with the cluster's own message, if the
+    cluster does not start.
     """
     from ips_dask_cluster import ClusterError, Shifter, SlurmAllocationCluster
     from ips_dask_cluster.slurm.this_machine import local_allocation
 
     found = local_allocation(request.nodes) if request.launcher == "local" else None
     quiet = {} if request.dashboard else _quiet()
-    # Per GPU, the number of workers on a node is known only to the cluster
+    # With one worker per GPU, only the cluster knows the number of workers on a node.
     own_threads = ["--nthreads", request.threads] if request.per_gpu and request.threads else []
     try:
         cluster = SlurmAllocationCluster(
@@ -202,14 +142,15 @@ def start_cluster(
             allocation=found,
             cores=request.cores if request.per_gpu else request.threads or request.cores,
             worker_per_gpu=request.per_gpu,
-            # From the first moment: Dask does not look again at a task that waits for slots when a
-            # worker that is there already gets some
+            # From the start: Dask does not reconsider a task that waits for slots when an existing
+            # worker gets some later.
             slots=True,
             worker_extra_args=own_threads,
             container=None if request.shifter is None else Shifter(arguments=request.shifter),
             shared_temp_directory=directory,
             scheduler_options={"dashboard": request.dashboard},
-            # what a lost worker had is the pool's to decide about; Dask would silently run it again
+            # The pool decides about the tasks of a lost worker; Dask would run them again without a
+            # message.
             scheduler_env={"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"} | quiet,
             env=quiet,
             on_failure=lambda error: on_failure(str(error)),
@@ -218,7 +159,7 @@ def start_cluster(
         ClusterError,
         TypeError,
         ValueError,
-    ) as error:  # also from the user's dask configuration
+    ) as error:  # Values of the user's Dask configuration raise these, too.
         raise DaskClusterError(str(error)) from None
     try:
         cluster.wait_for_workers()
@@ -231,7 +172,7 @@ def start_cluster(
 
 
 def taken_nodes(nodes: Sequence[str]) -> tuple[str, ...]:
-    """Return those of some nodes of this Slurm job that a cluster of another driver has."""
+    """Return those of some nodes of this Slurm job on which another driver has a cluster."""
     from ips_dask_cluster.steps.node_locks import Claims
 
     claims = Claims(os.environ.get("SLURM_JOB_ID") or None, f"look-{os.getpid()}")
@@ -243,10 +184,10 @@ def taken_nodes(nodes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _quiet() -> dict[str, str]:
-    """Return settings under which a worker that has nothing to do does nothing.
+    """Return settings that keep an idle worker from using the CPU.
 
-    With Dask's own, its statistics take 6 % of a core on each node (seen), which a program there
-    has to wait for; they are for the dashboard. What the user has set stays.
+    With Dask's defaults, the statistics for the dashboard take 6 % of a core on each node (seen),
+    which slows the programs there. Variables that the user has set are left out.
     """
     settings = {
         "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
@@ -258,7 +199,7 @@ def _quiet() -> dict[str, str]:
 
 
 def describe_cluster(request: ClusterRequest, cluster: Any) -> ClusterAddress:
-    """Return what components have to know of a cluster whose workers are there."""
+    """Return the `ClusterAddress` of a cluster whose workers have connected."""
     nodes = cluster.steps.node_names()
     workers = sorted(
         (

@@ -1,7 +1,7 @@
-"""Runs programs of several processes on the nodes of a Dask cluster, beside its workers.
+"""Run programs with several processes on the nodes of a Dask cluster, beside its workers.
 
-Their cores are held by Dask tasks that do nothing, one on each of the nodes, for as long as the
-program runs; it is started by an srun of this process, see ``tasks.srun``.
+Dask tasks that do nothing (holders) hold the slots of a program, one holder on each of its nodes.
+An srun of this process starts the program, see ``tasks.srun``.
 """
 
 from __future__ import annotations
@@ -30,33 +30,25 @@ from ips_core.tasks.task import Task
 __all__ = ["DaskMPI"]
 
 _TURN = "ips-mpi"
-_FIRST = 1_000_000  # Dask's priority of a holder: the next slots that are free are its
+_FIRST = 1_000_000  # Dask priority of a holder, which gets the next free slots.
 _LOOK_SECONDS = 1.0
 _LEAVE_SECONDS = 10.0
-_MISSING_SECONDS = 120.0  # for workers that have gone to come back
+_MISSING_SECONDS = 120.0  # Seconds for lost workers to come back.
 
 
 @dataclass(frozen=True)
 class _Held:
-    """Slots on nodes, by the keys of their holders; as long as there are futures of these."""
+    """Hold slots on nodes by the keys of their holders; the futures keep the slots reserved."""
 
     places: dict[str, Place]
     futures: Sequence[Any]
 
 
 class DaskMPI:
-    """The parallel programs of a submission.
+    """Run the programs with several processes of one run.
 
-    Parameters
-    ----------
-    run : str
-        Name of the submission.
-    client : distributed.Client
-        Connected to the cluster.
-    topic : str
-        Under which the workers tell their news to this process.
-    reached : ClusterAddress
-        What is known of the cluster.
+    The workers send their events to this process under ``topic``; ``reached`` describes the
+    cluster.
     """
 
     def __init__(self, run: str, client: Any, topic: str, reached: ClusterAddress) -> None:
@@ -64,30 +56,32 @@ class DaskMPI:
         self._client = client
         self._topic = topic
         self._places = reached.workers
-        self._most = max(place.slots for place in reached.workers)  # asked for each task
+        # Kept, because `wants` needs it for each task.
+        self._most = max(place.slots for place in reached.workers)
         self._job_id = reached.job_id
         shifter = reached.request.shifter
         self._prefix = () if shifter is None else ("shifter", *shifter)
         self._runner = Runner("srun", threads=reached.slots)
         self._post: Post = lambda news: None
         self._guard: OrphanReaper | None = None
-        # One gathers slots at a time, here and of all components on the cluster: two that each had
-        # half of their nodes would wait for ever. It is free again 30 s after a component's death.
+        # Only one program gathers slots at a time, in this process and among all components on the
+        # cluster: two programs that each held half of their nodes would wait for each other without
+        # end. The turn is free again 30 s after the death of a component.
         self._turn_here = threading.Lock()
         self._turn: Semaphore | None = None
         self._rotation = itertools.cycle(range(len(self._places)))
         self._changed = threading.Condition()
-        self._missing: set[str] = set()  # holders that have not got their slots
+        self._missing: set[str] = set()  # Holders that have no slots yet.
         self._leaving = False
         self._threads: list[threading.Thread] = []
 
     def wants(self, task: Task) -> bool:
-        """Tell whether a task is one of ours: it says so, or one worker has too few cores."""
+        """Return whether a task runs here: it has ``mpi=True``, or is too large for one worker."""
         by_size = task.nproc > self._most and task.function is None and task.mpi is None
         return bool(task.mpi) or by_size
 
     def why_not(self, task: Task) -> str:
-        """Return why a task can never run, in a sentence; nothing if it can."""
+        """Return why a task can never run, in a sentence; empty if it can."""
         if self._job_id is None:
             return f"nproc = {task.nproc}: MPI tasks of a pool need srun, and this is no Slurm job"
         if len({place.node for place in self._places}) < len(self._places):
@@ -112,7 +106,7 @@ class DaskMPI:
         return min(limits)
 
     def submit(self, attempt: Attempt, post: Post) -> None:
-        """Run a program as soon as there are cores for it; what comes of it is told to ``post``."""
+        """Start a thread that runs a program as soon as it has slots; ``post`` takes its events."""
         self._post = post
         if self._guard is None:
             self._guard = OrphanReaper()
@@ -121,19 +115,19 @@ class DaskMPI:
         self._threads = [each for each in self._threads if each.is_alive()] + [thread]
 
     def take_held(self, key: str) -> None:
-        """Take note that the slots of a holder are ours."""
+        """Record that a holder has its slots."""
         with self._changed:
             self._missing.discard(key)
             self._changed.notify_all()
 
     def hold(self) -> None:
-        """Start nothing more."""
+        """Start no more programs."""
         with self._changed:
             self._leaving = True
             self._changed.notify_all()
 
     def cancel(self) -> None:
-        """End what runs, for good."""
+        """End all running programs, and start no more."""
         deadline = time.monotonic() + _LEAVE_SECONDS
         self.hold()
         self._runner.cancel(self._run)
@@ -141,11 +135,11 @@ class DaskMPI:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
-        """End what is left."""
+        """End the remaining programs and processes, and stop the timer of the turn."""
         if self._guard is not None:
             self.cancel()
             self._guard.close()
-        if self._turn is not None:  # else its timer would keep it
+        if self._turn is not None:  # Its timer would keep the semaphore alive.
             self._client.loop.add_callback(self._turn.refresh_callback.stop)
 
     # -- in the thread of an attempt ---------------------------------------------------------
@@ -161,7 +155,7 @@ class DaskMPI:
                 self._post(Ended(attempt.key, record))
             finally:
                 self._release(held)
-        except Exception as error:  # whatever it is, the task must not be waited for
+        except Exception as error:  # Any error must end the task, for which the dispatcher waits.
             text = f"it could not be started: {describe(error)}"
             failed = {"status": "failed", "exit_status": 126, "error": text}
             self._post(Ended(attempt.key, failed))
@@ -174,28 +168,25 @@ class DaskMPI:
             try:
                 return self._gather(attempt)
             finally:
-                with contextlib.suppress(Exception):  # the cluster is lost
+                with contextlib.suppress(Exception):  # The cluster is lost.
                     turn.release()
 
     def _take_turn(self) -> Semaphore | None:
-        """Wait until no other component gathers slots, and take the turn; None: not any more."""
+        """Wait until no other component gathers slots and return the turn; None: the run ends."""
         while not self._leaving:
             try:
                 if self._turn is None:
                     self._turn = Semaphore(1, _TURN, self._client.scheduler, self._client.loop)
                 if self._turn.acquire(_LOOK_SECONDS):
                     return self._turn
-            except Exception:  # the cluster is lost, of which others tell
+            except Exception:  # The cluster is lost; the executor reports it.
                 self._pause()
         return None
 
     def _gather(self, attempt: Attempt) -> _Held | None:
-        """Return slots that are ours now; None: start it later, or not at all.
+        """Return held slots for an attempt, or None if they are not available or the run ends.
 
-        Raises
-        ------
-        TaskPoolError
-            Too many workers have gone for good.
+        Raises TaskPoolError if too many workers are lost for good.
         """
         task = attempt.task
         nodes = -(-task.nproc // self._per_node(task))
@@ -203,7 +194,7 @@ class DaskMPI:
         if not addresses:
             return None
         found = self._least_used(addresses)[:nodes]
-        found.sort(key=self._places.index)  # as Slurm counts the ranks
+        found.sort(key=self._places.index)  # In Slurm's order of the ranks.
         held = _Held({f"{attempt.key}-{count}": place for count, place in enumerate(found)}, [])
         with self._changed:
             self._missing = set(held.places)
@@ -215,7 +206,9 @@ class DaskMPI:
             futures = [
                 self._client.submit(
                     slot_holder(),
-                    *(key, self._topic, self._run),
+                    key,
+                    self._topic,
+                    self._run,
                     key=f"{dask_name(task.name)} on {place.node}-{key}",
                     pure=False,
                     workers=[addresses[place.worker]],
@@ -224,11 +217,11 @@ class DaskMPI:
                 )
                 for key, place in held.places.items()
             ]
-            # Without its futures Dask would take the slots for free
+            # Without the futures, Dask would release the slots.
             held = _Held(held.places, futures)
             if self._wait_for(held, addresses):
                 return held
-        except Exception:  # the cluster is lost, of which others tell
+        except Exception:  # The cluster is lost; the executor reports it.
             self._pause()
         with contextlib.suppress(Exception):
             self._client.cancel(held.futures, force=True)
@@ -236,11 +229,11 @@ class DaskMPI:
         return None
 
     def _find(self, nodes: int) -> dict[str, str]:
-        """Return the workers there are, by name, once they are enough; none: not any more."""
+        """Return worker addresses by name once there are enough of them; empty: the run ends."""
         deadline = time.monotonic() + _MISSING_SECONDS
         while not self._leaving:
             found: dict[str, str] = {}
-            with contextlib.suppress(Exception):  # the cluster is lost, of which others tell
+            with contextlib.suppress(Exception):  # The cluster is lost; the executor reports it.
                 found = self._addresses()
             if len(found.keys() & {place.worker for place in self._places}) >= nodes:
                 return found
@@ -253,17 +246,20 @@ class DaskMPI:
         return {}
 
     def _least_used(self, addresses: dict[str, str]) -> list[Place]:
-        """Return the nodes with workers, those with the fewest tasks first, else each in turn."""
+        """Return nodes with workers, those with the fewest tasks first; rotate among equals."""
         first = next(self._rotation)
         rotated = [*self._places[first:], *self._places[:first]]
         tasks: dict[str, Any] = {}
-        with contextlib.suppress(Exception):  # the cluster is lost, of which others tell
+        with contextlib.suppress(Exception):  # The cluster is lost; the executor reports it.
             tasks = self._client.processing()
         there = [place for place in rotated if place.worker in addresses]
         return sorted(there, key=lambda place: len(tasks.get(addresses[place.worker], ())))
 
     def _wait_for(self, held: _Held, addresses: dict[str, str]) -> bool:
-        """Tell whether all slots are ours; not if a worker has gone meanwhile, or the pool ends."""
+        """Wait for all slots and return whether they are held.
+
+        They are not if a worker is lost, if enough other nodes are idle, or if the run ends.
+        """
         while not self._leaving:
             with self._changed:
                 self._changed.wait_for(lambda: self._leaving or not self._missing, _LOOK_SECONDS)
@@ -271,7 +267,7 @@ class DaskMPI:
                     break
             if any(future.status not in ("pending", "finished") for future in held.futures):
                 return False
-            now = self._addresses()  # a worker may have come back, without its tasks
+            now = self._addresses()  # A worker may have come back without its tasks.
             workers = [place.worker for place in held.places.values()]
             if any(now.get(worker) != addresses[worker] for worker in workers):
                 return False
@@ -280,7 +276,10 @@ class DaskMPI:
         return not self._leaving
 
     def _is_elsewhere(self, held: _Held, addresses: dict[str, str]) -> bool:
-        """Tell whether other nodes are idle: what was on its way to ours had not been seen."""
+        """Return whether enough other nodes are idle to start there.
+
+        The choice of nodes may have missed tasks that were on their way to the chosen ones.
+        """
         tasks, ours = self._client.processing(), {future.key for future in held.futures}
         idle = {
             place.worker
