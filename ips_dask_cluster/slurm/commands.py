@@ -72,7 +72,7 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
         clusters = ""
     if clusters:
         clean["SLURM_CLUSTERS"] = clusters
-    # Slurm prints times without a zone: local ones are ambiguous in the hour after a change back
+    # Slurm prints times without a zone; in local time, one hour of autumn would occur twice
     return clean | {"TZ": "UTC0"}
 
 
