@@ -49,7 +49,7 @@ def _describe(error: BaseException) -> str:
 
 
 class _Unloadable(WorkerPlugin):
-    """A substitute for a plugin that cannot be unpickled on a worker; its setup raises the reason."""
+    """A substitute for a plugin that cannot be unpickled on a worker; setup raises the reason."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error

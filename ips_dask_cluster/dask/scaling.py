@@ -44,7 +44,7 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
         return worker in self.steps.placed and self.steps.placed[worker].name in nodes
 
     def most_workers(self) -> int:
-        """Return how many workers the cluster can have; lost nodes and other clusters' do not count."""
+        """Return how many workers the cluster can have without lost nodes and those of others."""
         return self.steps.most_nodes() * self.workers_per_node
 
     def scale(

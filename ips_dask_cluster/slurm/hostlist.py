@@ -47,7 +47,7 @@ def expand_hostlist(hostlist: str, most: int = MOST_NAMES) -> list[str]:
 
 
 def count_numbers(ranges: str) -> int:
-    """Return how many numbers ``"0-1,4"`` and the like list; ``ValueError`` if it does not parse."""
+    """Return how many numbers a list such as ``"0-1,4"`` has, or raise ``ValueError``."""
     return _size(_ranges(ranges))
 
 

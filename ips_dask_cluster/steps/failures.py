@@ -188,7 +188,7 @@ class _Log:
         return bool(self._pending)
 
     def settled_lines(self, ended: bool) -> list[str]:
-        """Return the lines that are kept back and the new ones; nothing while the log still grows."""
+        """Return the lines kept back and the new ones; nothing while the log still grows."""
         new = self._new_lines(ended)
         self._looks += 1
         if new and not ended and self._looks < _MOST_LOOKS:

@@ -221,7 +221,7 @@ class Steps:
     # -- starting --------------------------------------------------------------------------
 
     def scheduler_node(self) -> Node:
-        """Return the scheduler's node: the driver's own if this cluster holds it, else the first."""
+        """Return the scheduler's node: the driver's own if the cluster holds it, else the first."""
         ours = [node for node in self.allocation.nodes if self._claims.holds(node.name)]
         here = [node for node in ours if node.name == os.environ.get("SLURMD_NODENAME")]
         return (here or ours or list(self.allocation.nodes))[0]
@@ -232,7 +232,7 @@ class Steps:
         self.scheduler = await self._start("scheduler", [node], self.scheduler_script())
 
     async def start_workers(self, workers: Sequence[str]) -> None:
-        """Start workers: one step for all nodes of one size; without Slurm, one process for each."""
+        """Start workers: one step for all nodes of one size; without Slurm, a process for each."""
         placed = self.place(workers)
         try:
             for group in self.groups(placed):
@@ -389,7 +389,7 @@ class Steps:
         self._released.set()  # ends the wait of a round for a free node
 
     async def close(self, connected: bool = True) -> None:
-        """End all steps: wait for them, then close their input, then send signals, then use scancel.
+        """End all steps: wait for them, then close their input, send signals and cancel the steps.
 
         ``connected`` tells whether the scheduler knew all workers, so that it has closed them.
         """

@@ -135,7 +135,7 @@ class Step:
             log.write(f"ips-dask: {sentence}\n")
 
     def _job(self) -> str:
-        """Return the job id on the command line, or nothing: asking for one job spares the controller."""
+        """Return the job id on the command line, or nothing; one job is faster to list than all."""
         options = (word.partition("=") for word in self.argv)
         return next((value for option, _, value in options if option == "--jobid"), "")
 
