@@ -262,8 +262,8 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
         self._early_losses: list[Loss] = []
         self._seen: set[str] = set()
         self._gpus_per_worker = int(configured("gpus-per-worker") or configured("worker-per-gpu"))
-        # Without Slurm, this machine stands for so many "nodes"; a machine whose GPUs are shared
-        # out to workers is one node
+        # Without Slurm, this machine stands for that many "nodes"; with gpus_per_worker it is one
+        # node, since all of its GPUs belong to one node
         there = nodes
         if nodes is None and n_workers is not None and not self._gpus_per_worker:
             there = math.ceil(n_workers / configured("processes"))

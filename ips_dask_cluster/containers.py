@@ -33,8 +33,7 @@ __all__ = [
 # No argument of a program can contain a NUL.
 _VARIABLE = "\0{}\0"
 SCRATCH = _VARIABLE.format("scratch")
-"""Placeholder in `visible` for the node's scratch directory; only the node script knows its name.
-"""
+"""Placeholder in `visible` for the node's scratch directory, whose name only its script knows."""
 _TEMPORARY = _VARIABLE.format("temporary")
 
 _NO_USER_SITE = {"PYTHONNOUSERSITE": "1"}

@@ -35,7 +35,7 @@ def tls_arguments(security: Security | None, role: str, directory: Path) -> list
 
 
 def _as_file(value: str, path: Path) -> str:
-    if "\n" not in value:  # a path of the user's own
+    if "\n" not in value:  # it is a path that the user gave
         return value
     with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
         file.write(value)

@@ -20,7 +20,7 @@ def end_time(limit: str, start: str, end: str) -> datetime.datetime | None:
         return None
     if begin is not None and found - begin >= _FAR_AWAY:
         return None
-    # Through seconds since the epoch, which sets fold in the hour that occurs twice in autumn
+    # Through seconds since the epoch, which resolve the hour that occurs twice in autumn (fold)
     return datetime.datetime.fromtimestamp(found.timestamp())
 
 

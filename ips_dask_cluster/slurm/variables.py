@@ -34,8 +34,7 @@ CONNECTION = frozenset(
         "SLURM_WORKING_CLUSTER",
     }
 )
-"""Variables by which Slurm's commands find the cluster and authenticate. Every command keeps them.
-"""
+"""Variables for finding the cluster and authenticating, which every command of Slurm keeps."""
 
 # The job itself. Kept, since our sruns pass job, name and number of nodes as options.
 _JOB = frozenset({"SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_JOB_NUM_NODES"})
