@@ -89,7 +89,10 @@ class Claims:
         if wanted is None and len(claimed) < held:
             logger.warning(
                 "%d of the %d nodes of %s run workers of another cluster; this one takes %s",
-                *(held - len(claimed), held, allocation, ", ".join(claimed)),
+                held - len(claimed),
+                held,
+                allocation,
+                ", ".join(claimed),
             )
         return claimed
 
