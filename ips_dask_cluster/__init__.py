@@ -1,7 +1,7 @@
-"""Dask clusters on the nodes of a Slurm allocation that one already holds.
+"""Start Dask clusters on the nodes of a Slurm allocation that one already holds.
 
-Names are loaded on first use, so that the light parts of the package (``allocation``,
-``containers``, ``testing``) cost no import of distributed.
+Names are loaded on first use, so that the light parts of the package (``slurm``, ``containers``,
+``testing``) do not import distributed.
 """
 
 from __future__ import annotations

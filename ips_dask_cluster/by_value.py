@@ -1,7 +1,7 @@
 """Pickle functions and classes by value, for processes that lack the module that defines them.
 
-Needs nothing but cloudpickle, so that ``ips_core`` uses it in every process and workers get it by
-value like the rest.
+It needs only cloudpickle, so that ``ips_core`` can use it in every process, and workers receive it
+by value as well.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import cloudpickle
 
 __all__ = ["ByValue", "dump", "dumps"]
 
-#: What cloudpickle 3.1.3 and later write in place of a file name, to make the pickle of a
-#: notebook's cell reproducible (its ``_code_reduce``).
+#: cloudpickle 3.1.3 and later write this instead of a file name, so that the pickle of a notebook's
+#: cell is reproducible (see ``_code_reduce`` there).
 _NO_FILE = "<dynamic-code>"
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
-    """Keep the file names of code, without which a traceback shows neither file nor line."""
+    """A pickler that keeps the file names of code, without which tracebacks show no source."""
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, CodeType):
@@ -34,19 +34,19 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unt
 
 
 def dump(value: Any, file: IO[bytes]) -> None:
-    """Write a value to a file; ``cloudpickle.load`` or ``pickle.load`` reads it."""
+    """Write a value to a file, for ``cloudpickle.load`` or ``pickle.load``."""
     _Pickler(file).dump(value)
 
 
 def dumps(value: Any) -> bytes:
-    """Return a value as bytes; ``cloudpickle.loads`` or ``pickle.loads`` reads them."""
+    """Return a value as bytes, for ``cloudpickle.loads`` or ``pickle.loads``."""
     file = io.BytesIO()
     dump(value, file)
     return file.getvalue()
 
 
 class ByValue:
-    """A function or class of ours that is pickled by value, whichever pickler writes it.
+    """A function or class of this project that every pickler pickles by value.
 
     ``cloudpickle.register_pickle_by_value`` alone is not enough: distributed tries plain pickle
     first, which writes a reference (https://github.com/dask/distributed/issues/8607).
@@ -66,5 +66,5 @@ class ByValue:
         return cloudpickle.loads, (self._pickled,)
 
     def __call__(self, *args: Any) -> Any:
-        """Call it in this process; pickle takes only callables for the first part of a reduce."""
+        """Call the function here; the first part of a reduce value must be callable for pickle."""
         return cloudpickle.loads(self._pickled)(*args)

@@ -1,7 +1,7 @@
-"""``SlurmAllocationCluster``: a Dask cluster on the nodes of the allocation one holds.
+"""Start, scale and close a Dask cluster on the nodes of an allocation that one holds.
 
-It keeps ``SpecCluster``'s promises: start, scale, close. What the keywords mean is in ``settings``,
-what runs in ``steps``, how that is written down in ``launch``.
+``SlurmAllocationCluster`` implements ``SpecCluster``. ``configuration`` checks the keywords,
+``settings`` turns them into the settings of the steps, and ``steps`` runs the processes.
 """
 
 from __future__ import annotations
@@ -47,108 +47,160 @@ logger = logging.getLogger("ips_dask_cluster")
 
 
 class SlurmAllocationCluster(Visible, ScaledByNode):
-    """A Dask cluster on the nodes of the Slurm allocation one already holds.
+    """A Dask cluster on the nodes of a Slurm allocation that one already holds.
 
     It starts a scheduler and one worker per node as job steps (``srun``) inside the current
-    allocation and submits no job. It is a sibling of dask-jobqueue's ``SLURMCluster``: the names
-    of parameters, configuration and methods are the same. With no argument it takes the whole
-    allocation; outside of one it starts the same scripts as processes on this machine.
+    allocation and submits no job. The names of parameters, configuration and methods are those of
+    dask-jobqueue's ``SLURMCluster``. Without arguments it uses the whole allocation; outside of an
+    allocation it runs the same scripts as processes on this machine.
 
     Parameters
     ----------
     n_workers : int, optional
-        Workers to start; whole nodes are filled. Default: as many as ``nodes`` take.
+        Number of workers to start; whole nodes are filled. Default: as many as ``nodes`` take.
     nodes : int, optional
-        Nodes to use. Default: all that no other cluster of the allocation has; one on a machine
-        without Slurm.
+        Number of nodes to use. Default: all that no other cluster of the allocation has, or one on
+        a machine without Slurm.
     nodelist : str or sequence of str, optional
-        Which nodes it may use, such as ``"n[1-3]"``. Default: every node of the allocation.
+        Nodes that the cluster may use, such as ``"n[1-3]"``. Default: every node of the allocation.
     job_id : str or int, optional
-        A running job of yours, to use its nodes from outside, such as from a login node. Default:
-        the job this process runs in.
+        Id of a running job of yours whose nodes to use, for example from a login node. Default: the
+        job that this process runs in.
     cores : int, optional
-        Threads of all workers of a node. Default: the CPUs that the allocation holds of it.
+        Threads of all workers of a node together. Default: the CPUs that the allocation holds
+        there.
     memory : str or int, optional
-        Memory of all workers of a node, such as ``"64 GiB"``. Default: what the allocation holds.
+        Memory of all workers of a node together, in bytes or as a text such as ``"64 GiB"``.
+        Default: the memory that the allocation holds there.
     processes, workers_per_node : int, optional
-        Workers on a node, two names for one thing. Default: 1.
+        Number of workers on a node; both names mean the same. Default: 1.
     worker_per_gpu : bool, optional
-        One worker for each GPU of a node, which sees only that one. Default: False.
+        Whether to start one worker for each GPU of a node, which sees only that GPU. Default:
+        False.
     gpus_per_worker : int, optional
-        As ``worker_per_gpu``, with this many GPUs for each worker.
+        Number of GPUs for each worker, which sees only these; a node then has as many workers as
+        its GPUs allow. Default: all workers of a node see all of its GPUs.
     slots : bool, optional
-        Each worker has as many of the Dask resource ``slot`` as threads, and of ``gpu`` as devices,
-        so that a task that uses several says so: ``client.submit(..., resources={"slot": 4})``.
-        All tasks should then ask for slots. Default: False.
+        Whether each worker has as many of the Dask resource ``slot`` as threads, and of ``gpu`` as
+        GPUs. A task that uses several threads then requests them: ``client.submit(...,
+        resources={"slot": 4})``; all tasks should do so. Default: False.
     container : Container, optional
-        What scheduler and workers run in, such as ``Shifter(image="docker:me/code:1")``.
+        Container for the scheduler and the workers, such as ``Shifter(image="docker:me/code:1")``.
+        Default: none.
     launcher : {"srun", "local"}, optional
-        How steps are started. Default: ``srun`` inside a Slurm job, else ``local``.
+        How to start steps. Default: ``"srun"`` inside a Slurm job, else ``"local"``, with a
+        warning.
     allocation : Allocation, optional
-        The nodes to use. Default: asked of Slurm, or this machine.
-    env, scheduler_env : mapping of str to str, optional
-        Environment variables for workers and so for tasks, and for the scheduler.
+        The nodes to use. Default: the allocation that Slurm reports, or this machine.
+    env : mapping of str to str, optional
+        Environment variables for workers and so for tasks.
+    scheduler_env : mapping of str to str, optional
+        Environment variables for the scheduler.
     security : bool or distributed.Security, optional
-        True (the default) makes temporary TLS certificates; False lets everybody on the network
-        who finds the port run code as you.
+        True makes temporary TLS certificates for this cluster. With False, everybody on the network
+        who finds the port can run code as you. Default: True.
     shared_temp_directory : str or Path, optional
-        A directory that every node sees; the cluster's run directory is made in it, and removed
-        at the end unless something went wrong. Default: the current directory.
+        A directory that every node sees. The cluster's run directory is made in it, and removed at
+        the end unless something failed. Default: the current directory.
     log_directory : str or Path, optional
-        Where scheduler and workers write their logs, seen by every node. Default: the run
+        Directory for the logs of scheduler and workers, which every node must see. Default: the run
         directory.
-    interface, worker_interface : str, optional
-        Network interface of scheduler and workers, such as ``"hsn0"``, and of the workers if
-        theirs is another one. Default: the one that the node's own name belongs to.
-    python, worker_extra_args, job_script_prologue, local_directory, protocol, death_timeout, \
-    nanny, scheduler_options, silence_logs, name, asynchronous, loop, config_name
-        As for ``dask_jobqueue.SLURMCluster``.
+    interface : str, optional
+        Network interface of scheduler and workers, such as ``"hsn0"``. Default: that of each node's
+        default route.
+    worker_interface : str, optional
+        Network interface of the workers, if it differs from the scheduler's. Default:
+        ``interface``.
+    python : str, optional
+        Python of the nodes. Default: the Python of this process, or ``"python3"`` in a container.
+    worker_command : str, optional
+        Module whose ``main`` is the command line of a worker. Default:
+        ``"distributed.cli.dask_worker"``.
+    worker_extra_args : sequence of str, optional
+        Further arguments for the command line of every worker.
+    scheduler_options : mapping of str to object, optional
+        Options for the command line of the scheduler, such as ``{"port": 8786}``.
+    version_check : bool, optional
+        Whether nodes whose Python, dask, distributed, msgpack or cloudpickle differ from the
+        driver's are refused. Default: True.
+    job_script_prologue : sequence of str, optional
+        Shell lines that run first on every node, such as ``module load ...``.
+    local_directory : str, optional
+        Node-local directory for the data that workers spill. Default: a new directory in the node's
+        temporary directory, removed at the end.
+    protocol : str, optional
+        Protocol of the connections. Default: ``"tls://"``, or ``"tcp://"`` with ``security=False``.
+    nanny : bool, optional
+        Whether workers run under a Dask nanny. Default: False, since the node scripts restart
+        workers.
+    death_timeout : float or str, optional
+        Seconds after which a worker that finds no scheduler ends. Default: 300.
     restarts : int, optional
-        How often a worker that died is started again on its node. Default: 3.
+        How often a worker that died is restarted on its node. Default: 3.
     srun_extra_args : sequence of str, optional
-        Further options for srun; they come last and so win.
+        Further options for srun; they come last and so take precedence.
     srun_args_skip : sequence of str, optional
-        Options of the srun line to leave out, by how they begin.
+        Options to leave out of the srun line: every word that begins with one of these is dropped.
     template_directory : str or Path, optional
-        A site's own copies of ``scheduler.sh``, ``worker.sh`` and ``srun.txt``.
-    start_timeout, close_timeout, teardown_timeout : float or str, optional
-        Seconds until the scheduler and the workers must be there (120), seconds that they get to
-        end by themselves (10), and seconds that ``worker_plugins`` get before that (60).
+        A directory with a site's own ``scheduler.sh``, ``worker.sh`` and ``srun.txt``. Default:
+        those of the package.
+    start_timeout : float or str, optional
+        Seconds, or a text such as ``"2 min"``, in which scheduler and workers must connect.
+        Default: 120.
+    close_timeout : float or str, optional
+        Seconds in which the processes of the cluster may end by themselves. Default: 10.
+    teardown_timeout : float or str, optional
+        Seconds that the teardown of ``worker_plugins`` may take on a worker. Default: 60.
     walltime_margin : float or str, optional
-        Seconds, or a text such as ``"5 min"``, before the allocation's end at which
-        ``on_walltime`` is called and a warning logged. Default: 2 minutes.
+        Seconds, or a text such as ``"5 min"``, before the allocation's end at which the cluster
+        logs a warning and calls ``on_walltime``. Default: 2 minutes.
     close_on_signals : sequence of str, optional
-        Signals that end the program in order, the cluster closed, unless it handles them itself;
+        Signals that close the cluster and end the program, unless the program handles them itself;
         see :mod:`ips_dask_cluster.signals`. Default: ``["SIGTERM"]``.
     on_loss : callable, optional
-        Called with a ``Loss``, in the cluster's own thread, when a worker or a node is lost.
-    worker_plugins : sequence of WorkerPlugin, optional
-        Dask worker plugins that live as long as the cluster: each worker, also a late or a
-        restarted one, sets them up, and tears them down when it is drained or the cluster closes.
-        :mod:`ips_dask_cluster.plugins` has two ready-made ones.
+        Function that is called with a ``Loss``, in the cluster's own thread, when a worker or a
+        node is lost.
     on_failure : callable, optional
-        Called with a ``StepError``, in the cluster's own thread, when nothing is left to go on
-        with: the scheduler or the last node is lost.
+        Function that is called with a ``StepError``, in the cluster's own thread, when the
+        scheduler or the last node is lost, so that the cluster cannot continue.
     on_walltime : callable, optional
-        Called with the seconds that are left, in the cluster's own thread, at the margin; again if
-        the job's limit is raised after that and comes near once more.
+        Function that is called with the seconds that are left, in the cluster's own thread, at the
+        margin; again if the job's limit is raised and the new end comes near.
+    worker_plugins : sequence of WorkerPlugin, optional
+        Dask worker plugins. Each worker sets them up, also one that starts late or restarts, and
+        tears them down when it is drained or the cluster closes. :mod:`ips_dask_cluster.plugins`
+        has two.
+    name : str, optional
+        Name of the cluster, at most 64 bytes, which begins the names of its workers, steps and
+        logs. Default: ``ips-dask``, the job id and a random suffix.
+    config_name : str, optional
+        Profile, or section of Dask's configuration below ``jobqueue``, with values for parameters
+        that are not passed. Default: ``slurm-allocation``.
+    asynchronous : bool, optional
+        Whether the methods are used with ``await``, inside a running event loop. Default: False.
+    loop : tornado.ioloop.IOLoop, optional
+        Event loop to use. Default: the current loop if asynchronous, else one in a thread.
+    silence_logs : str, int or bool, optional
+        Level below which distributed logs nothing in this process; False changes no level. Default:
+        ``"error"``.
 
     Raises
     ------
     NotEnoughNodesError
-        ``n_workers`` or ``nodes`` is more than the allocation has free nodes.
+        ``n_workers`` or ``nodes`` needs more nodes than are free in the allocation.
     TypeError
-        A keyword is misspelt, or belongs elsewhere, such as to ``salloc``.
+        A keyword is unknown, or is an option of another program, such as ``salloc``; or an element
+        of ``worker_plugins`` is not an instance of ``WorkerPlugin`` or cannot be pickled.
     ValueError
-        A setting is not what it must be; also one of the configuration.
+        A setting has a wrong value, in a keyword or in the configuration.
     ClusterError
-        What is asked for makes no sense in this allocation, or on this machine.
+        The request does not fit this allocation or this machine.
     SlurmCommandError
-        Slurm's programs are missing or refuse to answer.
+        Slurm's programs are missing or fail.
     StepError
-        A step could not start; the message has Slurm's words and a remedy.
+        A step could not start; the message has Slurm's own message and a remedy.
     ClusterStartError
-        The scheduler did not come up in time.
+        The scheduler did not start in time.
 
     Examples
     --------
@@ -210,7 +262,9 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
         self._early_losses: list[Loss] = []
         self._seen: set[str] = set()
         self._gpus_per_worker = int(configured("gpus-per-worker") or configured("worker-per-gpu"))
-        there = nodes  # of this machine's making, if there is no Slurm; its GPUs are one node's
+        # Without Slurm, this machine stands for that many "nodes"; with gpus_per_worker it is one
+        # node, since all of its GPUs belong to one node
+        there = nodes
         if nodes is None and n_workers is not None and not self._gpus_per_worker:
             there = math.ceil(n_workers / configured("processes"))
         found = checked("allocation", allocation) or lookup.find(
@@ -224,12 +278,12 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
         self.status = Status.created
         try:
             isolate_tls_errors()
-            # before the start: there are keys in the run directory
+            # Before the start, so that a signal leaves no keys in the run directory
             exit_in_order_on(configured.words("close-on-signals"), self)
             super().__init__(
-                n_workers=0,  # the first round is started beside the scheduler, see _start
+                n_workers=0,  # the first round starts beside the scheduler, see _start_steps
                 loop=loop,
-                security=configured("security") or None,  # dask-jobqueue knows no False
+                security=configured("security") or None,  # dask-jobqueue takes None, not False
                 silence_logs=silence_logs,
                 name=name,
                 asynchronous=asynchronous,
@@ -248,7 +302,7 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
             raise
 
     def _abandon(self, asynchronous: bool) -> None:
-        """End what a constructor that failed, or was interrupted, has started."""
+        """Clean up after a constructor that failed or was interrupted."""
         if not asynchronous and hasattr(self, "_loop_runner"):
             if hasattr(self, "steps") and self.status != Status.closed:  # Ctrl-C in a notebook
                 with contextlib.suppress(Exception):
@@ -262,7 +316,7 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
     # -- before the start ------------------------------------------------------------------
 
     def _take_nodes(self, name: str, nodes: int | None, n_workers: int | None) -> None:
-        """Claim the nodes of the first round, and make the run directory."""
+        """Claim the nodes of the first round and make the run directory."""
         configured = self._configured
         self.workers_per_node = (
             portions_of_gpus(self.allocation, self._gpus_per_worker)
@@ -283,7 +337,7 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
             raise
 
     def _get_worker_security(self, security: Any) -> None:
-        """Leave certificates to ``credentials``: dask-jobqueue would write them to the cwd."""
+        """Do nothing: ``tls`` writes certificates; dask-jobqueue would write them to the cwd."""
         return None
 
     def _settings(self) -> StepSettings:
@@ -318,11 +372,11 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
             if error.__cause__ is None:
                 raise
             raise error.__cause__ from None
-        # Not before: a start that fails tells its reason once, in its error
+        # Only now: a start that fails gives its reason once, in the error
         while self._early_losses:
             self._reports.loss(self._early_losses.pop(0))
         self._watching.append(asyncio.ensure_future(self._plugins.watch(self.scheduler_comm)))
-        # Not before: the end may be near already, and nobody would get the event
+        # Only now: the end may be near already, and events are sent only while the cluster runs
         self._watching.append(asyncio.ensure_future(self._watch_end()))
 
     async def _start_steps(self) -> None:
@@ -340,7 +394,7 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
         for _ in range(self._first_round):
             self.worker_spec.update(self.new_worker_spec())
         self._loss_watch = LossWatch(self.steps.all, self._is_missing, self._lost)
-        # Side by side: worker nodes import while the scheduler starts
+        # Both at once: the worker nodes import their modules while the scheduler starts
         await self.steps.start_scheduler()
         if self.worker_spec:
             await self.steps.start_workers(list(self.worker_spec))
@@ -394,21 +448,21 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
         raise ClusterStartError(len(arrived), wanted, seconds, missing, tails, cause)
 
     def wait_for_workers(self, n_workers: int | None = None, timeout: Any = None) -> Any:
-        """Wait until workers are connected.
+        """Wait until workers are connected and have set up ``worker_plugins``.
 
         Parameters
         ----------
         n_workers : int, optional
-            How many. Default: all that the cluster has been scaled to.
+            Number of workers. Default: all that the cluster has been scaled to.
         timeout : float or str, optional
             Seconds, or a text such as ``"2 min"``. Default: ``start_timeout``.
 
         Raises
         ------
         ClusterStartError
-            They did not come in time; the message names the nodes that are missing.
+            The workers did not connect in time; the message names the nodes that are missing.
         StepError
-            They will not come: a step, or its script on one node, has ended.
+            The workers will not connect, because a step or its script on a node has ended.
         WorkerPluginError
             One of ``worker_plugins`` could not be set up on a worker, or not in time.
         """
@@ -420,8 +474,8 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
         return not self.plan <= self._connected()
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
-        # SpecCluster would close the whole node 15 s after its worker was lost, while worker.sh
-        # may just be starting it again; a node that gives up is noticed by its step.
+        # SpecCluster would close the whole node 15 s after its worker was lost, while worker.sh may
+        # be restarting the worker. The end of its step reports a node that gives up.
         Cluster._update_worker_status(self, op, msg)
         self._seen |= self._connected()
         if op == "remove":
@@ -432,7 +486,7 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
         error = step.error()
         if step.role == "scheduler":
             if isinstance(self.scheduler, SrunScheduler):
-                # Nobody is left to ask: closing must not wait for answers
+                # The scheduler is gone: closing must not wait for its answers
                 self.scheduler.status = Status.failed
                 self.shutdown_scheduler = False
             self._reports.fail(error, aloud=self.status == Status.running)
@@ -441,7 +495,7 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
             self._lost(Loss(nodes, reason=error.cause), step)
 
     def _lost(self, loss: Loss, step: Step) -> None:
-        """Tell of a loss, and leave out what will not come back."""
+        """Report a loss, and remove from the cluster what will not restart."""
         gone = [w for w in self.steps.workers_of(step) if self._is_on(w, loss.node.split(","))]
         if not gone or self.status in (Status.closing, Status.closed):
             return
@@ -465,7 +519,7 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
 
     def _send_event(self, event: dict[str, Any]) -> None:
         async def send() -> None:
-            with contextlib.suppress(Exception):  # the scheduler may be what was lost
+            with contextlib.suppress(Exception):  # the scheduler itself may be lost
                 await self.scheduler_comm.log_event(topic=TOPIC, msg=event)
 
         if self.status == Status.running:
@@ -473,7 +527,7 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
 
     @property
     def plan(self) -> set[str]:
-        """Names of the workers that there should be."""
+        """Names of the workers that the cluster should have."""
         return super().plan - self._given_up
 
     # -- the end -----------------------------------------------------------------------------
@@ -481,7 +535,7 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
     async def _close(self) -> None:
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close_once())
-        # Ctrl-C ends this wait, not the closing: the end of the program waits for it again
+        # Ctrl-C ends this wait but not the closing, for which the program waits again at its end
         await asyncio.shield(self._closing)
 
     async def _close_once(self) -> None:
@@ -501,13 +555,13 @@ class SlurmAllocationCluster(Visible, ScaledByNode):
                 await asyncio.wait_for(draining.dismiss(self.scheduler_comm, workers), seconds)
             await asyncio.wait_for(super()._close(), seconds)
         except Exception:
-            # Closing never raises; whatever did not answer is ended with its step below
-            connected = False  # the order to end may not have arrived
+            # Closing never raises; below, the steps end the processes that did not answer
+            connected = False  # the request to end may not have arrived
             logger.debug("the scheduler did not close in order", exc_info=True)
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(Cluster._close(self), seconds)
         finally:
-            self.status = Status.closing  # whoever sees it closed does not wait any more
+            self.status = Status.closing  # not closed yet: callers stop waiting at that
             if steps is not None:
                 await steps.close(connected)
             self._claims.close()

@@ -1,8 +1,8 @@
-"""Containers that a site's users run programs in: what stands before a command line.
+"""Build the words that start a container, which stand before a command line.
 
-A container is a value; it knows its command prefix and nothing of clusters or scripts. All four
-leave the network and the process numbers of the host as they are, pass standard input on and
-hand the environment of the script down, which is what the node scripts build on.
+A container is a frozen value; it knows its command prefix, and nothing of clusters or scripts. All
+four keep the host's network and process ids, pass standard input on, and pass the environment of
+the script to the command; the node scripts depend on this.
 """
 
 from __future__ import annotations
@@ -30,39 +30,29 @@ __all__ = [
     "shifter_arguments",
 ]
 
-# A NUL is in no argument that anybody could have meant.
+# No argument of a program can contain a NUL.
 _VARIABLE = "\0{}\0"
 SCRATCH = _VARIABLE.format("scratch")
-"""Stands in `visible` for the node's own scratch directory, whose name only its script knows."""
+"""Placeholder in `visible` for the node's scratch directory, whose name only its script knows."""
 _TEMPORARY = _VARIABLE.format("temporary")
 
 _NO_USER_SITE = {"PYTHONNOUSERSITE": "1"}
 
 
 class Container(Protocol):
-    """Anything with a command prefix."""
+    """An object that has a command prefix."""
 
     def prefix(self, visible: Sequence[str] = (), directory: str | None = None) -> list[str]:
-        """Return the words that stand before the command to run inside.
+        """Return the words that stand before a command to run it in the container.
 
-        Parameters
-        ----------
-        visible : sequence of str
-            Directories that must be seen inside under the same names. `SCRATCH` is one of them.
-        directory : str, optional
-            Where the command starts. Default: the tool decides.
+        `visible` are directories that must be visible inside under the same names; `SCRATCH` may be
+        one of them. `directory` is where the command starts; by default, the tool decides.
         """
         ...
 
 
 def shifter_arguments(arguments: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return a container's further arguments as separate words.
-
-    Parameters
-    ----------
-    arguments : str or sequence of str or None
-        One string is split as a shell would; the items of a sequence are left alone.
-    """
+    """Return a container's further arguments as words; a string is split like in a shell."""
     if arguments is None:
         return ()
     if isinstance(arguments, str):
@@ -72,7 +62,7 @@ def shifter_arguments(arguments: str | Sequence[str] | None) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Tool:
-    """What the four have in common: their fields, and a look at them."""
+    """The fields of all containers, with their checks."""
 
     image: str | None = None
     volumes: Sequence[str] = ()
@@ -103,7 +93,7 @@ class _Tool:
         object.__setattr__(self, "env", dict(self.env))
 
     def _options(self, volume: str, env: str, visible: Iterable[str] = ()) -> list[str]:
-        """Return the options for volumes and environment, given how the tool calls them."""
+        """Return the options for volumes and environment, with the tool's names of the options."""
         bound = [f"{path}:{path}" for path in _unbound(visible, self.volumes)]
         variables = _NO_USER_SITE | dict(self.env)
         return [
@@ -120,11 +110,11 @@ def _check_word(tool: str, what: str, word: str) -> None:
 
 
 def _unbound(visible: Iterable[str], volumes: Sequence[str]) -> list[str]:
-    """Return the outermost of the directories, without those that volumes show already."""
+    """Return the outermost of the directories that the volumes do not show already."""
     parts = [volume.split(":") for volume in volumes]
     shown = [Path(source) for source, destination, *_ in parts if source == destination]
     found: list[str] = []
-    for path in sorted(set(visible)):  # what contains a directory sorts before it
+    for path in sorted(set(visible)):  # a directory sorts before those inside it
         if path != "/" and not any(Path(path).is_relative_to(outer) for outer in shown):
             shown.append(Path(path))
             found.append(path)
@@ -135,29 +125,31 @@ def _unbound(visible: Iterable[str], volumes: Sequence[str]) -> list[str]:
 class Shifter(_Tool):
     """A Shifter container.
 
-    What is visible inside is the site's choice: the run directory must lie on a file system that
-    it mounts into every container (home and scratch, as a rule), since a volume of the command
-    line would need a mount point in the image and set up a container of its own.
+    The site decides which directories are visible inside. The run directory must lie on a file
+    system that the site mounts into every container (usually home and scratch), since a volume on
+    the command line would need a mount point in the image and set up a container of its own.
 
     Parameters
     ----------
     image : str, optional
-        ``--image=``, such as ``"docker:me/code:1"``. Leave it out when the job itself was
-        submitted with ``--image``: Shifter then takes that one, and takes it in the container
-        that stands ready on the node.
-    volumes : sequence of str
-        ``--volume=SOURCE:DESTINATION`` each; one given here replaces those of the job.
-    arguments : str or sequence of str
-        Further words, passed as they are, such as ``["--module=gpu"]``; a string is split as a
-        shell would.
-    env : mapping of str to str
-        ``--env=NAME=VALUE`` each. ``PYTHONNOUSERSITE=1`` unless given, as for all containers:
-        packages below the user's home are made for the Python outside.
+        Image for ``--image=``, such as ``"docker:me/code:1"``. Default: the image with which the
+        job was submitted (``--image``), in the container that is already set up on each node.
+    volumes : sequence of str, optional
+        Volumes as ``"SOURCE:DESTINATION"``, each passed as ``--volume=``. Volumes given here
+        replace those of the job.
+    arguments : str or sequence of str, optional
+        Further words, passed unchanged, such as ``["--module=gpu"]``. A string is split as a shell
+        would split it.
+    env : mapping of str to str, optional
+        Environment variables, each passed as ``--env=NAME=VALUE``. ``PYTHONNOUSERSITE=1`` is set
+        unless given, as for all containers: packages in the user's home are made for the Python
+        outside.
 
     Raises
     ------
     ValueError
-        The image is empty, a volume has no colon, or one of them has a blank.
+        The image is empty; `volumes` is a string; a volume is not ``SOURCE:DESTINATION``; or an
+        image or a volume contains a blank.
 
     Notes
     -----
@@ -166,35 +158,39 @@ class Shifter(_Tool):
     """
 
     def prefix(self, visible: Sequence[str] = (), directory: str | None = None) -> list[str]:
-        """Return ``shifter`` and its options; `visible` and `directory` are the site's."""
+        """Return ``shifter`` and its options; the site decides about `visible` and `directory`."""
         image = [f"--image={self.image}"] if self.image else []
         return ["shifter", *image, *self._options("--volume", "--env"), *self.arguments]
 
 
 @dataclass(frozen=True)
 class PodmanHPC(_Tool):
-    """A podman-hpc container, of one ``podman-hpc run`` for each scheduler and worker.
+    """A podman-hpc container; each scheduler and each worker is one ``podman-hpc run``.
 
     Parameters
     ----------
     image : str
         An image that ``podman-hpc`` has pulled or migrated, such as ``"docker.io/me/code:1"``.
-    volumes : sequence of str
-        ``--volume=SOURCE:DESTINATION[:OPTIONS]`` each, beside what the cluster itself needs.
-    arguments : str or sequence of str
-        Further words, passed as they are, such as ``["--mpich"]``. ``--cgroups=disabled`` is
-        refused: podman then wants process numbers of the container's own, and the node scripts
-        need those of the host. ``--cgroups=no-conmon`` goes with them.
-    env : mapping of str to str
-        ``--env=NAME=VALUE`` each. The image's own variables win against those of the host, these
-        against both.
-    gpu : bool
-        ``--gpu``: podman-hpc's module for the node's GPUs.
+    volumes : sequence of str, optional
+        Volumes as ``"SOURCE:DESTINATION[:OPTIONS]"``, each passed as ``--volume=``, in addition to
+        those that the cluster itself needs.
+    arguments : str or sequence of str, optional
+        Further words, passed unchanged, such as ``["--mpich"]``. A string is split as a shell would
+        split it. ``--cgroups=disabled`` is refused, because podman then requires process ids of the
+        container's own, and the node scripts need those of the host. ``--cgroups=no-conmon`` works.
+    env : mapping of str to str, optional
+        Environment variables, each passed as ``--env=NAME=VALUE``. They take precedence over the
+        image's own variables, and those over the host's. ``PYTHONNOUSERSITE=1`` is set unless
+        given.
+    gpu : bool, optional
+        Whether to pass ``--gpu``, podman-hpc's module for the node's GPUs. Default: False.
 
     Raises
     ------
     ValueError
-        As for `Shifter`, or there is no image, or the arguments contradict what the cluster needs.
+        The image is missing or empty; `volumes` is a string; a volume is not
+        ``SOURCE:DESTINATION[:OPTIONS]``; an image or a volume contains a blank; or the arguments
+        have ``--cgroups=disabled``.
 
     Notes
     -----
@@ -216,9 +212,9 @@ class PodmanHPC(_Tool):
         """Return ``podman-hpc run``, its options and the image."""
         return [
             *("podman-hpc", "run", "--rm"),
-            "--interactive",  # the worker reads the scheduler's address
+            "--interactive",  # the worker reads the scheduler's address from standard input
             "--network=host",
-            "--pid=host",  # the node script ends processes by their numbers
+            "--pid=host",  # the node script kills processes by their process ids
             "--env-host",
             *self._options("--volume", "--env", visible),
             *([f"--workdir={directory}"] if directory else []),
@@ -237,24 +233,27 @@ class Apptainer(_Tool):
     image : str
         A ``.sif`` file, a directory with a root file system, or a reference such as
         ``"docker://me/code:1"``; every node must be able to read it.
-    volumes : sequence of str
-        ``--bind=SOURCE:DESTINATION[:OPTIONS]`` each, beside what the cluster itself needs.
-        Apptainer adds the home directory, /tmp and /var/tmp unless the site has decided
-        otherwise.
-    arguments : str or sequence of str
-        Further words for ``apptainer exec``. ``--cleanenv``, ``--contain``, ``--pid`` and
-        ``--net`` take away what the node scripts need.
-    env : mapping of str to str
-        ``--env=NAME=VALUE`` each.
-    gpu : bool
-        ``--nv``: the node's NVIDIA driver and devices.
-    rocm : bool
-        ``--rocm``: the same for AMD.
+    volumes : sequence of str, optional
+        Volumes as ``"SOURCE:DESTINATION[:OPTIONS]"``, each passed as ``--bind=``, in addition to
+        those that the cluster itself needs. Apptainer adds the home directory, /tmp and /var/tmp
+        unless the site has configured something else.
+    arguments : str or sequence of str, optional
+        Further words for ``apptainer exec``. A string is split as a shell would split it.
+        ``--cleanenv``, ``--contain``, ``--pid`` and ``--net`` remove what the node scripts need.
+    env : mapping of str to str, optional
+        Environment variables, each passed as ``--env=NAME=VALUE``. ``PYTHONNOUSERSITE=1`` is set
+        unless given.
+    gpu : bool, optional
+        Whether to pass ``--nv``, for the node's NVIDIA driver and devices. Default: False.
+    rocm : bool, optional
+        Whether to pass ``--rocm``, for the node's AMD driver and devices. Default: False.
 
     Raises
     ------
     ValueError
-        As for `PodmanHPC`, or a volume or a variable has a comma, at which Apptainer splits them.
+        The image is missing or empty; `volumes` is a string; a volume is not
+        ``SOURCE:DESTINATION[:OPTIONS]``; an image or a volume contains a blank; or a volume or a
+        variable contains a comma, at which Apptainer splits.
 
     Notes
     -----
@@ -290,23 +289,27 @@ class Charliecloud(_Tool):
     Parameters
     ----------
     image : str or Path
-        The directory, seen by every node.
-    volumes : sequence of str
-        ``--bind=SOURCE:DESTINATION`` each. A destination must exist in the image, and so must
-        the directories that the cluster itself needs (the current one and
+        The directory of the image, which every node must see.
+    volumes : sequence of str, optional
+        Volumes as ``"SOURCE:DESTINATION"``, each passed as ``--bind=``. A destination must exist in
+        the image, and so must the directories that the cluster itself needs (the current one and
         ``shared_temp_directory``), unless a volume or `write` provides them.
-    arguments : str or sequence of str
-        Further words for ``ch-run``, such as ``["--set-env"]`` for the image's own variables.
-    env : mapping of str to str
-        ``--set-env=NAME=VALUE`` each.
-    write : bool
-        ``--write``: the image is mounted writable, and ch-run makes missing mount points in it.
-        Not for an image that others use at the same time.
+    arguments : str or sequence of str, optional
+        Further words for ``ch-run``, such as ``["--set-env"]`` for the image's own variables. A
+        string is split as a shell would split it.
+    env : mapping of str to str, optional
+        Environment variables, each passed as ``--set-env=NAME=VALUE``. ``PYTHONNOUSERSITE=1`` is
+        set unless given.
+    write : bool, optional
+        Whether to pass ``--write``, which mounts the image writable, so that ch-run makes missing
+        mount points in it. Do not use this for an image that others use at the same time. Default:
+        False.
 
     Raises
     ------
     ValueError
-        As for `PodmanHPC`.
+        The image is missing or empty; `volumes` is a string; a volume is not
+        ``SOURCE:DESTINATION``; or an image or a volume contains a blank.
 
     Notes
     -----
@@ -316,8 +319,8 @@ class Charliecloud(_Tool):
     write: bool = field(default=False, kw_only=True)
 
     def prefix(self, visible: Sequence[str] = (), directory: str | None = None) -> list[str]:
-        """Return ``ch-run``, its options and the image, with the node's own TMPDIR before it."""
-        # ch-run shows TMPDIR as /tmp, and with it the scratch directory: see scratch_inside
+        """Return ``ch-run``, its options and the image, with the node's own TMPDIR set before."""
+        # ch-run mounts TMPDIR as /tmp, and with it the scratch directory: see scratch_inside
         temporary = ["env", f"TMPDIR={_TEMPORARY}"] if visible else []
         others = [path for path in visible if path != SCRATCH]
         return [
@@ -336,20 +339,12 @@ class Charliecloud(_Tool):
 def shell_prefix(
     container: Container, visible: Sequence[str] = (), directory: str | None = None
 ) -> str:
-    """Return a container's prefix as text of a node script.
-
-    Parameters
-    ----------
-    container : Container
-        What to run in.
-    visible, directory
-        As for :meth:`Container.prefix`.
-    """
+    """Return a container's prefix as shell text for a node script."""
 
     def quote(word: str) -> str:
         if "\0" not in word:
             return shlex.quote(word)
-        parts = word.split("\0")  # every second one is the name of a variable
+        parts = word.split("\0")  # every second part is the name of a variable
         parts[::2] = [part and shlex.quote(part) for part in parts[::2]]
         parts[1::2] = [f'"${name}"' for name in parts[1::2]]
         return "".join(parts)
@@ -358,29 +353,15 @@ def shell_prefix(
 
 
 def scratch_inside(container: Container | None) -> str:
-    """Return, as text of a node script, where its scratch directory is seen inside."""
+    """Return the path of the node's scratch directory inside a container, as shell text."""
     return '"/tmp/${scratch##*/}"' if isinstance(container, Charliecloud) else '"$scratch"'
 
 
 def checked(container: Container | None, environ: Mapping[str, str]) -> Container | None:
-    """Return a container after a look at the job that it is to run in.
+    """Return a container after a check against the job whose environment is given.
 
-    Parameters
-    ----------
-    container : Container or None
-        What scheduler and workers shall run in.
-    environ : mapping of str to str
-        Environment of the job.
-
-    Raises
-    ------
-    ClusterError
-        `Shifter` has no image and neither has the job.
-
-    Warns
-    -----
-    UserWarning
-        `Shifter` is given another image than the job has: the nodes set up both.
+    Raises ``ClusterError`` if a `Shifter` has no image and neither has the job. Warns if a
+    `Shifter` has another image than the job, because the nodes then set up both.
     """
     if not isinstance(container, Shifter):
         return container

@@ -1,4 +1,4 @@
-"""Where a browser finds the dashboard."""
+"""Find the address at which a browser reaches the dashboard."""
 
 from __future__ import annotations
 
@@ -18,71 +18,51 @@ _EVERYWHERE = ("", "*", "0.0.0.0", "::")
 
 @dataclass(frozen=True)
 class Dashboard:
-    """Where a scheduler's dashboard listens, and where from one looks at it.
+    """The place where a scheduler's dashboard listens, and the links to it.
 
-    A link that the user has configured (``distributed.dashboard.link``) is left as it is. Behind
-    JupyterHub (``JUPYTERHUB_SERVICE_PREFIX`` is set) the way is jupyter-server-proxy, which reaches
+    A link that the user has configured (``distributed.dashboard.link``) is left unchanged. Under
+    JupyterHub (``JUPYTERHUB_SERVICE_PREFIX`` is set) links use jupyter-server-proxy, which reaches
     a port of the notebook's own node as ``proxy/PORT`` and other nodes as ``proxy/HOST:PORT``
     (https://jupyter-server-proxy.readthedocs.io).
-
-    Parameters
-    ----------
-    listens : str
-        Address it listens on; empty, ``*``, ``0.0.0.0`` or ``::`` for all of its node.
-    port : int
-        Its port.
-    address : str
-        Address of its node on the network.
-    node : str
-        Slurm's name of its node; empty for this machine, where the browser is too.
-    driver_is_there : bool
-        Whether this process runs on that node.
     """
 
+    #: Address that it listens on; empty, ``*``, ``0.0.0.0`` or ``::`` for all of its node.
     listens: str
     port: int
+    #: Address of its node on the network.
     address: str
+    #: Slurm's name of its node; empty for this machine, where the browser runs too.
     node: str
+    #: Whether this process runs on that node.
     driver_is_there: bool
 
     @property
     def host(self) -> str:
-        """The host to ask for it."""
+        """The host name or address under which other programs reach the dashboard."""
         return self.address if self.listens in _EVERYWHERE else self.listens
 
     @property
     def on_loopback(self) -> bool:
-        """Whether only processes of its own node reach it."""
+        """Whether only processes of its own node reach the dashboard."""
         try:
             return ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
 
     def link(self, environ: Mapping[str, str] | None = None) -> str:
-        """Return its address for a browser.
-
-        Parameters
-        ----------
-        environ : mapping of str to str, optional
-            Default: the environment of this process.
-        """
+        """Return the dashboard's address for a browser; ``environ`` defaults to this process's."""
         prefix = _proxy_prefix(os.environ if environ is None else environ)
         if prefix is None:
             return str(format_dashboard_link(self.host, self.port))
-        # The loopback of another node needs a tunnel, which ends at the same port of this one
+        # The loopback of another node needs a tunnel, which begins at the same port of this node
         near = self.driver_is_there or self.on_loopback
         where = str(self.port) if near else f"{self.host}:{self.port}"
         return f"{prefix.rstrip('/')}/proxy/{where}/status"
 
     def tunnel(self, environ: Mapping[str, str] | None = None) -> str:
-        """Return the command without which the link leads nowhere; empty where none is needed.
+        """Return the ssh command that the link needs to work; empty if the link needs none.
 
-        It is for the browser's machine; behind JupyterHub, for the notebook's.
-
-        Parameters
-        ----------
-        environ : mapping of str to str, optional
-            Default: the environment of this process.
+        Run the command on the browser's machine, or under JupyterHub on the notebook's.
         """
         environ = os.environ if environ is None else environ
         proxied = _proxy_prefix(environ) is not None and self.driver_is_there

@@ -13,8 +13,8 @@ def visible_devices(text: str) -> list[str]:
     """Return the devices that a process sees with this value of ``CUDA_VISIBLE_DEVICES``.
 
     CUDA stops at the first word that is no device (CUDA programming guide, "CUDA environment
-    variables"), so that ``-1`` and ``NoDevFiles`` hide all and ``0,-1,1`` shows one. A slice of a
-    GPU (``MIG-...``) is a device.
+    variables"), so ``-1`` and ``NoDevFiles`` hide all devices and ``0,-1,1`` shows one. A slice of
+    a GPU (``MIG-...``) is a device.
     """
     devices = []
     for word in text.split(","):

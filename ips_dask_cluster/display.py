@@ -1,4 +1,4 @@
-"""What a notebook shows of a cluster, as HTML; the numbers are the cluster's."""
+"""Render the HTML page of a cluster for notebooks."""
 
 from __future__ import annotations
 
@@ -15,28 +15,20 @@ __all__ = ["Status", "cluster_page"]
 
 @dataclass(frozen=True)
 class Status:
-    """What Dask's own table of a cluster does not have.
-
-    Parameters
-    ----------
-    allocation : str
-        Whose nodes.
-    nodes_used, nodes_held : int
-        Nodes with a worker, and nodes of the allocation.
-    seconds_left : float or None
-        Until the allocation ends; None when it has no known end.
-    tunnel : str
-        The command that makes the dashboard's link work; empty where none is needed.
-    """
+    """Facts about a cluster that Dask's own table lacks."""
 
     allocation: str
+    #: Nodes with a worker.
     nodes_used: int
+    #: Nodes of the allocation.
     nodes_held: int
+    #: Seconds until the allocation ends; None when it has no known end.
     seconds_left: float | None
+    #: Command that the dashboard's link needs to work; empty if it needs none.
     tunnel: str
 
     def rows(self) -> str:
-        """Return rows for Dask's table, of two columns."""
+        """Return the facts as rows for Dask's table, which has two columns."""
         cells = [
             ("Allocation", self.allocation),
             ("Nodes", f"{self.nodes_used} of {self.nodes_held}"),
@@ -60,23 +52,11 @@ def cluster_page(
     node_of: Mapping[str, str],
     rows: str,
 ) -> str:
-    """Return Dask's page of a cluster, with our rows and a table of workers and their nodes.
+    """Return Dask's page of a cluster, with further ``rows`` and a table of workers and nodes.
 
-    Dask's own table of scheduler and workers is left out: it has links to dashboards at their
-    network addresses, where none listens.
-
-    Parameters
-    ----------
-    kind, name : str
-        Class and name of the cluster.
-    link : str
-        Of the dashboard; empty for none.
-    workers : mapping
-        What the scheduler tells of each, by address.
-    node_of : mapping of str to str
-        Node of each worker, by its name.
-    rows : str
-        Further rows of the table, as HTML.
+    ``kind`` is the class of the cluster, ``workers`` is the scheduler's information by address, and
+    ``node_of`` has the node of each worker by name. Dask's own table of scheduler and workers is
+    left out, because it links to dashboards at network addresses where none listens.
     """
     page = get_template("cluster.html.j2").render(
         type=kind,

@@ -1,4 +1,4 @@
-"""Watch the end of an allocation, which may be moved while it runs."""
+"""Watch the end of an allocation, which may change while the allocation runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ips_dask_cluster.slurm.commands import JobTimes
 __all__ = ["watch_end"]
 
 _SECONDS_BETWEEN_LOOKS = 60.0
-#: So that a clock that is a little late leads to one look more, not to many.
+#: Least seconds to sleep, so that a clock that is a little late causes one more look, not many.
 _LEAST_SECONDS = 1.0
 
 
@@ -24,24 +24,12 @@ async def watch_end(
     moved: Callable[[Allocation], None],
     near: Callable[[Allocation, float], None],
 ) -> None:
-    """Announce the end of an allocation some seconds before it.
+    """Call ``near`` once, ``margin`` seconds before the end of an allocation.
 
-    The limit of a job may be changed while it runs (``scontrol update TimeLimit=``), so Slurm is
-    asked each minute, and once more before the announcement. An end that is moved beyond the
-    margin is announced again when it comes near.
-
-    Parameters
-    ----------
-    allocation : Allocation
-        As it is known now.
-    margin : float
-        Seconds before its end.
-    look : callable
-        Returns when a job ends; None when that cannot be known.
-    moved : callable
-        Called with the allocation when it has another end.
-    near : callable
-        Called with the allocation and the seconds that are left.
+    The limit of a job may change while it runs (``scontrol update TimeLimit=``), so ``look`` asks
+    Slurm each minute, and once more before the call; it returns None if the end cannot be known.
+    ``moved`` is called with the allocation when its end has changed. If the new end is beyond the
+    margin, ``near`` is called again when it comes near.
     """
     announced, fresh = False, True
     while allocation.job_id is not None or allocation.end_time is not None:

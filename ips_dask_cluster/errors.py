@@ -1,16 +1,15 @@
-"""Every error that ``ips_dask_cluster`` raises on purpose.
+"""Define the errors that ``ips_dask_cluster`` raises.
 
 ::
 
-    ClusterError(RuntimeError)      anything that stops a cluster
-    ├── NotEnoughNodesError         more nodes asked for than the allocation holds
-    ├── SlurmCommandError           a Slurm program is missing or refused to answer
-    ├── StepError                   a scheduler or worker step ended when it should not have
-    ├── ClusterStartError           workers did not arrive in time
+    ClusterError(RuntimeError)      anything that stops a cluster ├── NotEnoughNodesError
+    more nodes requested than are free in the allocation ├── SlurmCommandError           a Slurm
+    program is missing or failed ├── StepError                   a scheduler or worker step ended
+    unexpectedly ├── ClusterStartError           the scheduler or workers did not connect in time
     └── WorkerPluginError           a worker plugin could not be set up
 
-Each is built from its plain arguments and makes its text in ``__str__``, so that all of them
-survive pickling between processes.
+Wrong arguments are a ``TypeError`` or ``ValueError``. Each error stores its plain arguments and
+builds its text in ``__str__``, so that it survives pickling between processes.
 """
 
 from __future__ import annotations
@@ -26,21 +25,24 @@ __all__ = [
 
 
 class ClusterError(RuntimeError):
-    """Base of all errors of this package."""
+    """Base class of all errors of this package."""
 
 
 class NotEnoughNodesError(ClusterError):
-    """More nodes were asked for than are there.
+    """More nodes were requested than are free.
 
     Parameters
     ----------
-    wanted, free, held : int
-        Nodes asked for, nodes that run no worker of this or another cluster, and nodes of the
-        allocation.
+    wanted : int
+        Number of nodes requested.
+    free : int
+        Number of nodes that run no worker of this or another cluster and are not lost.
+    held : int
+        Number of nodes in the allocation.
     where : str
-        What holds the nodes, such as ``"Slurm job 17"``.
+        The allocation as a text, such as ``"Slurm job 17"``.
     lost : str
-        Nodes that are left out because they were lost, such as ``"n3,n4"``.
+        Lost nodes, which are no longer used, such as ``"n3,n4"``. Default: ``""``.
     """
 
     def __init__(self, wanted: int, free: int, held: int, where: str, lost: str = "") -> None:
@@ -60,16 +62,16 @@ class NotEnoughNodesError(ClusterError):
 
 
 class SlurmCommandError(ClusterError):
-    """A Slurm program is missing, or answered with an error.
+    """A Slurm program is missing or failed.
 
     Parameters
     ----------
     command : str
-        The command as one would type it.
+        The command line.
     reason : str
-        What went wrong, in the program's own words where it has any.
+        The cause, in the program's own words if it printed any.
     remedy : str
-        What to do about it.
+        What to do about it. Default: ``""``.
     """
 
     def __init__(self, command: str, reason: str, remedy: str = "") -> None:
@@ -81,22 +83,22 @@ class SlurmCommandError(ClusterError):
 
 
 class StepError(ClusterError):
-    """A step of the cluster ended, or could not start.
+    """A step of the cluster ended unexpectedly or could not start.
 
     Parameters
     ----------
     role : str
         ``"scheduler"`` or ``"worker"``.
     nodes : str
-        The nodes of the step, as Slurm writes them.
+        Nodes of the step, in Slurm's notation.
     exit_code : int or None
         Exit code of ``srun`` (or of the local process); None while it still runs.
     cause : str
-        One sentence from :mod:`ips_dask_cluster.slurm.diagnosis`: what happened and what to do.
+        What happened and what to do, in one sentence (:mod:`ips_dask_cluster.slurm.diagnosis`).
     log_tail : str
         The last lines of the step's log.
     log_path : str
-        The file to open next.
+        Path of the step's log.
     """
 
     def __init__(
@@ -127,20 +129,24 @@ class StepError(ClusterError):
 
 
 class ClusterStartError(ClusterError):
-    """Workers did not arrive before the deadline.
+    """The scheduler or workers did not connect before the deadline.
 
     Parameters
     ----------
-    arrived, wanted : int
-        Workers that are connected, and workers waited for.
+    arrived : int
+        Number of workers that are connected.
+    wanted : int
+        Number of workers that were awaited.
     seconds : float
-        How long the wait was.
+        Length of the wait, in seconds.
     missing : tuple of str
-        Names of the nodes whose worker is not there.
+        Names of the nodes whose worker is not connected; the scheduler's node if it has not
+        started.
     log_tail : str
         The last lines of the steps' logs.
     cause : str
-        One sentence from :mod:`ips_dask_cluster.slurm.diagnosis`, if any symptom is in the logs.
+        What happened and what to do, in one sentence, if a log has a known symptom. Default:
+        ``""``.
     """
 
     def __init__(
@@ -168,11 +174,11 @@ class WorkerPluginError(ClusterError):
     Parameters
     ----------
     plugin : str
-        Its name.
+        Name of the plugin.
     workers : str
-        The workers, or the first of them and how many more.
+        Names of the workers, or of the first of them and the number of the others.
     reason : str
-        What its ``setup`` raised there.
+        The error that the plugin's ``setup`` raised, or that it was not done in time.
     """
 
     def __init__(self, plugin: str, workers: str, reason: str) -> None:

@@ -1,8 +1,8 @@
-"""The one place that imports dask-jobqueue, without its side effects.
+"""Import dask-jobqueue without its side effects; no other module imports it.
 
 On import, ``dask_jobqueue.runner`` (0.9.0) installs a SIGINT handler, which also fails outside of
 the main thread, and ``dask_jobqueue.config`` writes ``jobqueue.yaml`` into the user's configuration
-directory. Ctrl-C stays the program's own business here, and so do its files.
+directory. This module prevents both: Ctrl-C and the user's files are left to the program.
 """
 
 from __future__ import annotations
@@ -52,6 +52,6 @@ JobQueueCluster = _core.JobQueueCluster
 
 @cache
 def shipped_sections() -> dict[str, dict[str, Any]]:
-    """Return the sections that dask-jobqueue itself puts below ``jobqueue``, such as ``slurm``."""
+    """Return the sections that dask-jobqueue itself has below ``jobqueue``, such as ``slurm``."""
     text = Path(_core.__file__).with_name("jobqueue.yaml").read_text(encoding="utf-8")
     return yaml.safe_load(text)["jobqueue"]

@@ -1,4 +1,4 @@
-"""The log files of a cluster: one for each node and role, one for each step."""
+"""Read the log files of a cluster: one for each node and role, and one for each step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BYTES = 100_000
 
 
 def end_of_file(path: Path, size: int) -> str:
-    """Return the last bytes of a text file; nothing if it cannot be read."""
+    """Return the last ``size`` bytes of a file as text; empty if the file cannot be read."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         file.seek(max(0, os.path.getsize(path) - size))
         return file.read().decode(errors="replace")
@@ -24,21 +24,10 @@ def end_of_file(path: Path, size: int) -> str:
 
 
 def read_logs(directory: Path, cluster: str, scheduler: bool, workers: bool) -> Logs:
-    """Return the ends of the files that a cluster's scheduler and workers wrote.
+    """Return the ends of the logs that a cluster's scheduler and workers wrote, by ``ROLE-NODE``.
 
-    Parameters
-    ----------
-    directory : pathlib.Path
-        Where they are, named ``CLUSTER-ROLE-NODE.log``.
-    cluster : str
-        Name of the cluster.
-    scheduler, workers : bool
-        Whose.
-
-    Raises
-    ------
-    ClusterError
-        The directory has been removed.
+    The files are named ``CLUSTER-ROLE-NODE.log``. Raises ``ClusterError`` if the directory has been
+    removed.
     """
     roles = [f"{cluster}-scheduler-"] * scheduler + [f"{cluster}-worker-"] * workers
     try:

@@ -1,6 +1,6 @@
-"""Kill what a dead worker leaves behind in a container that would go on for it.
+"""Kill the processes that a dead worker leaves in a container that would wait for them.
 
-The code travels as source text in the node scripts, since a container need not have this package.
+The code is sent as source text in the node scripts, since a container may lack this package.
 """
 
 from __future__ import annotations
@@ -13,19 +13,15 @@ __all__ = ["reaper_source"]
 
 
 def reaper_source(container: Container | None) -> str:
-    """Return Python source that makes the worker the child of a process that reaps for it.
+    """Return Python source that makes the worker the child of a process that kills its orphans.
 
     conmon, which watches a podman container, waits for every process that the container started,
-    and ``podman run`` for conmon: with the host's process numbers (``--pid=host``) no kernel kills
-    them with the first one. A worker that is killed while a program of its tasks runs would never
-    be seen to end. The other tools end with the worker, so that the source is empty for them.
+    and ``podman run`` waits for conmon. With the host's process ids (``--pid=host``), the kernel
+    does not kill these processes when the first one ends, so a worker that is killed while a
+    program of its tasks runs would seem to run on. Containers of the other tools end with the
+    worker; for them the source is empty.
 
-    It has no single quote, so that it may stand between two of them in a script.
-
-    Parameters
-    ----------
-    container : Container or None
-        What the worker runs in.
+    The source has no single quote, so that a script can put it between two of them.
     """
     if not isinstance(container, PodmanHPC):
         return ""

@@ -1,4 +1,4 @@
-"""Telling what happens to a cluster: to the log, the caller's functions and Dask's clients."""
+"""Report the events of a cluster to the log, to the caller's functions and to Dask's clients."""
 
 from __future__ import annotations
 
@@ -16,18 +16,14 @@ __all__ = ["TOPIC", "Reports"]
 logger = logging.getLogger("ips_dask_cluster")
 
 TOPIC = "ips-dask-cluster"
-"""Where clients find the events: ``client.subscribe_topic(TOPIC, function)``."""
+"""Dask topic of the events, for ``client.subscribe_topic(TOPIC, function)``."""
 
 
 class Reports:
-    """What has happened so far, each thing told once.
+    """The events of a cluster so far, each reported once.
 
-    Parameters
-    ----------
-    callbacks : mapping of str to callable or None
-        The caller's functions ``loss``, ``failure`` and ``walltime``.
-    send : callable
-        Passes an event, a dict, on to Dask's clients.
+    ``callbacks`` are the caller's functions ``loss``, ``failure`` and ``walltime``; ``send`` passes
+    an event, which is a dict, on to Dask's clients.
     """
 
     def __init__(
@@ -41,21 +37,17 @@ class Reports:
         self._send = send
 
     def loss(self, loss: Loss) -> None:
-        """Tell of a worker or a node that is lost."""
+        """Report the loss of a worker or a node."""
         self.losses.append(loss)
         logger.log(logging.WARNING if loss.worker else logging.ERROR, "%s", loss)
         self._call("loss", loss)
         self._send({"event": "loss", **asdict(loss)})
 
     def fail(self, error: StepError, aloud: bool) -> None:
-        """Note why there is nothing left to go on with; the first reason counts.
+        """Store why the cluster cannot continue; the first reason is kept.
 
-        Parameters
-        ----------
-        error : StepError
-            The reason.
-        aloud : bool
-            False while somebody waits who will get it raised.
+        ``aloud`` also reports it; it is False during the start, when the caller gets the error
+        raised.
         """
         first, self.failure = self.failure is None, self.failure or error
         if first and aloud:
@@ -63,14 +55,14 @@ class Reports:
             self._call("failure", error)
 
     def walltime(self, allocation: Allocation, left: float) -> None:
-        """Tell that the allocation ends in some seconds."""
+        """Report that the allocation ends in ``left`` seconds."""
         logger.warning("%s ends in %.0f s", allocation, left)
         self._call("walltime", left)
         self._send({"event": "walltime", "seconds": left})
 
     @property
     def went_wrong(self) -> bool:
-        """Whether the logs are worth keeping."""
+        """Whether the logs should be kept."""
         return self.failure is not None or any(not loss.worker for loss in self.losses)
 
     def _call(self, what: str, value: Any) -> None:
@@ -79,5 +71,5 @@ class Reports:
             return
         try:
             callback(value)
-        except Exception:  # the caller's mistake must not stop us from healing
+        except Exception:  # an error of the caller's function must not stop the recovery
             logger.exception("on_%s raised", what)

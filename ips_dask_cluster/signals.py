@@ -1,8 +1,8 @@
-"""SIGTERM and the batch signal end a program in order, with its clusters closed.
+"""Close clusters and end the program in order on SIGTERM or the batch signal.
 
-Slurm announces the end of a job by a signal (``sbatch --signal``) and then kills. Python's default
-is to die on it, so that no ``finally`` and no ``with`` gets its turn. Here the signal becomes a
-``SystemExit`` in the main thread, once, while there is a cluster that asked for it.
+Slurm announces the end of a job by a signal (``sbatch --signal``) and then kills it. By default
+Python dies from the signal, and runs no ``finally`` and no ``with`` block. While a cluster is open,
+the signal raises ``SystemExit`` in the main thread instead, once.
 """
 
 from __future__ import annotations
@@ -23,22 +23,11 @@ _leaving = False
 
 
 def exit_in_order_on(names: Iterable[str], cluster: Any) -> None:
-    """Let signals end the program in order as long as a cluster is open.
+    """Make signals end the program in order as long as a cluster is open.
 
-    It changes nothing outside of the main thread, in a notebook (whose kernel outlives the
-    exception), and for signals that the program handles itself.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Names of signals, such as ``"SIGTERM"``.
-    cluster : object
-        Counts as open until its ``status.name`` is ``"closed"``.
-
-    Raises
-    ------
-    ValueError
-        As for :func:`numbers_of`.
+    This changes nothing outside of the main thread, in a notebook (whose kernel survives the
+    exception), and for signals that the program handles itself. The cluster is open until its
+    ``status.name`` is ``"closed"``. Raises ``ValueError`` like :func:`numbers_of`.
     """
     numbers = numbers_of(names)
     in_notebook = getattr(builtins, "__IPYTHON__", False)
@@ -51,12 +40,9 @@ def exit_in_order_on(names: Iterable[str], cluster: Any) -> None:
 
 
 def numbers_of(names: Iterable[str]) -> list[signal.Signals]:
-    """Return the signals of those names.
+    """Return the signals with these names, such as ``"SIGTERM"``.
 
-    Raises
-    ------
-    ValueError
-        There is no signal of a name, or it cannot be handled (signal(7)).
+    Raises ``ValueError`` if a name is unknown or the signal cannot be handled (signal(7)).
     """
     numbers = []
     for name in names:
@@ -72,7 +58,7 @@ def numbers_of(names: Iterable[str]) -> list[signal.Signals]:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     global _leaving
-    if _leaving:  # once; Slurm follows with SIGKILL anyway
+    if _leaving:  # only once; Slurm sends SIGKILL later anyway
         return
     if any(cluster.status.name != "closed" for cluster in _clusters):
         _leaving = True

@@ -1,7 +1,7 @@
-"""TLS for the cluster: certificates as files that the steps can read, for as long as it lives.
+"""Write the TLS certificates of a cluster to files that the steps can read.
 
-distributed's ``Security.temporary()`` holds keys as text, while its command lines take paths; the
-text is written to the run directory, readable by its owner only.
+distributed's ``Security.temporary()`` holds keys as text, but distributed's command lines take
+paths; so the text is written to the run directory, readable by its owner only.
 """
 
 from __future__ import annotations
@@ -19,14 +19,8 @@ __all__ = ["tls_arguments"]
 def tls_arguments(security: Security | None, role: str, directory: Path) -> list[str]:
     """Return the ``--tls-...`` arguments of distributed's command lines for a role.
 
-    Parameters
-    ----------
-    security : distributed.security.Security or None
-        None, or one without certificates, gives no arguments.
-    role : {"scheduler", "worker"}
-        Whose certificate.
-    directory : pathlib.Path
-        Where keys that are held as text are written, mode 0600.
+    The list is empty without ``security``, or if that has no certificates. Keys that are held as
+    text are written to ``directory``, with mode 0600.
     """
     if security is None:
         return []
@@ -41,7 +35,7 @@ def tls_arguments(security: Security | None, role: str, directory: Path) -> list
 
 
 def _as_file(value: str, path: Path) -> str:
-    if "\n" not in value:  # a path of the user's own
+    if "\n" not in value:  # it is a path that the user gave
         return value
     with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
         file.write(value)

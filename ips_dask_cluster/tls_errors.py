@@ -1,10 +1,10 @@
-"""Keep one broken TLS connection from breaking the others of its thread.
+"""Keep a broken TLS connection from breaking other connections of its thread.
 
-OpenSSL queues the errors of a thread, and takes a system error that is still in the queue for the
-outcome of the next call, whatever connection that call is for. CPython raises such an error as
-``OSError`` but leaves it in the queue (python/cpython#148594, since python/cpython#127361). Seen
-with Python 3.13.5 and 3.14.10: a worker closed its connection while the scheduler wrote to it, and
-healthy connections in the same thread ended with ``BrokenPipeError``.
+OpenSSL queues the errors of a thread, and regards a system error that is still in the queue as the
+result of the next call, for whatever connection. CPython raises such an error as ``OSError`` but
+leaves it in the queue (python/cpython#148594, since python/cpython#127361). Seen with Python 3.13.5
+and 3.14.10: a worker closed its connection while the scheduler wrote to it, and healthy connections
+in the same thread ended with ``BrokenPipeError``.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def isolate_tls_errors() -> None:
 
 
 def isolating_source() -> str:
-    """Return Python source that does the same in a process that may lack this package."""
+    """Return Python source that isolates TLS errors in a process that may lack this package."""
     return f"{inspect.getsource(isolate_tls_errors)}isolate_tls_errors()\ndel isolate_tls_errors\n"
 
 
 def isolating_plugin() -> Any:
-    """Return a worker plugin that does the same, for the process that a nanny starts."""
+    """Return a worker plugin that isolates TLS errors in a process that a nanny starts."""
     from distributed.diagnostics.plugin import WorkerPlugin
 
     class Isolating(WorkerPlugin):

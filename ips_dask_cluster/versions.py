@@ -1,6 +1,6 @@
-"""Are the versions on a node the driver's? Asked there, before scheduler or worker start.
+"""Compare the versions on a node with the driver's, before the scheduler or a worker starts there.
 
-The question travels as source text in the node scripts, since a node need not have this package.
+The check is sent as source text in the node scripts, since a node may lack this package.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from importlib import metadata
 __all__ = ["VERSION_MISMATCH", "check_source", "driver_versions"]
 
 VERSION_MISMATCH = 67
-"""Exit code of a node's Python whose versions are not the driver's; it is not started again."""
+"""Exit code of a node's Python whose versions differ from the driver's; nothing restarts it."""
 
 _PACKAGES = ("dask", "distributed", "msgpack", "cloudpickle")
 
 
 def driver_versions() -> dict[str, str]:
-    """Return the versions here of what both sides must agree on, by name, Python first.
+    """Return the driver's versions, by name, of Python and the packages that must agree.
 
-    A package without metadata is left out, and so is not compared.
+    A package without metadata is left out and not compared.
     """
     versions = {"Python": f"{sys.version_info[0]}.{sys.version_info[1]}"}
     for name in _PACKAGES:
@@ -34,16 +34,11 @@ def driver_versions() -> dict[str, str]:
 
 
 def check_source(expected: Mapping[str, str], directories: Sequence[str] = ()) -> str:
-    """Return Python source that ends the process unless a node is as it should be.
+    """Return Python source that ends the process if a node's versions or directories are wrong.
 
-    It has no single quote, so that it may stand between two of them in a script.
-
-    Parameters
-    ----------
-    expected : mapping of str to str
-        As of :func:`driver_versions`; empty: versions are not compared.
-    directories : sequence of str
-        What must be visible, for containers; the ``--local-directory`` of a worker is added.
+    ``expected`` are versions as of :func:`driver_versions`; if empty, versions are not compared.
+    ``directories`` must be visible, which a container may prevent; a worker's ``--local-directory``
+    is checked too. The source has no single quote, so that a script can put it between two of them.
     """
     if not expected and not directories:
         return ""

@@ -1,4 +1,4 @@
-"""What one may look at of a cluster: its text and HTML, its dashboard, its scripts and logs."""
+"""Show a cluster: its text and HTML, its dashboard, its scripts and its logs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Visible"]
 
 
 class Visible(Cluster):  # type: ignore[misc]  # distributed is untyped
-    """The parts of ``SlurmAllocationCluster`` that change nothing."""
+    """The methods of ``SlurmAllocationCluster`` that change nothing."""
 
     allocation: Allocation
     steps: Steps
@@ -33,12 +33,12 @@ class Visible(Cluster):  # type: ignore[misc]  # distributed is untyped
 
     @property
     def failure(self) -> StepError | None:
-        """Why there is nothing left to go on with; None while all is well."""
+        """The error because of which the cluster cannot continue; None while it can."""
         return self._reports.failure
 
     @property
     def losses(self) -> tuple[Loss, ...]:
-        """The workers and nodes that were lost so far, in the order of their end."""
+        """The workers and nodes that were lost so far, in the order of their loss."""
         return tuple(self._reports.losses)
 
     def __repr__(self) -> str:
@@ -51,16 +51,16 @@ class Visible(Cluster):  # type: ignore[misc]  # distributed is untyped
         )
 
     def job_script(self) -> str:
-        """Return what runs: the commands and scripts of the scheduler and the worker step."""
+        """Return the commands and scripts of the scheduler and worker steps as one shell script."""
         return self.steps.text()
 
     @property
     def dashboard_link(self) -> str:
-        """Address of the dashboard for a browser; empty without one.
+        """Address of the dashboard for a browser; empty if there is no dashboard.
 
-        It listens on the loopback of the scheduler's node, since it shows code and data to all who
-        can open it. From another machine: ``ssh -N -L PORT:127.0.0.1:PORT NODE``, with the port of
-        the link; behind JupyterHub the link goes through jupyter-server-proxy.
+        The dashboard listens on the loopback of the scheduler's node, since it shows code and data
+        to everyone who can open it. From another machine, use ``ssh -N -L PORT:127.0.0.1:PORT
+        NODE`` with the port of the link. Under JupyterHub, the link uses jupyter-server-proxy.
         """
         found = self._dashboard()
         return "" if found is None else found.link()
@@ -98,7 +98,7 @@ class Visible(Cluster):  # type: ignore[misc]  # distributed is untyped
     def time_left(self) -> float | None:
         """Return the seconds until the allocation ends; None when it has no known end.
 
-        A change of the job's limit is noticed within a minute.
+        A change of the job's limit takes effect here within a minute.
         """
         return self.allocation.time_left()
 
@@ -107,22 +107,25 @@ class Visible(Cluster):  # type: ignore[misc]  # distributed is untyped
 
         Parameters
         ----------
-        cluster, scheduler : bool
-            Whether to return ``"Cluster"``, what Slurm and the node scripts said and what was
-            lost, and ``"Scheduler"``.
+        cluster : bool
+            Whether to return ``"Cluster"``: the losses, and the messages of Slurm and the node
+            scripts. Default: True.
+        scheduler : bool
+            Whether to return the log of the scheduler. Default: True.
         workers : bool or list of str
-            Whether to return those of the workers, or of which addresses.
+            Whether to return the logs of the workers, or the addresses of the workers whose logs to
+            return while the cluster runs. Default: True.
 
         Returns
         -------
         dict of str to str
-            While the cluster runs, workers go by their addresses, as everywhere in Dask; later, by
-            their log files, whose last 100 kB are returned.
+            While the cluster runs, workers go by their addresses, as everywhere in Dask; later by
+            the names of their log files, of which the last 100 kB are returned.
 
         Raises
         ------
         ClusterError
-            The log files are gone with the run directory; ``log_directory`` keeps them.
+            The log files were removed with the run directory; ``log_directory`` keeps them.
         """
         if self.status == Status.closed and not self.asynchronous:
             return self._logs_of_files(cluster, scheduler, workers)
@@ -131,7 +134,7 @@ class Visible(Cluster):  # type: ignore[misc]  # distributed is untyped
     async def _get_logs(
         self, cluster: bool = True, scheduler: bool = True, workers: Any = True
     ) -> Logs:
-        if self.status != Status.running or self.failure is not None:  # nobody would answer
+        if self.status != Status.running or self.failure is not None:  # no process would answer
             return self._logs_of_files(cluster, scheduler, workers)
         logs = await super()._get_logs(False, scheduler, workers)
         return Logs(logs | self._logs_of_files(cluster, False, False))

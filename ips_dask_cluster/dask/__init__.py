@@ -1,3 +1,3 @@
-"""Fit the job steps into distributed's cluster classes."""
+"""Adapt the job steps to distributed's cluster classes."""
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""Adaptive scaling by whole nodes: idle ones are given back, and taken again when there is work."""
+"""Scale adaptively by whole nodes: give back idle nodes, and take nodes when there is work."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["NodeAdaptive"]
 
 
 class NodeAdaptive(Adaptive):  # type: ignore[misc]  # distributed is untyped
-    """``distributed.Adaptive`` that drains nodes before it gives them back.
+    """A ``distributed.Adaptive`` that drains nodes before it gives them back.
 
-    The base class retires workers at once, tasks and all; and it may choose one worker of a node
-    where the others are busy.
+    The base class retires workers at once, while they execute tasks, and it may choose one worker
+    of a node whose other workers are busy.
     """
 
     def __init__(self, cluster: Any, *args: Any, **keywords: Any) -> None:
@@ -23,7 +23,7 @@ class NodeAdaptive(Adaptive):  # type: ignore[misc]  # distributed is untyped
         super().__init__(cluster, *args, **keywords)
 
     async def scale_up(self, n: int) -> None:
-        """Take as many of the nodes as nobody else has."""
+        """Scale up to ``n`` workers, as far as other clusters leave nodes."""
         most = self.cluster.most_workers()
         if most > len(self.plan):
             self.cluster.scale(min(n, most))
@@ -35,7 +35,8 @@ class NodeAdaptive(Adaptive):  # type: ignore[misc]  # distributed is untyped
 
 
 def _node_of_worker() -> Any:
-    def node_of_worker(worker: Any) -> str:  # by value: the scheduler may lack this package
+    # A nested function is pickled by value: the scheduler may lack this package
+    def node_of_worker(worker: Any) -> str:
         return str(worker.name).rpartition("-")[0]
 
     return node_of_worker

@@ -1,4 +1,4 @@
-"""Runs a function on workers, by way of the scheduler, without a client."""
+"""Run a function on workers through the scheduler, without a client."""
 
 from __future__ import annotations
 
@@ -13,19 +13,10 @@ __all__ = ["run_on_workers"]
 async def run_on_workers(
     scheduler: Any, workers: Sequence[str], function: Callable[..., Any], **keywords: Any
 ) -> dict[str, Any]:
-    """Return what a function answers on workers, by address; only of those that answer.
+    """Run a function on workers and return its results by address, without those of failed workers.
 
-    Parameters
-    ----------
-    scheduler : distributed.core.rpc
-        Connection to the scheduler.
-    workers : sequence of str
-        Addresses.
-    function : callable
-        A function, or coroutine function, that pickles by value: workers may lack this package.
-        One with a parameter ``dask_worker`` is given the worker.
-    **keywords
-        For the function.
+    ``workers`` are addresses. The function or coroutine function must pickle by value, since
+    workers may lack this package; a parameter ``dask_worker`` receives the worker.
     """
     answers = await scheduler.broadcast(
         msg={

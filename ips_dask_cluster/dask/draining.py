@@ -1,7 +1,7 @@
-"""Letting workers finish what they are executing before they leave; talks to the scheduler only.
+"""Let workers finish the tasks that they are executing before they leave; asks the scheduler only.
 
-What runs on a worker is a function inside a function, which travels by value: workers may lack
-this package.
+The functions that run on a worker are nested functions, which are pickled by value: workers may
+lack this package.
 """
 
 from __future__ import annotations
@@ -23,21 +23,12 @@ async def drain(
     before_leaving: Callable[[list[str]], Awaitable[None]],
     deadline: float | None = None,
 ) -> None:
-    """Let workers finish the tasks they are executing, take no more, and leave.
+    """Let workers finish the tasks that they are executing, take no new ones, and leave.
 
-    ``Client.retire_workers`` does not wait for running tasks: Dask would run them a second time
-    elsewhere (seen with distributed 2026.8).
-
-    Parameters
-    ----------
-    scheduler : distributed.core.rpc
-        Connection to the scheduler.
-    names : collection of str
-        Names of workers; one that is not connected is no matter.
-    before_leaving : callable
-        Awaited with their addresses when their tasks have ended.
-    deadline : float, optional
-        Seconds to wait for running tasks. Default: as long as they take.
+    ``names`` are names of workers; those that are not connected are ignored. ``before_leaving`` is
+    awaited with the workers' addresses after their tasks have ended. ``deadline`` limits the wait
+    for running tasks, in seconds; None waits as long as they take. ``Client.retire_workers`` does
+    not wait: Dask would run these tasks a second time elsewhere (seen with distributed 2026.8).
     """
 
     async def finish_executing(seconds: float, dask_worker: Any = None) -> bool:
@@ -61,7 +52,7 @@ async def drain(
         if not workers:
             return
         seconds = _ROUND_SECONDS if end is None else min(_ROUND_SECONDS, end - loop.time())
-        # In rounds: a connection lost during one answer of hours must not look like "done"
+        # In rounds: a connection that is lost during a wait of hours must not look like "done"
         done = await run_on_workers(scheduler, workers, finish_executing, seconds=max(0.0, seconds))
         if all(done.get(worker) for worker in workers) or (end is not None and loop.time() >= end):
             break
@@ -71,16 +62,9 @@ async def drain(
 
 
 async def dismiss(scheduler: Any, workers: Sequence[str]) -> None:
-    """Close workers in order, plugins torn down, but without waiting for their tasks.
+    """Close workers, by address, and tear down their plugins, without waiting for their tasks.
 
-    The scheduler's own order to close waits up to 30 s for a callable that runs.
-
-    Parameters
-    ----------
-    scheduler : distributed.core.rpc
-        Connection to the scheduler.
-    workers : sequence of str
-        Addresses.
+    The scheduler's own request to close waits up to 30 s for a callable that runs.
     """
 
     async def leave(dask_worker: Any = None) -> None:
@@ -88,6 +72,7 @@ async def dismiss(scheduler: Any, workers: Sequence[str]) -> None:
 
         idle = not dask_worker.state.executing
         coroutine = dask_worker.close(executor_wait=idle, reason="the cluster closes")
-        dask_worker.leaving = asyncio.ensure_future(coroutine)  # not before this has answered
+        # As a task, so that the worker answers before it closes
+        dask_worker.leaving = asyncio.ensure_future(coroutine)
 
     await run_on_workers(scheduler, workers, leave)

@@ -1,7 +1,7 @@
-"""Worker plugins on the worker: they arrive by value, report their trouble, and end in time.
+"""Wrap worker plugins on the worker: report their failures, and limit the time of their teardown.
 
-The driver's side is in ``plugin_life``. What is here runs on workers that need not have this
-package, nor anything but distributed and its own dependencies.
+The driver's side is in ``worker_plugins``. The code here is pickled by value and runs on workers
+that need no package other than distributed and its dependencies.
 """
 
 from __future__ import annotations
@@ -20,33 +20,25 @@ __all__ = ["STOP_SECONDS", "TOPIC", "guard", "report", "set_up", "tear_down"]
 
 #: Topic of ``Client.get_events`` and ``Client.subscribe_topic`` under which trouble is reported.
 TOPIC = "ips-dask-plugins"
-#: Seconds for a plugin to notice that it shall stop.
+#: Seconds that a plugin gets to react to a request to stop.
 STOP_SECONDS = 3.0
 
 _REPORT_SECONDS = 5.0
 
-logger = logging.getLogger("distributed.ips_dask_plugins")  # so that it is in the worker's log
+# Below distributed's logger, whose messages are in the worker's log
+logger = logging.getLogger("distributed.ips_dask_plugins")
 
 
 async def report(worker: Any, plugin: str, action: str, problem: str) -> None:
-    """Tell the driver, by way of the scheduler, and the worker's log.
+    """Report a plugin's failure to the driver, through the scheduler, and to the worker's log.
 
-    When this returns, the scheduler has it: a worker that ends right then loses nothing.
-
-    Parameters
-    ----------
-    worker : distributed.Worker
-        Where it happened.
-    plugin : str
-        Name of the plugin.
-    action : str
-        What it was about, such as ``"teardown"``.
-    problem : str
-        One sentence.
+    ``action`` is what failed, such as ``"teardown"``; ``problem`` is one sentence. When this
+    returns, the scheduler has the report, unless it did not answer: a worker that ends right then
+    loses nothing.
     """
     message = {"plugin": plugin, "worker": str(worker.name), "action": action, "problem": problem}
     logger.warning("worker plugin %r, %s: %s", plugin, action, problem)
-    with contextlib.suppress(OSError, asyncio.TimeoutError):  # no scheduler: the log has it
+    with contextlib.suppress(OSError, asyncio.TimeoutError):  # the log has the problem anyway
         told = worker.scheduler.log_event(topic=TOPIC, msg=message)
         await asyncio.wait_for(told, _REPORT_SECONDS)
 
@@ -57,7 +49,7 @@ def _describe(error: BaseException) -> str:
 
 
 class _Unloadable(WorkerPlugin):
-    """Stands for a plugin that cannot be unpickled where the worker runs."""
+    """A substitute for a plugin that cannot be unpickled on a worker; setup raises the reason."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -67,23 +59,11 @@ class _Unloadable(WorkerPlugin):
 
 
 def guard(pickled: bytes, name: str, seconds: float) -> WorkerPlugin:
-    """Unpickle a plugin on a worker; its trouble will be reported, its teardown ends in time.
+    """Return the unpickled plugin, with a setup and a teardown that report failures to the driver.
 
-    The plugin stays the user's own object, since tasks look it up in ``Worker.plugins``.
-
-    Parameters
-    ----------
-    pickled : bytes
-        The plugin.
-    name : str
-        Under which it is registered.
-    seconds : float
-        That an asynchronous teardown may take; it is cancelled then.
-
-    Returns
-    -------
-    WorkerPlugin
-        Where it could not be unpickled, one whose ``setup`` raises the reason.
+    An asynchronous teardown is cancelled after ``seconds``. The plugin stays the user's own object,
+    since tasks look it up in ``Worker.plugins``. If it cannot be unpickled, the result is a plugin
+    whose ``setup`` raises the reason.
     """
     plugin: Any
     try:
@@ -110,7 +90,7 @@ def guard(pickled: bytes, name: str, seconds: float) -> WorkerPlugin:
     async def teardown(worker: Any) -> None:
         await run(worker, "teardown", inner_teardown, seconds)
 
-    # in the instance, past any __setattr__ of a frozen class
+    # Into the instance's dict, since a frozen class has a __setattr__ that raises
     vars(plugin).update(setup=setup, teardown=teardown)
     return plugin
 
@@ -126,19 +106,10 @@ async def _in_time(awaitable: Awaitable[Any], seconds: float | None) -> None:
 
 
 async def set_up(names: list[str], seconds: float, dask_worker: Any = None) -> dict[str, str]:
-    """Wait, on a worker, until plugins are set up.
+    """Wait on a worker until plugins are set up, and return the problem of each that is not.
 
-    Parameters
-    ----------
-    names : list of str
-        Of plugins that went through :func:`guard`.
-    seconds : float
-        To wait at most.
-
-    Returns
-    -------
-    dict of str to str
-        Why each of those that failed did, or is not ready.
+    The wait ends after ``seconds``, or early when no plugin is pending. The names are those of
+    plugins that :func:`guard` returned.
     """
     end = asyncio.get_running_loop().time() + seconds
     while True:
@@ -154,10 +125,7 @@ async def set_up(names: list[str], seconds: float, dask_worker: Any = None) -> d
 async def tear_down(names: list[str], dask_worker: Any = None) -> None:
     """Remove plugins from a worker that is about to leave; it takes no new task from here on.
 
-    Parameters
-    ----------
-    names : list of str
-        Of plugins that went through :func:`guard`.
+    The names are those of plugins that :func:`guard` returned.
     """
     from distributed.core import Status
 

@@ -1,7 +1,7 @@
-"""Scaling a cluster by whole nodes, each of them drained before it is given back.
+"""Scale a cluster by whole nodes, each of which is drained before it is given back.
 
-These methods take the place of ``SpecCluster``'s, which drain nothing (``retire_workers`` gets
-names where it wants addresses) and pick any worker when a node has several.
+These methods replace ``SpecCluster``'s, which drain nothing (they pass names to ``retire_workers``,
+which expects addresses) and choose any worker when a node has several.
 """
 
 from __future__ import annotations
@@ -28,50 +28,53 @@ logger = logging.getLogger("ips_dask_cluster")
 
 
 class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is untyped
-    """A cluster whose spec has an entry for each node."""
+    """A cluster whose spec has one entry for each node."""
 
     steps: Steps
     workers_per_node: int
     _reports: Reports
-    _closing: Any  # the future of its end, once that has begun
-    status: Any  # distributed's Status; its base classes set it
+    _closing: Any  # the future of closing, None before that
+    status: Any  # distributed's Status, set by the base classes
 
     def _connected(self) -> set[str]:
-        """Return the names of the workers that are there."""
+        """Return the names of the connected workers."""
         return {info["name"] for info in self.scheduler_info["workers"].values()}
 
     def _is_on(self, worker: str, nodes: Collection[str]) -> bool:
         return worker in self.steps.placed and self.steps.placed[worker].name in nodes
 
     def most_workers(self) -> int:
-        """Return how many workers the cluster can have, other clusters and lost nodes aside."""
+        """Return how many workers the cluster can have without lost nodes and those of others."""
         return self.steps.most_nodes() * self.workers_per_node
 
     def scale(
         self, n: int | None = None, jobs: int = 0, memory: Any = None, cores: int | None = None
     ) -> Any:
-        """Bring the cluster to a number of nodes of the allocation; does not wait for them.
+        """Scale the cluster to a number of nodes of the allocation, without waiting for them.
 
-        Nodes that are given back are drained first: what runs on them ends where it is.
+        The largest of the requests below counts. Nodes that are given back are drained first: the
+        tasks that they are executing finish there.
 
         Parameters
         ----------
-        n, jobs : int
-            Number of workers, and number of nodes.
-        memory : str
-            Total memory, such as ``"1 TB"``.
-        cores : int
-            Total number of threads.
+        n : int, optional
+            Number of workers; whole nodes are filled.
+        jobs : int, optional
+            Number of nodes. Default: 0.
+        memory : str or int, optional
+            Total memory of all workers, such as ``"1 TB"`` or a number of bytes.
+        cores : int, optional
+            Total number of threads of all workers.
 
         Raises
         ------
         NotEnoughNodesError
             The allocation has fewer free nodes.
         ValueError
-            A number is no whole number of 0 or more, or memory is asked for where that of a node
-            is not known.
+            A number is negative or not an integer, or ``memory`` is given but the memory of a node
+            is unknown.
         ClusterError
-            The cluster is closed, or its scheduler is lost: ``failure`` is raised then.
+            The cluster is closed. If its scheduler is lost, ``failure`` is raised.
         """
         for number in (n or 0, jobs, cores or 0):
             if not isinstance(number, int) or number < 0:
@@ -91,15 +94,16 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
         if nodes > max(most, len(self.worker_spec)):
             raise self.steps.not_enough(nodes, most)
         if nodes > len(self.worker_spec):
-            self._reports.failure = None  # the last node was lost, but there are others
+            self._reports.failure = None  # the last used node was lost, but others are free
         there = self._connected()
-        # Those that have not come yet go first, then the latest
+        # Remove entries that are not connected yet first, then the latest
         leaving = sorted(self.worker_spec, key=lambda w: there.isdisjoint(self.steps.members(w)))
         for worker in leaving[::-1][: max(0, len(self.worker_spec) - nodes)]:
             del self.worker_spec[worker]
         while len(self.worker_spec) < nodes and self.status != Status.closing:
             self.worker_spec.update(self.new_worker_spec())
-        if self.status != Status.closing:  # SpecCluster waits for it there, and hears of errors
+        # While closing, SpecCluster awaits _correct_state itself and so gets its errors
+        if self.status != Status.closing:
             self.loop.add_callback(self._correct_state)
         return NoOpAwaitable() if self.asynchronous else None
 
@@ -112,9 +116,9 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
         return math.ceil(wanted / each) if wanted else 0
 
     def new_worker_spec(self) -> dict[str, Any]:
-        """Return name and spec of the next node; a name is not used twice."""
+        """Return the name and the spec of the next node; no name is used twice."""
         spec = super().new_worker_spec()
-        self._i += 1  # one of that name may still be draining
+        self._i += 1  # a worker of the old name may still be draining
         return dict(spec)
 
     async def _scale_down(self, names: Collection[str]) -> None:
@@ -125,26 +129,33 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
         await self._correct_state()
 
     def scale_down(self, workers: Collection[str]) -> Any:
-        """Give chosen nodes back, each as soon as what runs on it has ended.
+        """Give back chosen nodes, each as soon as the tasks that it is executing have ended.
 
         Parameters
         ----------
-        workers : collection of str
-            Names of nodes, or of workers; a node goes when all its workers are named.
+        workers : str or collection of str
+            Names of nodes or of workers. A node is given back if it is named, or if all of its
+            workers are.
         """
         return self.sync(self._scale_down, workers)
 
     def adapt(self, *args: Any, **keywords: Any) -> Any:
-        """Give idle nodes back, and take them again when there is work; see dask-jobqueue's.
+        """Give back idle nodes, and take nodes again when there is work.
 
         Parameters
         ----------
         minimum, maximum : int, optional
-            Number of workers. Default: 0, and as many as the allocation has nodes for.
+            Least and largest number of workers. Default: 0, and as many as the allocation has nodes
+            for.
         minimum_jobs, maximum_jobs : int, optional
-            Number of nodes.
+            Least and largest number of nodes, instead of workers.
         **keywords
-            For ``distributed.Adaptive``, such as ``interval``, ``wait_count``.
+            Further options of ``distributed.Adaptive``, such as ``interval`` and ``wait_count``.
+
+        Returns
+        -------
+        distributed.Adaptive
+            The object that scales the cluster from now on.
         """
         keywords.setdefault("Adaptive", NodeAdaptive)
         return super().adapt(*args, **keywords)
@@ -153,7 +164,7 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
         try:
             try:
                 await super()._correct_state_internal()
-            except OSError:  # its connection to the scheduler broke; the next call makes a new one
+            except OSError:  # the connection to the scheduler broke; the next call makes a new one
                 await super()._correct_state_internal()
         except OSError as error:
             if self.status != Status.running:
@@ -162,7 +173,7 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
         except ClusterError as error:
             if self.status != Status.running:
                 raise
-            # SpecCluster would keep what could not start, and never try again
+            # SpecCluster would keep the entries that could not start, and never try again
             level = logging.ERROR if self._closing is None else logging.DEBUG
             logger.log(level, "cluster %s could not grow: %s", self.name, error)
             for name in [n for n, node in self.workers.items() if node.status == Status.created]:
@@ -170,7 +181,9 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
                 del self.workers[name]
 
     async def drain(self, names: Collection[str], deadline: float | None = None) -> None:
-        """Let workers finish the tasks they are executing, take no more, and leave.
+        """Let workers finish the tasks that they are executing, take no new ones, and leave.
+
+        This is a coroutine of the cluster's event loop.
 
         Parameters
         ----------
@@ -182,4 +195,4 @@ class ScaledByNode(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue is u
         await draining.drain(self.scheduler_comm, names, self._before_leaving, deadline)
 
     async def _before_leaving(self, workers: list[str]) -> None:
-        """Do what is to be done on idle workers, by address, before they leave."""
+        """Prepare idle workers, by address, for their end; subclasses override it."""

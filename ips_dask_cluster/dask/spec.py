@@ -1,6 +1,6 @@
-"""The steps as distributed's ``SpecCluster`` sees them: a scheduler, and one entry for each node.
+"""Represent the steps to distributed's ``SpecCluster``: a scheduler, and one entry for each node.
 
-These keep ``ProcessInterface``'s promises; the processes behind them belong to ``steps``.
+The classes implement ``ProcessInterface``; the processes behind them belong to ``steps``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ __all__ = ["SrunNode", "SrunScheduler"]
 
 
 async def _announced(scheduler: Step) -> str:
-    """Return the address that scheduler.sh prints; anything else on its output is chatter."""
+    """Return the address that scheduler.sh prints, ignoring other output.
+
+    Raises ``StepError`` if the step ends first.
+    """
     assert scheduler.process is not None
     assert scheduler.process.stdout is not None
     async for line in scheduler.process.stdout:
@@ -36,7 +39,7 @@ async def _announced(scheduler: Step) -> str:
 
 
 async def _discard_output(scheduler: Step) -> None:
-    """Keep the scheduler's output pipe empty, so that it never blocks on a print."""
+    """Read and discard the scheduler's output, so that its prints never block on a full pipe."""
     assert scheduler.process is not None
     assert scheduler.process.stdout is not None
     while await scheduler.process.stdout.read(2**16):
@@ -46,13 +49,9 @@ async def _discard_output(scheduler: Step) -> None:
 class SrunScheduler(ProcessInterface):  # type: ignore[misc]  # distributed is untyped
     """The scheduler as ``SpecCluster`` sees it: a step that announces its address.
 
-    Parameters
-    ----------
-    steps : Steps
-        Its ``scheduler`` step is started already. Other options are the scheduler's own; the
-        cluster has put them into its command line.
-    before_workers : callable, optional
-        Awaited with the scheduler's address before any worker learns it.
+    The cluster has started the step before, with the scheduler's options in its command line;
+    further keywords are therefore ignored. ``before_workers`` is awaited with the scheduler's
+    address before any worker receives the address.
     """
 
     def __init__(
@@ -67,16 +66,10 @@ class SrunScheduler(ProcessInterface):  # type: ignore[misc]  # distributed is u
         self._reader: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Wait for the address of the step that the cluster has started, and pass it on.
+        """Wait for the address of the scheduler step and send it to the worker steps.
 
-        Raises
-        ------
-        StepError
-            The step ended first.
-        ClusterStartError
-            No address came within ``start_timeout``.
-        ClusterError
-            It listens where other nodes cannot reach it.
+        Raises ``StepError`` if the step ends first, ``ClusterStartError`` if no address comes
+        within ``start_timeout``, and ``ClusterError`` if other nodes cannot reach the address.
         """
         step = self.steps.scheduler
         assert step is not None
@@ -103,23 +96,17 @@ class SrunScheduler(ProcessInterface):  # type: ignore[misc]  # distributed is u
             )
 
     async def close(self) -> None:
-        """Forget the process; :meth:`Steps.close` ends it."""
+        """Stop reading the scheduler's output; :meth:`Steps.close` ends the process."""
         if self._reader is not None:
             self._reader.cancel()
         await super().close()
 
 
 class SrunNode(Job):  # type: ignore[misc]  # dask-jobqueue is untyped
-    """One node of the cluster as ``SpecCluster`` sees it; a round of them shares one srun.
+    """One node of the cluster as ``SpecCluster`` sees it; the nodes of a round share one srun.
 
-    Parameters
-    ----------
-    scheduler, name
-        As for dask-jobqueue's ``Job``; the address reaches the node by its step's input instead.
-    steps : Steps
-        Starts it.
-    **job_options
-        Of dask-jobqueue's ``Job``.
+    The scheduler's address reaches the node through the input of its step, and not through
+    dask-jobqueue's ``Job``, which takes the further keywords.
     """
 
     config_name = "slurm-allocation"
@@ -138,21 +125,17 @@ class SrunNode(Job):  # type: ignore[misc]  # dask-jobqueue is untyped
         self.steps = steps
 
     async def start(self) -> None:
-        """Start the node's worker, together with the others of this round.
+        """Start the node's worker, in one step with the others of this round.
 
-        Raises
-        ------
-        StepError
-            The step has ended already.
-        NotEnoughNodesError
-            The allocation has no free node left.
+        Raises ``StepError`` if the step has ended already, and ``NotEnoughNodesError`` if the
+        allocation has no free node left.
         """
         assert self.steps is not None
         await self.steps.join(self.name)
         await ProcessInterface.start(self)
 
     async def close(self) -> None:
-        """Give the node back as soon as it is drained; siblings in the same step go on."""
+        """Give the node back as soon as it is drained; the other nodes of its step continue."""
         if self.status in (Status.closing, Status.closed):  # type: ignore[has-type]
             return
         self.status = Status.closing
@@ -160,7 +143,7 @@ class SrunNode(Job):  # type: ignore[misc]  # dask-jobqueue is untyped
         if steps is not None:
             steps.expect_leave(self.name)
             if cluster is not None and cluster.status == Status.running:
-                # In the background: what runs there may take hours, and the cluster may grow
+                # In the background: the tasks there may take hours, and the cluster may grow
                 steps.release_after(self.name, cluster.drain(steps.members(self.name)))
             else:
                 await steps.release(self.name)

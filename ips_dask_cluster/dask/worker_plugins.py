@@ -1,6 +1,6 @@
-"""The worker plugins that a cluster is given: known before its workers come, and heard of.
+"""Give worker plugins to a cluster before its workers connect, and log what they report.
 
-What runs on the workers is in ``plugin_guard``; here is the driver's side.
+This is the driver's side; the code that runs on the workers is in ``plugin_guard``.
 """
 
 from __future__ import annotations
@@ -28,19 +28,15 @@ logger = logging.getLogger("ips_dask_cluster")
 _ISOLATING = "ips-dask-tls-errors"
 _NAMED_WORKERS = 3
 _SECONDS_BETWEEN_REPORTS = 2
-#: Seconds beyond the plugins' own deadline that their workers get to answer.
+#: Seconds beyond the plugins' own deadline in which their workers must answer.
 _ANSWER_SECONDS = 10
 
 
 def named(plugins: Sequence[WorkerPlugin]) -> dict[str, WorkerPlugin]:
-    """Return plugins by name; one that has none gets that of its class.
+    """Return plugins by name; a plugin without a name gets that of its class.
 
-    Raises
-    ------
-    TypeError
-        Something is not an instance of a ``WorkerPlugin``.
-    ValueError
-        Two have the same name.
+    Raises ``TypeError`` if an element is not an instance of ``WorkerPlugin``, and ``ValueError`` if
+    two have the same name.
     """
     if isinstance(plugins, (WorkerPlugin, str)) or not isinstance(plugins, Iterable):
         raise TypeError(f"worker_plugins: a list of plugins is needed, not {plugins!r}")
@@ -78,13 +74,7 @@ def _why_not(plugin: Any) -> str:
 
 
 def sentences(reports: Iterable[Mapping[str, str]]) -> list[str]:
-    """Return one sentence for each trouble, however many workers have it.
-
-    Parameters
-    ----------
-    reports : iterable of mapping
-        Messages of the topic: ``plugin``, ``worker``, ``action`` and ``problem``.
-    """
+    """Return one sentence for each problem, however many workers reported it."""
     workers: dict[tuple[str, str, str], list[str]] = {}
     for report in reports:
         key = (report["plugin"], report["action"], report["problem"])
@@ -102,7 +92,7 @@ def _some(workers: Sequence[str]) -> str:
 
 
 class _Guarded:
-    """A plugin as the scheduler keeps it: on a worker it comes out of ``guard``."""
+    """A plugin as the scheduler keeps it: unpickling it on a worker calls ``guard``."""
 
     def __init__(self, plugin: WorkerPlugin, name: str, seconds: float) -> None:
         self.arguments = (dumps(plugin), name, seconds)
@@ -119,7 +109,7 @@ def _pickled(plugin: WorkerPlugin, name: str, seconds: float) -> bytes:
 
 
 class _Isolating:
-    """The plugin that keeps apart the TLS connections of a process that a nanny starts."""
+    """The plugin that isolates TLS errors in a process that a nanny starts."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ByValue(isolating_plugin), ()
@@ -128,19 +118,8 @@ class _Isolating:
 class ClusterPlugins:
     """The worker plugins of one cluster, from before its first worker to after its last.
 
-    Parameters
-    ----------
-    plugins : sequence of WorkerPlugin
-        As the user gave them.
-    teardown_timeout : float
-        Seconds that their teardown may take on each worker.
-    nanny : bool
-        Whether nannies start the workers, in processes that the node script does not prepare.
-
-    Raises
-    ------
-    TypeError, ValueError
-        See :func:`named`.
+    ``teardown_timeout`` is in seconds, for each worker. ``nanny`` tells whether nannies start the
+    workers, in processes that the node script does not prepare. Raises like :func:`named`.
     """
 
     def __init__(
@@ -148,7 +127,7 @@ class ClusterPlugins:
     ) -> None:
         self.plugins = named(plugins)
         self.teardown_timeout = teardown_timeout
-        #: Whether any worker has reported anything.
+        #: Whether any worker has reported a problem.
         self.trouble = False
         self._last: Any = None
         self._pickled = {
@@ -163,16 +142,10 @@ class ClusterPlugins:
         return self.teardown_timeout if self.plugins else 0.0
 
     async def register(self, address: str, connection_args: dict[str, Any]) -> None:
-        """Give them to a scheduler, best before any worker knows it.
+        """Register the plugins with the scheduler, which should happen before any worker connects.
 
-        To one that registers at the same time, the scheduler would give them twice.
-
-        Parameters
-        ----------
-        address : str
-            Of the scheduler.
-        connection_args : dict
-            From ``Security.get_connection_args("client")``.
+        A worker that registers at the same time would get them twice from the scheduler.
+        ``connection_args`` come from ``Security.get_connection_args("client")``.
         """
         if not self._pickled:
             return
@@ -181,21 +154,9 @@ class ClusterPlugins:
                 await scheduler.register_worker_plugin(plugin=pickled, name=name, idempotent=False)
 
     async def wait_set_up(self, scheduler: Any, workers: Mapping[str, str], seconds: float) -> None:
-        """Wait until they are set up.
+        """Wait up to ``seconds`` until workers (names by address) have set up the plugins.
 
-        Parameters
-        ----------
-        scheduler : rpc
-            Of the scheduler.
-        workers : mapping of str to str
-            Names of workers by address.
-        seconds : float
-            To wait at most.
-
-        Raises
-        ------
-        WorkerPluginError
-            One could not be set up, or not in time.
+        Raises ``WorkerPluginError`` if a plugin could not be set up, or not in time.
         """
         if not self.plugins:
             return
@@ -211,15 +172,7 @@ class ClusterPlugins:
             raise WorkerPluginError(name, _some(where), problem)
 
     async def tear_down(self, scheduler: Any, workers: list[str]) -> None:
-        """Tear them down on workers that are about to leave, and wait for that; never raises.
-
-        Parameters
-        ----------
-        scheduler : rpc
-            Of the scheduler.
-        workers : list of str
-            Addresses.
-        """
+        """Tear down the plugins on workers, by address, that are about to leave; never raises."""
         if not self.plugins or not workers:
             return
         seconds = self.teardown_timeout + _ANSWER_SECONDS
@@ -239,13 +192,13 @@ class ClusterPlugins:
         await self.report(scheduler)
 
     async def watch(self, scheduler: Any) -> None:
-        """Go on logging what the workers report."""
+        """Log the workers' reports until cancelled."""
         while self.plugins:
             await asyncio.sleep(_SECONDS_BETWEEN_REPORTS)
             await self.report(scheduler)
 
     async def report(self, scheduler: Any) -> None:
-        """Log what the workers have reported since the last time; never raises."""
+        """Log the workers' reports since the last call; never raises."""
         if not self.plugins:
             return
         with contextlib.suppress(OSError, asyncio.TimeoutError):
@@ -258,5 +211,5 @@ class ClusterPlugins:
 
 
 def _after(events: tuple[Any, ...], last: Any) -> tuple[Any, ...]:
-    """Return the events that came after one; all of them once the scheduler has dropped that."""
+    """Return the events after ``last``; all events once the scheduler has dropped that one."""
     return events[events.index(last) + 1 :] if last in events else events

@@ -1,6 +1,6 @@
 """Describe an allocation: its nodes, their CPUs, memory and GPUs, and its end.
 
-Frozen values and functions of them; ``lookup`` makes them of what Slurm says.
+Everything here is a frozen value or a pure function; ``lookup`` reads the values from Slurm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Allocation", "Node", "portions_of_gpus", "selected", "shorten"]
 
 @dataclass(frozen=True)
 class Node:
-    """One node as far as it is ours.
+    """The part of one node that the allocation holds.
 
     Parameters
     ----------
@@ -27,9 +27,9 @@ class Node:
     cpus : int
         CPUs of this node that the allocation holds.
     memory : int
-        Memory that the allocation holds on this node, in bytes; 0 when unknown.
+        Memory of this node that the allocation holds, in bytes. Default: 0, which means unknown.
     gpus : int
-        GPUs that the allocation holds on this node.
+        GPUs of this node that the allocation holds. Default: 0.
     """
 
     name: str
@@ -40,18 +40,20 @@ class Node:
 
 @dataclass(frozen=True)
 class Allocation:
-    """The nodes one may use.
+    """The nodes that a cluster may use.
 
     Parameters
     ----------
     job_id : str or None
         Slurm's job id; None for processes on this machine.
     nodes : tuple of Node
-        In the order of Slurm's node list.
+        The nodes, in the order of Slurm's node list.
     end_time : datetime.datetime or None
-        When the allocation ends, local time; None when there is no limit or it is unknown.
+        When the allocation ends, in local time without a zone. Default: None, which means that it
+        has no limit or that the end is unknown.
     shared : bool
-        True when the job may hold only a part of its nodes (``salloc`` without ``--exclusive``).
+        Whether the job may hold only a part of its nodes, as after ``salloc`` without
+        ``--exclusive``. Default: False.
     """
 
     job_id: str | None
@@ -63,7 +65,12 @@ class Allocation:
         return f"Slurm job {self.job_id}" if self.job_id else "this machine"
 
     def node(self, name: str) -> Node:
-        """Return the node of that name.
+        """Return the node with a name.
+
+        Parameters
+        ----------
+        name : str
+            Slurm's name of the node.
 
         Raises
         ------
@@ -76,27 +83,19 @@ class Allocation:
         raise KeyError(name)
 
     def time_left(self) -> float | None:
-        """Return the seconds until the allocation ends, None when it has no known end."""
+        """Return the seconds until the allocation ends; None when it has no known end."""
         if self.end_time is None:
             return None
-        return self.end_time.timestamp() - time.time()  # also when clocks change meanwhile
+        # Through seconds since the epoch: right also when daylight saving time begins or ends
+        return self.end_time.timestamp() - time.time()
 
 
 def selected(allocation: Allocation, nodelist: str | Sequence[str]) -> Allocation:
-    """Return the allocation reduced to some of its nodes, in the order of the list.
+    """Return the allocation reduced to the nodes of a list, in the order of that list.
 
-    Parameters
-    ----------
-    allocation : Allocation
-        What there is.
-    nodelist : str or sequence of str
-        One of Slurm's node lists, such as ``"n[1-3]"``, or names.
-
-    Raises
-    ------
-    ClusterError
-        The allocation lacks one of them, or the list does not parse, names none, or names one
-        twice.
+    The list is one of Slurm's node lists, such as ``"n[1-3]"``, or a sequence of names. Raises
+    ``ClusterError`` if the list does not parse, is empty, names a node twice, or names a node that
+    the allocation lacks.
     """
     held = {node.name: node for node in allocation.nodes}
     try:
@@ -123,12 +122,10 @@ def selected(allocation: Allocation, nodelist: str | Sequence[str]) -> Allocatio
 
 
 def portions_of_gpus(allocation: Allocation, size: int) -> int:
-    """Return into how many portions of some GPUs those of each node can be shared out.
+    """Return how many portions of ``size`` GPUs each node has.
 
-    Raises
-    ------
-    ClusterError
-        Nodes hold different numbers of GPUs, or none, or a number that does not divide.
+    Raises ``ClusterError`` if nodes hold different numbers of GPUs, hold none, or hold a number
+    that ``size`` does not divide.
     """
     gpus = {node.gpus for node in allocation.nodes}
     if len(gpus) > 1 or gpus == {0}:
@@ -147,7 +144,7 @@ def portions_of_gpus(allocation: Allocation, size: int) -> int:
 
 
 def shorten(names: Sequence[str], most: int = 8) -> str:
-    """Return names for a sentence, of many only the first."""
+    """Return names joined for a message: the first ``most``, then the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

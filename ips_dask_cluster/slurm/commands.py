@@ -1,8 +1,9 @@
-"""Ask Slurm: the only module that runs scontrol, squeue and scancel.
+"""Ask Slurm; no other module runs scontrol, squeue or scancel.
 
-What users may set for themselves (``SLURM_TIME_FORMAT``, ``SQUEUE_USERS``, ...) changes what these
-programs print, so they run without it. What users write into a job or a step (its name) may hold
-anything, line breaks too; a mark that nobody can know in advance shows where each line begins.
+Variables that users set for themselves (``SLURM_TIME_FORMAT``, ``SQUEUE_USERS``, ...) change what
+these programs print, so the programs run without them. The name of a job or a step is the user's
+free text and may contain line breaks; a random mark, which no user can guess, shows where each
+record begins.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ __all__ = [
 _SECONDS = 30.0
 _SECONDS_QUIETLY = 10.0
 _OF_SLURM = ("SLURM_", "SCONTROL_", "SQUEUE_", "SCANCEL_", "SINFO_")
-#: How the controller is reached, and who one is for it.
+#: Variables that Slurm's programs need to find the controller and to authenticate.
 _KEPT = (
     "SLURM_CONF",
     "SLURM_CONF_SERVER",
@@ -51,17 +52,12 @@ _KEPT = (
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which Slurm's programs print what we expect.
+    """Return a copy of an environment in which Slurm's programs print what the parsers expect.
 
-    All variables of Slurm's are left out but those by which its controller is reached. Among these
-    is ``SLURM_CLUSTERS``, outside of a job. In a job it would hide that job if it named another
-    cluster; there ``SLURM_WORKING_CLUSTER`` tells which one is meant, which salloc sets for a
-    cluster that is not the local one. On a node of the job, the local one is always the right one.
-
-    Parameters
-    ----------
-    environ : mapping of str to str
-        The environment to start from.
+    It drops all variables of Slurm except those that are needed to reach the controller. Outside of
+    a job, ``SLURM_CLUSTERS`` is one of these. In a job it would hide that job if it named another
+    cluster; there ``SLURM_WORKING_CLUSTER``, which salloc sets for a cluster that is not the local
+    one, names the right one. On a node of the job, the local cluster is always the right one.
     """
     clean = {
         name: value
@@ -76,28 +72,17 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
         clusters = ""
     if clusters:
         clean["SLURM_CLUSTERS"] = clusters
-    # Times without a zone come twice when clocks are set back
+    # Slurm prints times without a zone; in local time, one hour of autumn would occur twice
     return clean | {"TZ": "UTC0"}
 
 
 def ask(
     argv: Sequence[str], environ: Mapping[str, str] | None = None, seconds: float = _SECONDS
 ) -> str:
-    """Return what one of Slurm's programs prints.
+    """Run one of Slurm's programs and return what it prints.
 
-    Parameters
-    ----------
-    argv : sequence of str
-        The command line.
-    environ : mapping of str to str, optional
-        Default: the environment of this process. It is cleaned here.
-    seconds : float
-        How long it may take.
-
-    Raises
-    ------
-    SlurmCommandError
-        The program is missing, does not answer, or refuses to.
+    The environment (default: that of this process) is cleaned first. Raises ``SlurmCommandError``
+    if the program is missing, fails, or takes longer than ``seconds``.
     """
     command = " ".join(argv)
     try:
@@ -129,7 +114,7 @@ def ask(
 
 
 async def ask_quietly(argv: Sequence[str], seconds: float = _SECONDS_QUIETLY) -> str:
-    """Return what one of Slurm's programs prints; nothing if it fails, or takes too long."""
+    """Return what one of Slurm's programs prints; empty if it cannot start or is too slow."""
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -158,7 +143,7 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
 
 
 def _text(output: bytes) -> str:
-    # Whatever the locale: a job's name may be of any encoding
+    # Not by the locale: a job's name may hold bytes of any encoding
     return output.decode("utf-8", "replace")
 
 
@@ -166,12 +151,12 @@ def _text(output: bytes) -> str:
 
 
 def show_job(job_id: str, environ: Mapping[str, str] | None = None) -> str:
-    """Return all that ``scontrol show job --details`` prints of a job or a task of an array."""
+    """Return what ``scontrol show job --details`` prints for a job or an array task."""
     return ask(["scontrol", "show", "job", "--details", job_id], environ)
 
 
 def show_job_words(job_id: str, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """Return the words of a job that its user chose freely: its name, account and WCKey."""
+    """Return the free text that a user gave a job: its name, account and WCKey."""
     mark = secrets.token_hex(8)
     form = f"{mark}%j{mark}%a{mark}%w{mark}"
     shown = ask(["squeue", f"--jobs={job_id}", "--noheader", f"--format={form}"], environ)
@@ -179,36 +164,28 @@ def show_job_words(job_id: str, environ: Mapping[str, str] | None = None) -> tup
 
 
 def show_nodes(names: Iterable[str], environ: Mapping[str, str] | None = None) -> str:
-    """Return a line for each of some nodes."""
+    """Return what ``scontrol show node`` prints for some nodes, one line for each."""
     return ask(["scontrol", "show", "node", "--oneliner", ",".join(names)], environ)
 
 
 @dataclass(frozen=True)
 class JobTimes:
-    """When a running job ends.
+    """The times of a running job."""
 
-    Parameters
-    ----------
-    end : datetime.datetime or None
-        Local time; None when it has no end.
-    """
-
+    #: Local time; None when the job has no end.
     end: datetime.datetime | None
 
 
 def job_end(job_id: str, seconds: float = _SECONDS) -> JobTimes | None:
-    """Return when a job ends as things stand now; None when it does not run.
+    """Return the current end of a job, which its owner may change; None when the job does not run.
 
-    Raises
-    ------
-    SlurmCommandError
-        As for :func:`ask`.
+    Raises ``SlurmCommandError`` like :func:`ask`.
     """
     return _parse_times(ask(_times_argv(job_id), seconds=seconds), job_id)
 
 
 async def job_end_quietly(job_id: str) -> JobTimes | None:
-    """Return when a job ends as things stand now; None when that cannot be known."""
+    """Return the current end of a job; None when it does not run or Slurm does not answer."""
     return _parse_times(await ask_quietly(_times_argv(job_id)), job_id)
 
 
@@ -217,7 +194,7 @@ def _times_argv(job_id: str) -> list[str]:
 
 
 def _parse_times(text: str, job_id: str) -> JobTimes | None:
-    for line in text.splitlines():  # of an array, of which squeue lists all tasks
+    for line in text.splitlines():  # squeue lists all tasks of an array
         words = line.split()
         if len(words) == 5 and words[:2] == [job_id, "RUNNING"]:
             return JobTimes(end_time(*words[2:]))
@@ -229,13 +206,7 @@ def _parse_times(text: str, job_id: str) -> JobTimes | None:
 
 @dataclass(frozen=True)
 class RunningStep:
-    """A step as squeue lists it.
-
-    Parameters
-    ----------
-    step_id, nodes, name : str
-        Such as ``"17.0"``, ``"n[1-3]"`` and what its srun called it.
-    """
+    """A running step, such as ``"17.0"`` on ``"n[1-3]"``, with the name that srun gave it."""
 
     step_id: str
     nodes: str
@@ -243,26 +214,16 @@ class RunningStep:
 
 
 def list_steps(job_id: str, seconds: float = _SECONDS) -> list[RunningStep]:
-    """Return the steps that run in a job.
-
-    Raises
-    ------
-    SlurmCommandError
-        As for :func:`ask`.
-    """
+    """Return the steps that run in a job; raises ``SlurmCommandError`` like :func:`ask`."""
     mark = secrets.token_hex(8)
     return _parse_steps(ask(_steps_argv(job_id, mark), seconds=seconds), mark)
 
 
 def cancel_steps(job_id: str, name: str, seconds: float) -> None:
-    """Cancel the steps of a job that have some name; never raises.
+    """Cancel the steps of a job that have a name; never raises.
 
-    Parameters
-    ----------
-    job_id, name : str
-        The job, and what srun called the step: srun does not tell the step's id.
-    seconds : float
-        How long Slurm may take for each answer.
+    It goes by the name because srun does not print the id of its step. Each answer of Slurm may
+    take ``seconds``.
     """
     with contextlib.suppress(SlurmCommandError):
         for step in list_steps(job_id, seconds):
@@ -271,7 +232,7 @@ def cancel_steps(job_id: str, name: str, seconds: float) -> None:
 
 
 async def cancel_steps_quietly(job_id: str, name: str) -> None:
-    """Cancel the steps that have some name, in a job or (``""``) in all of the user's."""
+    """Cancel the steps with a name in a job, or in all jobs of the user if the id is ``""``."""
     mark = secrets.token_hex(8)
     for step in _parse_steps(await ask_quietly(_steps_argv(job_id, mark)), mark):
         if step.name == name:
@@ -279,7 +240,7 @@ async def cancel_steps_quietly(job_id: str, name: str) -> None:
 
 
 async def show_steps_quietly(job_id: str) -> str:
-    """Return all that ``scontrol show step`` prints of the steps of a job, or (``""``) of all."""
+    """Return what ``scontrol show step`` prints for a job, or for all jobs if the id is ``""``."""
     return await ask_quietly(["scontrol", "show", "step", *([job_id] if job_id else [])])
 
 

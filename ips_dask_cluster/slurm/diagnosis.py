@@ -1,6 +1,6 @@
-"""From an exit code and the end of a log to one sentence: the cause and the remedy.
+"""Turn an exit code and the end of a log into one sentence with the cause and the remedy.
 
-Pure. What is known is in ``symptoms``; asking Slurm is done elsewhere.
+Pure: the known symptoms are in ``symptoms``, and other modules ask Slurm.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ips_dask_cluster.slurm.symptoms import SYMPTOMS, Symptom
 
 __all__ = ["RUN_DIRECTORY_INVISIBLE", "diagnose", "holding_steps", "recognise"]
 
-# Line by line, since a step's name may hold anything that its user likes
+# It matches whole lines, since a step's name is the user's free text
 _STEP = re.compile(
     r"^StepId=(?P<id>\S+) UserId=.*\n"
     r"   State=(?P<state>\S+) Partition=.* NodeList=(?P<nodes>\S*)\n"
@@ -28,13 +28,7 @@ RUN_DIRECTORY_INVISIBLE = 66
 
 
 def recognise(exit_code: int | None, log_tail: str) -> tuple[Symptom, dict[str, str]] | None:
-    """Return the first symptom of the table that is in a log, and what its pattern found.
-
-    Parameters
-    ----------
-    exit_code, log_tail
-        As for :func:`diagnose`.
-    """
+    """Return the first symptom of the table that matches, and the groups that its pattern found."""
     text = f"{log_tail}\nips-dask: exit code {exit_code}"
     for symptom in SYMPTOMS:
         match = re.search(symptom.pattern, text, re.MULTILINE)
@@ -44,14 +38,10 @@ def recognise(exit_code: int | None, log_tail: str) -> tuple[Symptom, dict[str, 
 
 
 def diagnose(exit_code: int | None, log_tail: str) -> str:
-    """Return what most likely happened and what to do, in one sentence.
+    """Return the most likely cause and its remedy in one sentence.
 
-    Parameters
-    ----------
-    exit_code : int or None
-        Of ``srun`` or of the local process; negative for a signal.
-    log_tail : str
-        The last lines of its log.
+    The exit code is that of srun or of a local process, negative for a signal and None when
+    unknown; the text is the end of its log.
     """
     found = recognise(exit_code, log_tail)
     if found is None:
@@ -62,22 +52,12 @@ def diagnose(exit_code: int | None, log_tail: str) -> str:
 
 
 def holding_steps(listing: str, srun_pid: int) -> list[str] | None:
-    """Return the steps, such as ``"17.0 (bash)"``, that keep a step from being created.
+    """Return the steps that hold the nodes of an srun's pending step, such as ``"17.0 (bash)"``.
 
-    srun itself says nothing of it for its first minute (Slurm 22.05) and never says which.
-
-    Parameters
-    ----------
-    listing : str
-        What ``scontrol show steps`` prints.
-    srun_pid : int
-        Process id of the srun whose step may be waiting.
-
-    Returns
-    -------
-    list of str or None
-        The steps of the same job that run on the nodes it waits for: none where the allocation
-        lacks what the step asks for. None when it does not wait.
+    ``listing`` is what ``scontrol show step`` prints. The result is None if the step is not
+    pending; it is empty if no other step of the job runs on these nodes, so that the allocation
+    lacks something that the step asks for. srun prints nothing about this in its first minute
+    (Slurm 22.05) and never names the steps.
     """
     steps = list(_STEP.finditer(listing))
     for waiting in steps:
@@ -87,7 +67,7 @@ def holding_steps(listing: str, srun_pid: int) -> list[str] | None:
             return [
                 f"{step['id']} ({step['name']})"
                 for step in steps
-                # batch, extern and interactive steps hold nothing
+                # batch, extern and interactive steps hold no resources
                 if re.fullmatch(rf"{job}\.\d+", step["id"])
                 and step["state"] == "RUNNING"
                 and nodes & _nodes(step["nodes"])

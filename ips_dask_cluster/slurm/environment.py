@@ -1,4 +1,4 @@
-"""Read the environment of a Slurm job: the nodes of the job and its CPUs."""
+"""Read the nodes of a Slurm job and their CPUs from the job's environment."""
 
 from __future__ import annotations
 
@@ -18,32 +18,24 @@ _UNITS = {"K": 2**10, "": 2**20, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def job_of(environ: Mapping[str, str]) -> str | None:
-    """Return the id of the job of an environment; None outside of jobs."""
+    """Return the job id in an environment; None outside of jobs."""
     return environ.get("SLURM_JOB_ID") or None
 
 
 def describes_nodes(environ: Mapping[str, str]) -> bool:
-    """Tell whether an environment has all of a job that :func:`from_environment` needs.
+    """Return whether an environment has every variable that :func:`from_environment` needs.
 
-    A terminal that was opened by ssh or by an editor often has no more than the job's id.
+    A terminal that ssh or an editor opened often has only the job's id.
     """
     names = ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_JOB_CPUS_PER_NODE")
     return all(environ.get(name) for name in names)
 
 
 def from_environment(environ: Mapping[str, str]) -> Allocation:
-    """Return the allocation that a job's environment describes: its nodes and their CPUs.
+    """Return the allocation that a job's environment describes: its nodes, their CPUs and memory.
 
-    Parameters
-    ----------
-    environ : mapping of str to str
-        An environment with ``SLURM_JOB_ID``, ``SLURM_JOB_NODELIST`` and
-        ``SLURM_JOB_CPUS_PER_NODE`` (salloc(1), "OUTPUT ENVIRONMENT VARIABLES").
-
-    Raises
-    ------
-    ClusterError
-        A variable does not parse, or belongs to a heterogeneous job.
+    salloc(1), "OUTPUT ENVIRONMENT VARIABLES", documents the variables. Raises ``ClusterError`` if
+    one does not parse or if the job is heterogeneous.
     """
     if environ.get("SLURM_HET_SIZE", "") not in ("", "0", "1"):
         raise heterogeneous_job()
@@ -63,7 +55,7 @@ def from_environment(environ: Mapping[str, str]) -> Allocation:
 
 
 def heterogeneous_job() -> ClusterError:
-    """Return the error for a job of several components."""
+    """Return the error for a heterogeneous job of several components."""
     return ClusterError(
         "this is a heterogeneous Slurm job (SLURM_HET_SIZE > 1), which is not supported: "
         "use an allocation with one component"
@@ -90,7 +82,7 @@ def _counts(text: str, nodes: int) -> list[int]:
 
 
 def _bytes(environ: Mapping[str, str], name: str) -> int:
-    """Return a size, of MB unless it has a unit; srun(1) reads these variables as options."""
+    """Return the size in a variable, in bytes; srun(1) reads a number without a unit as MB."""
     text = environ.get(name) or "0"
     match = _SIZE.fullmatch(text.strip())
     if match is None:

@@ -1,7 +1,7 @@
-"""Say which GPUs a step gets, as an option of srun.
+"""Build the srun options for the GPUs of a step.
 
-A step that does not say it asks for what the job has in total: after ``salloc -N2 --gpus=4`` a
-step on one of the nodes asks for all four, and is refused ("Invalid generic resource (gres)
+A step without such an option inherits the total of the job: after ``salloc -N2 --gpus=4`` a step on
+one of the nodes asks for all four, and srun refuses it ("Invalid generic resource (gres)
 specification").
 
 Standard library only: every package of the project may import this module.
@@ -26,18 +26,13 @@ _REQUESTS = frozenset(
 
 
 def gres_options(gpus: int, extra_args: Sequence[str] = (), *, in_total: bool = False) -> list[str]:
-    """Return the srun options for GPUs on each node.
+    """Return the srun options for ``gpus`` GPUs on each node.
 
-    Parameters
-    ----------
-    gpus : int
-        GPUs of each node; 0: none.
-    extra_args : sequence of str
-        The user's own options. ``--gres=none`` would take away what they ask for.
-    in_total : bool
-        True: for a step on one node that holds more GPUs than others of the job. Slurm 22.05
-        refuses ``--gres`` above what the poorest node holds, but not ``--gpus``. For other steps
-        that is no choice: several nodes get uneven shares, and Slurm 24.11 makes a step wait.
+    The result is empty if the user's own ``extra_args`` ask for GPUs and ``gpus`` is 0, since
+    ``--gres=none`` would take these away. ``in_total`` is for a step on one node that holds more
+    GPUs than others of the job: Slurm 22.05 refuses ``--gres`` above what the poorest node holds,
+    but not ``--gpus``. Other steps cannot use ``--gpus``: several nodes would get uneven shares,
+    and Slurm 24.11 makes such a step wait.
     """
     if not gpus and any(_asks_for_gpus(word) for word in extra_args):
         return []

@@ -1,7 +1,7 @@
-"""Expand Slurm's lists, such as ``n[1-3,07],login1``, without ever making too much of them.
+"""Expand Slurm's node lists, such as ``n[1-3,07],login1``, up to a limit.
 
-Lists come from users, from the environment and from logs that tasks can write to. Their size is
-computed before a name is made, so that ``n[1-999999999]`` costs nothing.
+Lists come from users, from the environment and from logs that tasks can write to. The size of a
+list is computed before any name is made, so that ``n[1-999999999]`` costs nothing.
 """
 
 from __future__ import annotations
@@ -14,33 +14,23 @@ from collections.abc import Iterator
 __all__ = ["MOST_NAMES", "count_numbers", "expand_hostlist"]
 
 MOST_NAMES = 65536
-"""Names that a list may have: more than any Slurm has nodes, and what Slurm puts in one range."""
+"""Limit of names in a list: more nodes than any cluster has, and Slurm's own limit of one range."""
 
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
 _WORD = re.compile(r"(?:\[[^\[\]]*\]|[^\s,\[\]])+")
 _PIECE = re.compile(r"\[([^\[\]]*)\]|([^\[\]]+)")
 _RANGE = re.compile(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?")
 
-_Ranges = list[tuple[int, int, int]]  # first, last, and the digits that each has at least
+_Ranges = list[tuple[int, int, int]]  # first, last, and the least number of digits
 
 
 def expand_hostlist(hostlist: str, most: int = MOST_NAMES) -> list[str]:
     """Return the names in one of Slurm's node lists, such as ``"n[1-3,07],login1"``.
 
-    The syntax is that of ``scontrol show hostlist`` (scontrol(1)): zero-padding is kept, a name
-    may hold several brackets, and blanks separate names as commas do.
-
-    Parameters
-    ----------
-    hostlist : str
-        The list.
-    most : int
-        How many names it may have.
-
-    Raises
-    ------
-    ValueError
-        It does not parse, or has more names; the text says which, for the end of a sentence.
+    The syntax is that of ``scontrol show hostlist`` (scontrol(1)): zero-padding is kept, a name may
+    have several brackets, and blanks separate names as commas do. Raises ``ValueError`` if the list
+    does not parse or has more than ``most`` names; the text of the error fits the end of a
+    sentence.
     """
     if re.search(r"[\[\]]", _BRACKET.sub("", hostlist)):
         raise ValueError("a bracket is not closed, or not opened")
@@ -57,13 +47,7 @@ def expand_hostlist(hostlist: str, most: int = MOST_NAMES) -> list[str]:
 
 
 def count_numbers(ranges: str) -> int:
-    """Return how many numbers there are in a list such as ``"0-1,4,64-67"``.
-
-    Raises
-    ------
-    ValueError
-        It does not parse.
-    """
+    """Return how many numbers a list such as ``"0-1,4"`` has, or raise ``ValueError``."""
     return _size(_ranges(ranges))
 
 

@@ -1,10 +1,10 @@
-"""Read what ``scontrol show job --details`` prints.
+"""Parse the output of ``scontrol show job --details``.
 
-Its lines are ``Name=value`` pairs among which users' own words stand unquoted: a job's name may be
-``EndTime=2001-01-01T00:00:00``, or hold whole lines that look like Slurm's. All that is read here
-stands after the job's name and before its comment and its command; between them, users choose
-nothing freely but account and WCKey. If one of the lines is there more than once, the reader needs
-these words (:func:`is_ambiguous`) to know which is Slurm's.
+The output consists of ``Name=value`` pairs, and the user's free text is among them without quotes:
+a job may have the name ``EndTime=2001-01-01T00:00:00``, or one with whole lines that look like
+Slurm's. Everything that is parsed here comes after the job's name and before its comment and its
+command; in between, account and WCKey are the only free text. If one of the parsed lines occurs
+more than once (:func:`is_ambiguous`), the parser needs these words to find Slurm's own line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ips_dask_cluster.slurm.times import end_time
 __all__ = ["JobDetails", "JobHead", "is_ambiguous", "parse_job", "read_heads"]
 
 _HEAD = re.compile(r"^JobId=(?P<id>\d+)(?P<more>(?: [A-Z]\w*=[^\s=]+)*?) JobName=", re.MULTILINE)
-# In the order in which they stand there
+# In the order in which Slurm prints them
 _LINES = [
     re.compile(pattern, re.MULTILINE)
     for pattern in (
@@ -29,7 +29,7 @@ _LINES = [
         r"^   RunTime=\S+ TimeLimit=(?P<limit>\S+) TimeMin=",
         r"^   StartTime=(?P<start>\S+) EndTime=(?P<end>\S+) Deadline=",
         r"^   NodeList=(?P<nodelist>\S*)$",
-        # Slurm 26.05 has Exclusive=, and OverSubscribe=NO also of a job that shares its nodes
+        # Slurm 26.05 prints Exclusive=, and OverSubscribe=NO also for a job that shares its nodes
         r"^   OverSubscribe=(?P<share>\S+)(?: Exclusive=(?P<exclusive>\S+))? Contiguous=",
     )
 ]
@@ -42,52 +42,35 @@ _GPUS = re.compile(r"(?<![\w:])gpu(?::[^:,(]+)?:(\d+)")
 
 @dataclass(frozen=True)
 class JobHead:
-    """The first line of a job.
-
-    Parameters
-    ----------
-    job_id : str
-        Its number.
-    task : str
-        Such as ``"17_1"`` for a job of an array; its other jobs may be in one text with it.
-    heterogeneous : bool
-        Whether it is a component of a heterogeneous job.
-    """
+    """The first line of a job."""
 
     job_id: str
+    #: Such as ``"17_1"`` for an array task; the output may show other tasks of that array as well.
     task: str = ""
+    #: Whether the job is a component of a heterogeneous job.
     heterogeneous: bool = False
 
 
 @dataclass(frozen=True)
 class JobDetails:
-    """What Slurm says of one job.
-
-    Parameters
-    ----------
-    head : JobHead
-        Which job it is.
-    state : str
-        Such as ``"RUNNING"``; empty if it is not told.
-    end : datetime.datetime or None
-        When it ends, local time; None when it has no end.
-    shared : bool
-        Whether it may hold only a part of its nodes.
-    nodes : tuple of Node
-        What it holds of each, in the order of its node list.
-    """
+    """Everything that is parsed from one job."""
 
     head: JobHead
+    #: Such as ``"RUNNING"``; empty when the output lacks it.
     state: str = ""
+    #: Local time; None when the job has no end.
     end: datetime.datetime | None = None
+    #: Whether the job may hold only a part of its nodes.
     shared: bool = False
+    #: The part of each node that the job holds, in the order of the job's node list.
     nodes: tuple[Node, ...] = ()
 
 
 def read_heads(text: str) -> list[JobHead]:
-    """Return the first lines of all jobs of a text.
+    """Return every line of an output that looks like the first line of a job.
 
-    Only the first is certainly Slurm's; a job's name may hold lines that look like one.
+    Only the first of them is certainly Slurm's: the name of a job may hold a line that looks like
+    one.
     """
     return [_head(match) for match in _HEAD.finditer(text)]
 
@@ -100,30 +83,21 @@ def _head(match: re.Match[str]) -> JobHead:
 
 
 def is_ambiguous(text: str) -> bool:
-    """Tell whether a job's own words look like lines of Slurm's that are read here."""
+    """Return whether a parsed line occurs twice, so that one of them is the user's free text."""
     return any(len(line.findall(text)) > 1 for line in _LINES)
 
 
 def parse_job(text: str, words: Sequence[str] = ()) -> JobDetails:
-    """Return what a text says of the job it begins with.
+    """Return what an output of ``scontrol show job --details`` tells about its first job.
 
-    Parameters
-    ----------
-    text : str
-        Output of ``scontrol show job --details`` for one job.
-    words : sequence of str
-        The job's name, account and WCKey, where they make the text ambiguous.
-
-    Raises
-    ------
-    ValueError
-        A list of nodes or of CPUs does not parse.
+    ``words`` are the job's name, account and WCKey; an ambiguous output needs them. Raises
+    ``ValueError`` if a list of nodes or of CPUs does not parse.
     """
     head = _HEAD.match(text)
     if head is None:
         return JobDetails(JobHead(""))
     for name, value in zip(("JobName", "Account", "WCKey"), words, strict=False):
-        # In the order in which they stand there, so that the first place found is the right one
+        # In the order in which Slurm prints them, so that the first match is Slurm's own
         text = text.replace(f"{name}={value}", f"{name}={value.replace(chr(10), ' ')}", 1)
     matches = [match for line in _LINES if (match := line.search(text))]
     found = {name: value for match in matches for name, value in match.groupdict("").items()}

@@ -1,4 +1,4 @@
-"""Look up an allocation: of the environment what it has, of Slurm the rest."""
+"""Look up an allocation in the environment, and ask Slurm for the rest."""
 
 from __future__ import annotations
 
@@ -33,26 +33,16 @@ __all__ = ["find", "nodes_of_steps", "on_one_host", "partly_held", "read"]
 logger = logging.getLogger("ips_dask_cluster")
 
 _TASK = re.compile(r"[0-9]+_[0-9]+")
-#: A number has one task; more look like it only because of what a user wrote.
+#: Array tasks that are tried for one job id: all but one are free text that looks like Slurm's.
 _MOST_TASKS = 8
 
 
 def read(environ: Mapping[str, str] | None = None, job_id: str | int | None = None) -> Allocation:
-    """Return the allocation of a job, asking Slurm once for what the environment lacks.
+    """Return the allocation of a running job of the user's; default: the job of the environment.
 
-    Parameters
-    ----------
-    environ : mapping of str to str, optional
-        Default: the environment of this process.
-    job_id : str or int, optional
-        Any running job of the user's. Default: the job of the environment.
-
-    Raises
-    ------
-    ClusterError
-        The environment is not that of a Slurm job, or the job does not run.
-    SlurmCommandError
-        ``scontrol`` is missing, or does not know the job.
+    It asks Slurm for what the environment (default: that of this process) lacks. Raises
+    ``ClusterError`` if the environment is not that of a Slurm job or if the job does not run, and
+    ``SlurmCommandError`` if ``scontrol`` is missing or does not know the job.
     """
     environ = os.environ if environ is None else environ
     own = job_of(environ)
@@ -72,7 +62,7 @@ def read(environ: Mapping[str, str] | None = None, job_id: str | int | None = No
 
 
 def _completed(node: Node, told: Node | None) -> Node:
-    """Return a node with the memory and the GPUs that are only in Slurm's details."""
+    """Return a node with the memory and the GPUs that only Slurm's details have."""
     if told is None:
         return node
     return replace(node, memory=told.memory or node.memory, gpus=told.gpus)
@@ -97,17 +87,10 @@ def _from_details(
 
 
 def _details(job_id: str, environ: Mapping[str, str], number: str = "") -> JobDetails:
-    """Return what Slurm says of a job.
+    """Return the details of a job that a user names ``"17"``, or ``"17_1"`` for an array task.
 
-    Parameters
-    ----------
-    job_id : str
-        As a user names it: ``"17"``, or ``"17_1"`` of an array.
-    environ : mapping of str to str
-        Says how Slurm is reached.
-    number : str
-        The job's number if that is what ``job_id`` is; of an array, whose first job has the number
-        of all, this one is meant.
+    ``number`` is the job's own number if ``job_id`` came from the job's environment. The first task
+    of an array has the number of the whole array; with ``number``, that one task is meant.
     """
     text = commands.show_job(job_id, environ)
     heads = read_heads(text)
@@ -132,22 +115,19 @@ def _details(job_id: str, environ: Mapping[str, str], number: str = "") -> JobDe
 def _task_of_array(
     number: str, heads: Sequence[JobHead], environ: Mapping[str, str]
 ) -> tuple[str, str]:
-    """Return how an array calls its job of some number, and what Slurm says of that job alone."""
+    """Return the name of the array task with a job number, and what Slurm prints for it alone."""
     for task in [head.task for head in heads if head.job_id == number][:_MOST_TASKS]:
         text = commands.show_job(task, environ)
-        # Not a line that only looks like Slurm's, from a job's name
+        # Only the first line is certainly Slurm's and not from a job's name
         if [head.job_id for head in read_heads(text)[:1]] == [number]:
             return task, text
     raise ClusterError(f"SLURM_JOB_ID={number}: Slurm lists the job's array without this job")
 
 
 def nodes_of_steps(job_id: str) -> dict[str, list[str]]:
-    """Return the nodes of each step that runs in a job, by the step's name.
+    """Return the nodes of the running steps of a job, by the steps' names.
 
-    Raises
-    ------
-    SlurmCommandError
-        ``squeue`` is missing, or refuses to answer.
+    Raises ``SlurmCommandError`` if ``squeue`` is missing or fails.
     """
     steps: dict[str, list[str]] = {}
     for step in commands.list_steps(job_id):
@@ -157,10 +137,10 @@ def nodes_of_steps(job_id: str) -> dict[str, list[str]]:
 
 
 def partly_held(allocation: Allocation, environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return a sentence if the allocation holds only a part of its nodes, else nothing.
+    """Return a warning if the allocation holds only a part of its nodes, else nothing.
 
-    ``salloc -N4`` without ``--exclusive`` holds one core of each node on many sites. Slurm is
-    asked for the nodes' sizes only when the job may be such a one.
+    ``salloc -N4`` without ``--exclusive`` holds one core of each node on many sites. Slurm is asked
+    for the sizes of the nodes only if the job may be such a job.
     """
     if not allocation.shared or allocation.job_id is None:
         return []
@@ -176,7 +156,7 @@ def partly_held(allocation: Allocation, environ: Mapping[str, str] | None = None
 
 
 def on_one_host(allocation: Allocation) -> bool:
-    """Tell whether all nodes are one machine, as they are for tests; asks Slurm."""
+    """Return whether all nodes are one machine, as in a private Slurm for tests; asks Slurm."""
     if allocation.job_id is None or len(allocation.nodes) == 1:
         return True
     shown = commands.show_nodes(node.name for node in allocation.nodes)
@@ -186,18 +166,13 @@ def on_one_host(allocation: Allocation) -> bool:
 def find(
     launcher: str | None, job_id: str | int | None, nodes: int | None, cores: int | None
 ) -> Allocation:
-    """Return the allocation to use: a Slurm job's, or this machine where there is none.
+    """Return the allocation to use: that of a Slurm job, or this machine where there is none.
 
-    What is worth knowing about it, such as CPUs that the job does not hold, is logged.
-
-    Parameters
-    ----------
-    launcher : {"srun", "local"} or None
-        Where to look; None: a Slurm job if there is one.
-    job_id : str, int or None
-        A job to use from outside.
-    nodes, cores : int or None
-        How many "nodes" this machine is to be, and threads of each.
+    ``launcher`` is ``"srun"``, ``"local"`` or None, which means a Slurm job if there is one;
+    ``job_id`` names a job to use from outside. Without Slurm, ``nodes`` is the number of "nodes"
+    that this machine stands for. The function logs a warning if the job holds only a part of its
+    nodes, or if None led to this machine (``cores`` is only for that message). Raises
+    ``ValueError`` for a wrong ``launcher``, and otherwise like :func:`read`.
     """
     if launcher not in (None, "srun", "local"):
         raise ValueError(f'launcher={launcher!r}: expected "srun" or "local"')

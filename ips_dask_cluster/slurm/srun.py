@@ -1,4 +1,4 @@
-"""Build the srun command line and environment of a step; pure but for reading the template."""
+"""Build the srun command line and environment of a step; pure except for reading the template."""
 
 from __future__ import annotations
 
@@ -26,26 +26,12 @@ def srun_argv(
     args_skip: Sequence[str] = (),
     directory: Path | None = None,
 ) -> list[str]:
-    """Return the srun command line of a step with one task on each of the nodes.
+    """Return the srun command line of a step with one task on each of some nodes.
 
-    Parameters
-    ----------
-    nodes : sequence of str
-        Names of the nodes.
-    command : sequence of str
-        What runs on each.
-    job_id, job_name : str
-        The allocation, and the step's name in ``squeue --steps``.
-    cpus, gpus : int
-        CPUs of a task, and GPUs of a node.
-    gpus_in_total : bool
-        True: the step is on one node, which holds more GPUs than others of the job.
-    extra_args : sequence of str
-        Further srun options; they come last and so win.
-    args_skip : sequence of str
-        Options to leave out: every word of the template that begins with one of these is dropped.
-    directory : pathlib.Path, optional
-        Where a site keeps its own ``srun.txt``.
+    ``cpus`` counts for a task, ``gpus`` for a node. ``gpus_in_total`` is for a step on one node
+    that holds more GPUs than others of the job, see :func:`gres_options`. ``args_skip`` drops every
+    word of the template that begins with one of these; ``extra_args`` come last and so take
+    precedence. ``directory`` has a site's own ``srun.txt``.
     """
     text = render(
         "srun.txt",
@@ -65,9 +51,9 @@ def srun_argv(
 
 
 def without_step_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment for srun, without what would contradict its options.
+    """Return an environment for srun without the variables that would contradict its options.
 
-    A driver that itself runs in a step, or below ``sbatch --cpus-per-task``, inherits variables
+    A driver that runs in a step itself, or below ``sbatch --cpus-per-task``, inherits variables
     that srun reads as options; newer versions refuse such a mix.
     """
     misleading = frozenset(misleading_steps(environ))

@@ -11,16 +11,10 @@ __all__ = ["local_allocation"]
 
 
 def local_allocation(nodes: int = 1, cpus: int | None = None) -> Allocation:
-    """Return this machine as an allocation of one or more "nodes", for use without Slurm.
+    """Return this machine as an allocation of one or more "nodes", each for a worker process.
 
-    Its GPUs are those of ``CUDA_VISIBLE_DEVICES``; each "node" sees all of them.
-
-    Parameters
-    ----------
-    nodes : int
-        How many; each is a worker process of its own on this machine.
-    cpus : int, optional
-        CPUs of each. Default: those this process may use, shared out evenly.
+    ``cpus`` is for each "node"; by default they share the CPUs that this process may use evenly.
+    The GPUs are those of ``CUDA_VISIBLE_DEVICES``, and each "node" sees all of them.
     """
     usable = len(os.sched_getaffinity(0))
     each = cpus or max(1, usable // nodes)

@@ -1,4 +1,4 @@
-"""Read the times that Slurm prints; its programs are asked in UTC (see ``commands``)."""
+"""Parse the times that Slurm prints; ``commands`` asks for them in UTC."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import datetime
 
 __all__ = ["end_time"]
 
-# Slurm ends a job without a limit after a year, and some versions print that as its end
+# Slurm ends a job without a limit after a year, and some versions print that end
 _FAR_AWAY = datetime.timedelta(days=365)
 
 
 def end_time(limit: str, start: str, end: str) -> datetime.datetime | None:
-    """Return when a job ends, in local time; None when it has no end, or an unknown one.
+    """Return when a job ends, in local time; None when it has no end or the end is unknown.
 
-    Parameters
-    ----------
-    limit, start, end : str
-        ``TimeLimit``, ``StartTime`` and ``EndTime``, as Slurm prints them.
+    The arguments are ``TimeLimit``, ``StartTime`` and ``EndTime`` as Slurm prints them.
     """
     found, begin = _time(end), _time(start)
     if found is None or limit in ("UNLIMITED", "INVALID"):
         return None
     if begin is not None and found - begin >= _FAR_AWAY:
         return None
-    # Through the seconds since the epoch, so that the hour that comes twice in autumn is right
+    # Through seconds since the epoch, which resolve the hour that occurs twice in autumn (fold)
     return datetime.datetime.fromtimestamp(found.timestamp())
 
 

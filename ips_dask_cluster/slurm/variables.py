@@ -1,6 +1,6 @@
-"""Sort the environment variables of Slurm: what an srun of ours inherits, and what a task sees.
+"""Sort Slurm's environment variables: which ones an srun inherits, and which ones a task sees.
 
-srun takes most of its options from variables as well (srun(1), "INPUT ENVIRONMENT VARIABLES"), and
+srun reads most of its options from variables as well (srun(1), "INPUT ENVIRONMENT VARIABLES"), and
 salloc, sbatch and srun set many of these for the commands below them. An explicit option takes
 precedence over its own variable, but not over the variables of other options, which may contradict
 it. ``INPUT_VARIABLES`` names all of them, of Slurm 22.05 to 26.05.
@@ -25,22 +25,22 @@ CONNECTION = frozenset(
         "SLURM_CONF",
         "SLURM_CONF_SERVER",
         "SLURM_JWT",
-        # Addresses of cloud nodes, in 22.05.
+        # Slurm 22.05 passes the addresses of cloud nodes in it.
         "SLURM_NODE_ALIASES",
         "SLURM_SACK_SOCKET",
-        # The node that manages the steps of a job with --stepmgr.
+        # It names the node that manages the steps of a job with --stepmgr.
         "SLURM_STEPMGR",
-        # Of a job on another cluster of a federation.
+        # salloc sets it for a job on another cluster of a federation.
         "SLURM_WORKING_CLUSTER",
     }
 )
-"""How Slurm's commands find the cluster and prove who asks. Every command keeps these."""
+"""Variables for finding the cluster and authenticating, which every command of Slurm keeps."""
 
-# The job itself. Our sruns name another job, fewer nodes or another name explicitly.
+# The job itself. Kept, since our sruns pass job, name and number of nodes as options.
 _JOB = frozenset({"SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_JOB_NUM_NODES"})
 
-# How a user's own program runs, which contradicts no option of ours: kept for programs. A worker is
-# no MPI program and opens no files for Slurm, so that its steps do without.
+# Settings for a user's own program. They contradict no option of ours, so the srun of a program
+# keeps them. The srun of a worker step drops them, since a worker is no MPI program.
 _PROGRAM = frozenset(
     {
         "PMI_FANOUT",
@@ -50,7 +50,7 @@ _PROGRAM = frozenset(
         "SLURM_CPU_FREQ_REQ",
         "SLURM_GPU_FREQ",
         "SLURM_MPI_TYPE",
-        # salloc and sbatch hand their --network= to MPI programs by this variable.
+        # salloc and sbatch pass their --network= to MPI programs in this variable.
         "SLURM_NETWORK",
         "SLURM_OOMKILLSTEP",
         "SLURM_OOM_KILL_STEP",
@@ -69,7 +69,7 @@ _OPTION = frozenset(
     {
         "SLURMD_DEBUG",
         "SLURM_ACCOUNT",
-        # The executable would be copied to each node; ours is bash or env.
+        # srun would copy the executable to each node; ours is bash or env.
         "SLURM_BCAST",
         "SLURM_BCAST_EXCLUDE",
         "SLURM_BURST_BUFFER",
@@ -81,7 +81,7 @@ _OPTION = frozenset(
         "SLURM_CPUS_PER_GPU",
         "SLURM_CPUS_PER_TASK",
         "SLURM_CPU_BIND",
-        # Messages of srun come between the node scripts and us.
+        # Debug messages of srun would mix with the output of the node scripts.
         "SLURM_DEBUG",
         "SLURM_DEBUG_FLAGS",
         "SLURM_DELAY_BOOT",
@@ -92,12 +92,12 @@ _OPTION = frozenset(
         "SLURM_EPILOG",
         "SLURM_EXACT",
         "SLURM_EXCLUSIVE",
-        # A diagnosis goes by the exit code.
+        # Diagnosis needs srun's usual exit codes.
         "SLURM_EXIT_ERROR",
         "SLURM_EXIT_IMMEDIATE",
-        # After sbatch --export=NONE a step would get no PATH.
+        # After sbatch --export=NONE a step would have no PATH.
         "SLURM_EXPORT_ENV",
-        # Of the whole job: more than some of its nodes have.
+        # It counts the GPUs of the whole job, which are more than one node has.
         "SLURM_GPUS",
         "SLURM_GPUS_PER_NODE",
         "SLURM_GPUS_PER_TASK",
@@ -134,7 +134,7 @@ _OPTION = frozenset(
         "SLURM_SEND_LIBS",
         "SLURM_SIGNAL",
         "SLURM_SPREAD_JOB",
-        # A failure is read from these messages of srun.
+        # steps.failures reads lost nodes from these messages of srun.
         "SLURM_SRUN_REDUCE_TASK_EXIT_MSG",
         "SLURM_STDERRMODE",
         "SLURM_STDINMODE",
@@ -146,10 +146,10 @@ _OPTION = frozenset(
         "SLURM_THREADS_PER_CORE",
         "SLURM_THREAD_SPEC",
         "SLURM_TIMELIMIT",
-        # salloc --gpus-per-task sets it from 24.11 on: each task would see the first device.
+        # salloc --gpus-per-task sets it since 24.11: each task would see only the first device.
         "SLURM_TRES_BIND",
         "SLURM_TRES_PER_TASK",
-        # srun sets it for the step from its own umask, unless there is one already.
+        # If it is not set, srun sets it for the step from its own umask.
         "SLURM_UMASK",
         "SLURM_UNBUFFEREDIO",
         "SLURM_USE_MIN_NODES",
@@ -168,8 +168,8 @@ _OPTION = frozenset(
     }
 )
 
-# Options as well, which the manual page lacks or describes elsewhere; seen in the srun programs of
-# 22.05 to 26.05 and in srun's source (src/srun/libsrun/opt.c, env_vars).
+# Further options, which the manual page lacks or describes elsewhere. Source: the srun programs of
+# 22.05 to 26.05 and srun's source (src/srun/libsrun/opt.c, env_vars).
 _UNLISTED_OPTION = frozenset(
     {
         "SLURM_ARBITRARY_NODELIST",
@@ -190,9 +190,9 @@ _UNLISTED_OPTION = frozenset(
 INPUT_VARIABLES = CONNECTION | _JOB | _PROGRAM | _OPTION | _UNLISTED_OPTION
 """Every variable that srun reads, of Slurm 22.05 to 26.05."""
 
-# Of another step: its binding, number, nodes, GPUs; and whatever else is for srun alone.
+# Variables of another step (binding, number, nodes, GPUs), and all others that only srun reads.
 _MISLEADING_PREFIXES = ("SLURM_CPU_BIND_", "SLURM_MEM_BIND_", "SLURM_STEP_", "SRUN_")
-# Of a rank of another MPI program.
+# Variables of a rank of another MPI program.
 _RANK_PREFIXES = ("PMI_", "PMIX_")
 
 SEEN_BY_TASKS = (
@@ -200,11 +200,11 @@ SEEN_BY_TASKS = (
     "SLURM_JOBID",
     "SLURM_CLUSTER_NAME",
     "SLURM_SUBMIT_*",
-    # A bare shifter takes its image from there.
+    # shifter without --image reads the image from these.
     "SLURM_SPANK_*",
     *sorted(CONNECTION),
 )
-"""Patterns of the variables that a worker leaves to its tasks, of those that Slurm and MPI set."""
+"""Patterns of the Slurm and MPI variables that a worker passes on to its tasks."""
 
 
 def misleading_steps(names: Iterable[str]) -> list[str]:

@@ -1,6 +1,6 @@
-"""Workers and nodes that were lost, as the node scripts and srun tell of them in a step's log.
+"""Read losses of workers and nodes from the messages of node scripts and srun in a step's log.
 
-What is done about it is the cluster's business.
+The cluster decides what to do about a loss.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from ips_dask_cluster.steps.step import Step
 __all__ = ["Loss", "LossWatch", "read_losses"]
 
 _SECONDS_BETWEEN_LOOKS = 0.2
-_MOST_LOOKS = 10  # that lines are kept back, in a log that never rests
+_MOST_LOOKS = 10  # looks after which lines are read although the log still grows
 
-# What a task prints may end without a newline, but what is quoted counts for nothing
+# The output of a task may end without a newline, so a message may begin inside a line; but text
+# behind "| " is a quote from a worker's log and must not match
 _BEFORE = r"(?:(?!\| ).)*?"
 _WORKER_ENDED = re.compile(
     _BEFORE + r"ips-dask: node (\S+) worker (.+) ended with code (\d+), start (\d+) of (\d+)"
@@ -33,20 +34,21 @@ _LAST_SIGNAL = 64  # signal(7)
 
 @dataclass(frozen=True)
 class Loss:
-    """A worker that ended when it should not have, or a node that is gone.
+    """A worker that ended unexpectedly, or a node that is lost.
 
     Parameters
     ----------
     node : str
-        Where it was.
+        Name of the node; several names joined by commas if a step lost all of its nodes.
     worker : str
-        Its name; empty when the whole node is gone, which the cluster then leaves out.
+        Name of the worker. Default: ``""``, which means that the whole node is lost; the cluster
+        uses it no more.
     exit_code : int or None
-        Of the worker, negative for a signal; None when nobody saw it.
+        Exit code of the worker, negative for a signal. Default: None, which means unknown.
     reason : str
-        One sentence from :mod:`ips_dask_cluster.slurm.diagnosis`.
+        The cause and the remedy in one sentence. Default: ``""``.
     restarted : bool
-        Whether it is started again on its node.
+        Whether the worker is restarted on its node. Default: False.
     """
 
     node: str
@@ -71,24 +73,19 @@ class Loss:
 
 
 def read_losses(lines: Sequence[str], earlier: Sequence[str] = ()) -> Iterator[Loss]:
-    """Yield the losses that lines of a step's log tell of.
+    """Yield the losses that some lines of a step's log report.
 
-    Parameters
-    ----------
-    lines : sequence of str
-        What ``worker.sh`` and ``srun`` wrote; after its word on a worker's end, the script quotes
-        the end of that worker's own log, from which the reason is read. Each line of a quote
-        begins with the worker's name, since nodes write side by side, and since tasks may have
-        had an srun of their own.
-    earlier : sequence of str
-        The lines before these, which have been read already: the reason may be among them.
+    After its message about the end of a worker, ``worker.sh`` quotes the end of that worker's log,
+    from which the reason is read. Each quoted line begins with the worker's name, since several
+    nodes write to the log at once and tasks may run their own srun. ``earlier`` are the lines
+    before, which may contain the reason too.
     """
     quotes = _quotes(lines)
     for number, line in enumerate(lines):
         if match := _WORKER_ENDED.match(line):
             node, worker, code, start, starts = match.groups()
             exit_code = int(code)
-            if 128 < exit_code <= 128 + _LAST_SIGNAL:  # as shells tell a signal
+            if 128 < exit_code <= 128 + _LAST_SIGNAL:  # a shell reports signal N as 128 + N
                 exit_code = 128 - exit_code
             reason = diagnose(exit_code, quotes.get(number, ""))
             yield Loss(node, worker, exit_code, reason, start != starts)
@@ -97,7 +94,7 @@ def read_losses(lines: Sequence[str], earlier: Sequence[str] = ()) -> Iterator[L
             further = [
                 line
                 for line in earlier[max(0, len(earlier) + number - _LINES_BEFORE) :]
-                if "| " not in line and "ips-dask: " not in line  # another loss's reason
+                if "| " not in line and "ips-dask: " not in line  # these explain another loss
             ]
             reason = diagnose(None, "\n".join([*further, *before]))
             for node in _nodes(match[1]):
@@ -105,7 +102,7 @@ def read_losses(lines: Sequence[str], earlier: Sequence[str] = ()) -> Iterator[L
 
 
 def _quotes(lines: Sequence[str]) -> dict[int, str]:
-    """Return what is quoted of a worker's log after each line that tells of its end."""
+    """Return the quote from a worker's log for each line that reports the end of a worker."""
     quotes: dict[int, list[str]] = {}
     latest: dict[str, int] = {}
     for number, line in enumerate(lines):
@@ -120,21 +117,15 @@ def _quotes(lines: Sequence[str]) -> dict[int, str]:
 def _nodes(hostlist: str) -> list[str]:
     try:
         return expand_hostlist(hostlist)
-    except ValueError:  # what a task printed
+    except ValueError:  # a task printed something that looks like srun's message
         return []
 
 
 class LossWatch:
-    """Looks into the logs of a cluster's worker steps, as long as a worker is missing.
+    """Read the logs of a cluster's worker steps as long as a worker is missing.
 
-    Parameters
-    ----------
-    steps : list of Step
-        The steps, more of which may come.
-    is_missing : callable
-        Tells whether there is a reason to go on looking.
-    report : callable
-        Called with each :class:`Loss` and its step.
+    ``steps`` may grow later, ``is_missing`` returns whether to go on, and ``report`` is called with
+    each loss and its step.
     """
 
     def __init__(
@@ -151,11 +142,11 @@ class LossWatch:
         self._reason = asyncio.Event()
 
     def look(self) -> None:
-        """Begin to look: somebody is missing."""
+        """Start looking, because a worker is missing."""
         self._reason.set()
 
     async def run(self) -> None:
-        """Look for ever, whenever there is a reason to."""
+        """Read the logs until cancelled, whenever a worker is missing."""
         while True:
             await self._reason.wait()
             for step in list(self._steps):
@@ -165,14 +156,10 @@ class LossWatch:
             await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def read(self, step: Step, ended: bool = False) -> None:
-        """Report what a step's log tells of.
+        """Report the losses in a step's log that are new.
 
-        Parameters
-        ----------
-        step : Step
-            A worker step.
-        ended : bool
-            Nothing more will come; else the last lines may still be added to and are kept back.
+        ``ended`` means that the log is complete; otherwise the last lines are kept back until the
+        next look, since the reason may follow them.
         """
         if step.role == "worker":
             log = self._logs.setdefault(step.log, _Log(step.log))
@@ -180,28 +167,28 @@ class LossWatch:
             for loss in read_losses(log.settled_lines(ended), earlier):
                 if loss.worker and not loss.restarted:
                     self._reasons[loss.node] = loss.reason
-                if not loss.worker:  # the end of a script is the echo of its worker's
+                if not loss.worker:  # the script ended because its worker did
                     loss = replace(loss, reason=self._reasons.get(loss.node, loss.reason))
                 self._report(loss, step)
 
 
 class _Log:
-    """A log file, read in pieces that are whole."""
+    """A log file that is read in blocks of lines that belong together."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.latest: list[str] = []  # as many lines returned before as a reason may be away
+        self.latest: list[str] = []  # the last lines returned; a later loss may need them
         self._offset = 0
         self._pending: list[str] = []
         self._looks = 0
 
     @property
     def is_unsettled(self) -> bool:
-        """Whether lines are kept back, since more may come."""
+        """Whether lines are kept back because more may follow."""
         return bool(self._pending)
 
     def settled_lines(self, ended: bool) -> list[str]:
-        """Return lines that were there at the last look, if nothing has come since."""
+        """Return the lines kept back and the new ones; nothing while the log still grows."""
         new = self._new_lines(ended)
         self._looks += 1
         if new and not ended and self._looks < _MOST_LOOKS:

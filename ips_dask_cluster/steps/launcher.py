@@ -1,4 +1,4 @@
-"""All steps of a cluster: which worker is on which node, and one step for a whole round of them."""
+"""Place the workers of a cluster on nodes, and run one job step for each round of workers."""
 
 from __future__ import annotations
 
@@ -25,23 +25,16 @@ __all__ = ["Steps"]
 
 logger = logging.getLogger("ips_dask_cluster")
 
-#: Of one step, whose script names each: a word of a command line has 128 kB at most (execve(2)).
+#: Nodes of one step. Its script, one word of the command line, names each; a word has at most
+#: 128 kB (execve(2)).
 _MOST_NODES = 1000
 
 
 class Steps:
-    """Which worker runs where, and the steps that run them.
+    """The steps of a cluster, and the node of each of its workers.
 
-    Parameters
-    ----------
-    allocation : Allocation
-        The nodes; without a job id, steps are local processes.
-    settings : StepSettings
-        What the steps have in common.
-    claims : Claims
-        Which of the nodes other clusters have.
-    on_end : callable
-        Called with a :class:`Step` that has ended when it should not have.
+    Without a job id in the allocation, steps are local processes. ``on_end`` is called with each
+    step that ended unexpectedly. Everything runs in the event loop of the cluster.
     """
 
     def __init__(
@@ -72,7 +65,7 @@ class Steps:
     # -- placing ---------------------------------------------------------------------------
 
     def free_nodes(self) -> list[Node]:
-        """Return the nodes that could take a worker now, those that are claimed already first."""
+        """Return the nodes that could take a worker now, those that this cluster holds first."""
         taken = {node.name for node in self.placed.values()} | self.lost
         free = [
             node
@@ -82,16 +75,14 @@ class Steps:
         return sorted(free, key=lambda node: not self._claims.holds(node.name))
 
     def most_nodes(self) -> int:
-        """Return how many nodes the cluster can have as things stand."""
+        """Return how many nodes the cluster can have now: those in use and those that are free."""
         return len(self.placed) + len(self.free_nodes())
 
     def place(self, workers: Sequence[str]) -> dict[str, Node]:
-        """Give each worker a free node and return where each is.
+        """Assign a free node to each worker and return the node of each.
 
-        Raises
-        ------
-        NotEnoughNodesError
-            There are fewer free nodes than workers; nothing is placed then.
+        Raises ``NotEnoughNodesError`` and places nothing if there are fewer free nodes than
+        workers.
         """
         if any(not self._claims.holds(node.name) for node in self.free_nodes()[: len(workers)]):
             self._claims.look_elsewhere()
@@ -105,24 +96,24 @@ class Steps:
         return placed
 
     def not_enough(self, wanted: int, free: int) -> NotEnoughNodesError:
-        """Return the error for a number of nodes that cannot be had."""
+        """Return the error for a request of more nodes than are free."""
         held, lost = len(self.allocation.nodes), ",".join(sorted(self.lost))
         return NotEnoughNodesError(wanted, free, held, str(self.allocation), lost)
 
     def members(self, worker: str) -> list[str]:
-        """Return the names that the workers of an entry of the cluster's spec have."""
+        """Return the names of the worker processes of one entry of the cluster's spec."""
         count = self.settings.processes
         return [f"{worker}-{part}" for part in range(count)] if count > 1 else [worker]
 
     def node_names(self) -> dict[str, str]:
-        """Return the name of the node of each worker."""
+        """Return the name of the node of each worker process."""
         placed = self.placed.items()
         return {name: node.name for worker, node in placed for name in self.members(worker)}
 
     # -- what runs -------------------------------------------------------------------------
 
     def worker_script(self, placed: dict[str, Node]) -> str:
-        """Return the script of a worker step on nodes of one size."""
+        """Return the script of a worker step; all of its nodes have the same size."""
         settings = self.settings
         node = next(iter(placed.values()))
         memory = node.memory if settings.memory is None else settings.memory
@@ -183,7 +174,7 @@ class Steps:
         if settings.container is None:
             return ""
         here = os.getcwd()
-        # The parent of the run directory: a mount point that stays the same from run to run
+        # The parent of the run directory, because it is the same mount point in every run
         visible = [here, str(settings.run_directory.parent), str(settings.log_directory)]
         visible.append(local_directory or containers.SCRATCH)
         return containers.shell_prefix(settings.container, visible, here)
@@ -208,11 +199,11 @@ class Steps:
         )
 
     def _is_rich(self, node: Node) -> bool:
-        """Tell whether a node holds more GPUs than others, as after ``salloc -N2 --gpus=3``."""
+        """Return whether a node holds more GPUs than others, as after ``salloc -N2 --gpus=3``."""
         return node.gpus > min(each.gpus for each in self.allocation.nodes)
 
     def text(self) -> str:
-        """Return what runs, as one shell script: the commands and scripts of both roles."""
+        """Return the command lines and scripts of both roles as one shell script for people."""
         nodes = list(self.allocation.nodes)
         placed = self.placed or {f"{self.settings.name}-{i}": n for i, n in enumerate(nodes)}
         group = self.groups(placed)[0]
@@ -230,7 +221,7 @@ class Steps:
     # -- starting --------------------------------------------------------------------------
 
     def scheduler_node(self) -> Node:
-        """Return where the scheduler goes: the driver's own node if it is ours, else the first."""
+        """Return the scheduler's node: the driver's own if the cluster holds it, else the first."""
         ours = [node for node in self.allocation.nodes if self._claims.holds(node.name)]
         here = [node for node in ours if node.name == os.environ.get("SLURMD_NODENAME")]
         return (here or ours or list(self.allocation.nodes))[0]
@@ -241,7 +232,7 @@ class Steps:
         self.scheduler = await self._start("scheduler", [node], self.scheduler_script())
 
     async def start_workers(self, workers: Sequence[str]) -> None:
-        """Start the workers: one step for all nodes of one size, or a local process for each."""
+        """Start workers: one step for all nodes of one size; without Slurm, a process for each."""
         placed = self.place(workers)
         try:
             for group in self.groups(placed):
@@ -251,15 +242,15 @@ class Steps:
                     await step.send(self._address)
         except ClusterError:
             for worker in placed:
-                if worker not in self._step_of:  # others may have their nodes
+                if worker not in self._step_of:  # workers of an earlier group keep their nodes
                     await self.release(worker)
             raise
 
     def groups(self, placed: dict[str, Node]) -> list[dict[str, Node]]:
-        """Return the workers that share a step: on nodes of one size, or one each without Slurm.
+        """Return the workers that share a step: those on nodes of one size; one each without Slurm.
 
-        They are not more than a command line can name. A node that holds more GPUs than others has
-        a step of its own, see :func:`ips_dask_cluster.slurm.gres.gres_options`.
+        A group has at most as many nodes as a command line can name. A node that holds more GPUs
+        than others is a group by itself, see :func:`ips_dask_cluster.slurm.gres.gres_options`.
         """
         if self.allocation.job_id is None:
             return [{worker: node} for worker, node in placed.items()]
@@ -302,23 +293,23 @@ class Steps:
             self._on_end(step)
 
     def workers_of(self, step: Step) -> list[str]:
-        """Return the workers of a step that neither were told to leave nor are lost."""
+        """Return the workers of a step that were neither asked to leave nor lost."""
         of_step = (worker for worker, of in self._step_of.items() if of is step)
         there = (worker for worker in of_step if worker not in self._leaving)
         return [worker for worker in there if self.placed[worker].name not in self.lost]
 
     async def announce(self, address: str) -> None:
-        """Tell every worker step, started or yet to start, where the scheduler is."""
+        """Send the scheduler's address to every worker step, also to those that start later."""
         self._address = address
         for step in self.all:
             if step.role == "worker":
                 await step.send(address)
 
     async def join(self, worker: str) -> Step:
-        """Start a worker in one step with all others that ask in the same round.
+        """Start a worker in one step with all others of the same round, and return that step.
 
-        ``SpecCluster`` starts all workers of a round at once, so that every call is in before the
-        round's task runs.
+        ``SpecCluster`` starts all workers of a round at once, so all calls have been made before
+        the task of the round runs.
         """
         if worker not in self._step_of:
             self._waiting.append(worker)
@@ -327,7 +318,7 @@ class Steps:
             try:
                 await asyncio.shield(self._round)
             except ClusterError:
-                if worker not in self._step_of:  # the first of a round may have their nodes
+                if worker not in self._step_of:  # workers of an earlier group have started
                     raise
         step = self._step_of[worker]
         if step.exit_code is not None:
@@ -337,9 +328,9 @@ class Steps:
     async def _start_round(self) -> None:
         workers, self._waiting, self._round = sorted(self._waiting), [], None
         while workers:
-            self._released.clear()  # first: a node may become free while steps are started
+            self._released.clear()  # first, since a node may become free while steps start
             free = len(self.free_nodes())
-            if free < len(workers) and self._leaving:  # a node that is drained will be free
+            if free < len(workers) and self._leaving:  # draining nodes become free later
                 now, workers = workers[:free], workers[free:]
             else:
                 now, workers = workers, []
@@ -351,7 +342,7 @@ class Steps:
                 raise ClusterError("the cluster is closing")
 
     def symptom(self) -> str:
-        """Return a sentence on the first known symptom in any of the logs, or nothing."""
+        """Return the diagnosis of the first known symptom in the cluster's logs, or nothing."""
         logs = sorted(self.settings.log_directory.glob(f"{glob.escape(self.settings.name)}*.log"))
         text = "\n".join(end_of_file(path, LOG_BYTES) for path in logs)
         return diagnose(None, text) if recognise(None, text) else ""
@@ -359,20 +350,20 @@ class Steps:
     # -- ending ----------------------------------------------------------------------------
 
     def leave_out(self, workers: Sequence[str]) -> None:
-        """From now on, the nodes of these workers are not used any more."""
+        """Mark the nodes of these workers as lost, so that the cluster uses them no more."""
         self.lost |= {self.placed[worker].name for worker in workers}
 
     def expect_leave(self, worker: str) -> None:
-        """From now on, the end of this worker is in order."""
+        """Regard the end of this worker as expected from now on."""
         self._leaving.add(worker)
 
     def release_after(self, worker: str, drained: Awaitable[None]) -> None:
-        """Make a worker's node free again as soon as it is drained; nobody has to wait."""
+        """Free a worker's node in the background, as soon as the worker is drained."""
 
         async def release() -> None:
             try:
                 await drained
-            except Exception as error:  # nobody waits who could be told
+            except Exception as error:  # no caller awaits this task
                 if not self._closing:
                     logger.warning(
                         "worker %s could not finish in order: %s", worker, error or repr(error)
@@ -382,7 +373,7 @@ class Steps:
         self._own(release())
 
     async def release(self, worker: str) -> None:
-        """Make a worker's node free again, ending what is left of the worker there."""
+        """Free a worker's node and end what remains of the worker there."""
         step = self._step_of.pop(worker, None)
         if step is not None and step.exit_code is None and not self._closing:
             await step.send(f"stop {worker}")
@@ -393,21 +384,18 @@ class Steps:
         self._released.set()
 
     def expect_end(self) -> None:
-        """From now on, a step that ends is in order."""
+        """Regard the end of every step as expected from now on."""
         self._closing = True
-        self._released.set()  # whoever waits for a node need not any more
+        self._released.set()  # ends the wait of a round for a free node
 
     async def close(self, connected: bool = True) -> None:
-        """End all steps: by themselves, then by closing their input, by signal, by scancel.
+        """End all steps: wait for them, then close their input, send signals and cancel the steps.
 
-        Parameters
-        ----------
-        connected : bool
-            Whether the scheduler knew all workers, and so has told them to end.
+        ``connected`` tells whether the scheduler knew all workers, so that it has closed them.
         """
         self.expect_end()
         patience = self.settings.close_timeout / 2
-        # Only a scheduler that is told to end tells the workers to; without one, close their input
+        # Only a scheduler that closes in order closes the workers; else close their input at once
         in_order = self.scheduler is not None and self.scheduler.exit_code in (None, 0)
         in_order = in_order and self._address is not None and connected
         await asyncio.gather(*(step.end(patience, in_order) for step in self.all))
@@ -417,7 +405,7 @@ class Steps:
 
 
 def _resources(settings: StepSettings, threads: int, gpus: int) -> str:
-    """Return a worker's Dask resources; several workers that share all GPUs have none to give."""
+    """Return a worker's Dask resources; without ``gpu`` where several workers share all GPUs."""
     gpus = settings.gpus_per_worker or (gpus if settings.processes == 1 else 0)
     return f"slot={threads} gpu={gpus}" if gpus else f"slot={threads}"
 

@@ -1,8 +1,8 @@
-"""Which cluster has which node of an allocation, so that no two of them share one by accident.
+"""Lock the nodes of an allocation, so that no two clusters share one by accident.
 
-Clusters of all drivers on this host claim nodes by binding abstract sockets (unix(7)): nobody else
-can bind the same name, and the kernel takes it back when the driver dies. Clusters of drivers
-elsewhere are seen by the names and nodes of their steps.
+The clusters of all drivers on this host claim nodes by binding abstract sockets (unix(7)): no other
+process can bind the same name, and the kernel frees the name when the driver dies. Clusters of
+drivers on other hosts are found by the names and nodes of their steps.
 """
 
 from __future__ import annotations
@@ -28,26 +28,18 @@ __all__ = ["Claims"]
 logger = logging.getLogger("ips_dask_cluster")
 
 _STEP_NAME = re.compile(r"(?P<cluster>.*)-worker-\d+")
-#: Seconds for the steps of a driver that has just died, such as a restarted notebook, to end.
+#: Seconds that the steps of a driver that has just died, such as a restarted notebook, may take to
+#: end.
 _LEFTOVER_SECONDS = 8.0
 
 _all: WeakSet[Claims] = WeakSet()
 
 
 class Claims:
-    """The nodes that one cluster has claimed, and those that others have.
+    """The nodes that one cluster has claimed, and those that other clusters have.
 
-    Parameters
-    ----------
-    job_id : str or None
-        The allocation; None: nothing is claimed, since every "node" is this machine.
-    cluster : str
-        Name of the cluster.
-
-    Raises
-    ------
-    ClusterError
-        A cluster of this name runs in the job already.
+    Without a job id nothing is claimed, since every "node" is this machine. Raises ``ClusterError``
+    if a cluster of the same name runs in the job already.
     """
 
     def __init__(self, job_id: str | None, cluster: str) -> None:
@@ -60,7 +52,7 @@ class Claims:
             raise ClusterError(f"a cluster named {cluster!r} runs in Slurm job {job_id} already")
 
     def _name(self, what: str) -> str:
-        # Job ids are those of one Slurm, of which there may be several for tests
+        # Tests run several Slurms on one host, whose job ids may be equal
         slurm = zlib.crc32(os.environ.get("SLURM_CONF", "").encode())
         return f"\0ips-dask {os.getuid()} {slurm:x} {self.job_id} {what}"
 
@@ -75,7 +67,7 @@ class Claims:
         return True
 
     def take(self, node: str) -> bool:
-        """Claim a node; False when another cluster has it."""
+        """Claim a node and return whether this cluster has it."""
         if self.holds(node):
             return True
         return node not in self._elsewhere and self._bind(f"node {node}")
@@ -83,17 +75,8 @@ class Claims:
     def take_nodes(self, allocation: Allocation, wanted: int | None) -> list[str]:
         """Claim nodes for the start of a cluster and return their names.
 
-        Parameters
-        ----------
-        allocation : Allocation
-            What there is.
-        wanted : int or None
-            How many; None: all that no other cluster has.
-
-        Raises
-        ------
-        NotEnoughNodesError
-            There are fewer.
+        ``wanted`` is their number; None claims all that no other cluster has, and logs a warning if
+        others have some. Raises ``NotEnoughNodesError`` if there are fewer.
         """
         self.look_elsewhere(_LEFTOVER_SECONDS)
         claimed: list[str] = []
@@ -106,40 +89,39 @@ class Claims:
         if wanted is None and len(claimed) < held:
             logger.warning(
                 "%d of the %d nodes of %s run workers of another cluster; this one takes %s",
-                *(held - len(claimed), held, allocation, ", ".join(claimed)),
+                held - len(claimed),
+                held,
+                allocation,
+                ", ".join(claimed),
             )
         return claimed
 
     def holds(self, node: str) -> bool:
-        """Tell whether this cluster has claimed a node."""
+        """Return whether this cluster has claimed a node."""
         return self.job_id is None or f"node {node}" in self._held
 
     def give_back(self, node: str) -> None:
-        """Let other clusters have a node."""
+        """Release the claim on a node, so that other clusters may claim it."""
         with contextlib.suppress(KeyError):
             self._held.pop(f"node {node}").close()
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all claims."""
         for claim in self._held.values():
             claim.close()
         self._held.clear()
 
     def is_free(self, node: str) -> bool:
-        """Tell whether a node is this cluster's, or nobody's."""
+        """Return whether no other cluster has claimed a node."""
         if self.holds(node):
             return True
         return node not in self._elsewhere and not self._is_bound(f"node {node}")
 
     def look_elsewhere(self, patience: float = 0.0) -> None:
-        """Learn which nodes the clusters of drivers on other hosts have; asks Slurm.
+        """Ask Slurm which nodes the clusters of drivers on other hosts have.
 
-        A site without squeue has no such clusters, as far as we know.
-
-        Parameters
-        ----------
-        patience : float
-            Seconds to wait for the steps of a driver that has just died to end.
+        It waits up to ``patience`` seconds for the steps of a driver that has just died to end. If
+        squeue is missing or fails, such clusters stay unknown.
         """
         if self.job_id is None:
             return
@@ -161,11 +143,11 @@ class Claims:
             time.sleep(0.5)
 
     def _is_here(self, cluster: str) -> bool:
-        """Tell whether a driver on this host has that cluster; its nodes are claimed then."""
+        """Return whether a driver on this host runs that cluster; sockets then claim its nodes."""
         return self._is_bound(f"cluster {cluster}")
 
     def _is_bound(self, what: str) -> bool:
-        # by connecting: trying to bind would be in the way of whoever binds it just now
+        # Connecting does not disturb another process; a trial bind could make its bind fail
         with _socket() as probe:
             return probe.connect_ex(self._name(what)) == 0
 
@@ -185,7 +167,7 @@ def _socket() -> socket.socket:
 
 @cache
 def _close_in_children() -> None:
-    """See to it that what a driver forks, such as multiprocessing's pools, holds no claim."""
+    """Make forked children of a driver, such as multiprocessing's pools, close their claims."""
 
     def close_all() -> None:
         for claims in list(_all):

@@ -1,6 +1,7 @@
-"""One process of a cluster: an ``srun`` over some nodes, or a script on this machine.
+"""Run one step of a cluster: an ``srun`` over some nodes, or a script on this machine.
 
-Starting, talking to, explaining and ending it; what it runs is decided elsewhere.
+This module starts the process, writes to it, explains its failure and ends it; the caller decides
+what it runs.
 """
 
 from __future__ import annotations
@@ -20,27 +21,17 @@ from ips_dask_cluster.slurm.srun import without_step_variables
 
 __all__ = ["LOG_BYTES", "Step"]
 
-#: Of the end of a log that diagnosis looks at.
+#: Bytes at the end of a log that diagnosis reads.
 LOG_BYTES = 32768
 _QUOTED_LINES = 12
 _LOOK_SECONDS = 3
 
 
 class Step:
-    """One process we started, and owner of everything about it.
+    """One process of a cluster, from its start to its end.
 
-    Parameters
-    ----------
-    role : {"scheduler", "worker"}
-        For messages.
-    argv : sequence of str
-        The command line.
-    nodes : sequence of str
-        Where it runs.
-    log : pathlib.Path
-        File for its standard error, on this machine.
-    job_name : str
-        Its name in ``squeue --steps``; empty for a local process.
+    ``log`` is a file on this machine for the standard error. ``job_name`` is the step's name in
+    ``squeue --steps``, empty for a local process.
     """
 
     def __init__(
@@ -56,16 +47,15 @@ class Step:
 
     @property
     def exit_code(self) -> int | None:
-        """Exit code of the process, None while it runs or before it starts."""
+        """Exit code of the process; None while it runs or before it starts."""
         return self.process.returncode if self.process else None
 
     async def start(self, stdout: int | None) -> None:
         """Start the process.
 
-        Parameters
-        ----------
-        stdout : int or None
-            A file descriptor, ``asyncio.subprocess.PIPE``, or None to share ours.
+        ``stdout`` is a file descriptor, ``asyncio.subprocess.PIPE``, ``asyncio.subprocess.STDOUT``
+        for the log, or None to share that of this process. Raises ``ClusterError`` if the program
+        cannot start.
         """
         with open(self.log, "ab") as log:
             try:
@@ -93,24 +83,21 @@ class Step:
         """Send a line to the scripts of all nodes of the step."""
         assert self.process is not None
         assert self.process.stdin is not None
-        with contextlib.suppress(ConnectionError, RuntimeError):  # it has ended: its watcher tells
+        with contextlib.suppress(ConnectionError, RuntimeError):  # it has ended; Steps watches that
             self.process.stdin.write(line.encode() + b"\n")
             await self.process.stdin.drain()
 
     def tail(self) -> str:
-        """Return the last lines of its log."""
+        """Return the last lines of the step's log."""
         return _quoted(end_of_file(self.log, LOG_BYTES))
 
     def error(self, nodes: str = "", cause: str = "") -> StepError:
-        """Return why the step ended, as an error to raise.
+        """Return the error that explains why the step ended.
 
-        Parameters
-        ----------
-        nodes, cause : str
-            What is lost, and why. Default: all of the step's nodes, and what its log says.
+        ``nodes`` and ``cause`` default to all nodes of the step and the diagnosis of its log.
         """
         text = end_of_file(self.log, LOG_BYTES)
-        # The cause may be further up than what is worth quoting
+        # The cause may be above the few lines that are quoted
         cause = cause or diagnose(self.exit_code, text)
         nodes = nodes or ",".join(self.nodes)
         return StepError(self.role, nodes, self.exit_code, cause, _quoted(text), str(self.log))
@@ -118,10 +105,10 @@ class Step:
     async def _end_if_held(self) -> None:
         """End the process if Slurm does not create its step because other steps hold the nodes.
 
-        srun would wait without limit, and is silent about it for a minute or longer. Slurm is asked
-        a second time, since a step that is about to end holds its nodes for a moment. If no step
-        holds them, the process goes on waiting up to the deadline of the start, since Slurm may
-        have a reason that passes; the log then has the likely one.
+        srun would wait without limit, and print nothing about it for a minute or longer. Slurm is
+        asked a second time, since a step that is about to end holds its nodes for a moment. If no
+        step holds them, the process waits on until the deadline of the start, since Slurm may have
+        a temporary reason; the log then names the likely one.
         """
         assert self.process is not None
         holders: list[str] | None = None
@@ -143,24 +130,21 @@ class Step:
             self.process.terminate()
 
     def _note(self, sentence: str) -> None:
-        """Add a line of our own to the log, where diagnosis finds it."""
+        """Append a message to the log, where diagnosis finds it."""
         with contextlib.suppress(OSError), open(self.log, "a") as log:
             log.write(f"ips-dask: {sentence}\n")
 
     def _job(self) -> str:
-        """Return its job's id, if its command line has one: a site has thousands of steps."""
+        """Return the job id on the command line, or nothing; one job is faster to list than all."""
         options = (word.partition("=") for word in self.argv)
         return next((value for option, _, value in options if option == "--jobid"), "")
 
     async def end(self, patience: float, in_order: bool) -> None:
-        """See to it that the process is gone; never raises.
+        """End the process and wait until it is gone; never raises.
 
-        Parameters
-        ----------
-        patience : float
-            Seconds to end by itself before its input is closed, and again before it is signalled.
-        in_order : bool
-            False: nothing has told it to end, so that its input is closed at once.
+        It waits ``patience`` seconds for the process to end by itself, then closes its input, then
+        sends signals, and waits as long after each of them. If not ``in_order``, nothing has asked
+        the process to end, so its input is closed at once.
         """
         if self.process is None:
             return
@@ -176,7 +160,7 @@ class Step:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
         else:
-            if self.job_name:  # srun does not tell the step's id
+            if self.job_name:  # by its name, since srun does not print the step's id
                 await commands.cancel_steps_quietly(self._job(), self.job_name)
             await self._ended(patience)
         if self.process.stdin is not None:

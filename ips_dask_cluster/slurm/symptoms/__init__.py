@@ -1,8 +1,9 @@
-"""What a log may say and what that means: the table behind ``diagnosis``.
+"""Map log texts to causes and remedies: the table behind ``diagnosis``.
 
-Data only. The first symptom that matches is the cause; what follows in the table is what it brings
-along. ``docs/troubleshooting.md`` shows the table, and a text for every entry is in
-``tests/unit/recorded``. To add one: an entry here, a recorded text, and ``tools/symptom-table``.
+Data only. The first symptom that matches is the cause, since later entries of the table are often
+consequences of earlier ones. ``docs/troubleshooting.md`` shows the table, and
+``tests/unit/recorded`` has a text for every entry. To add a symptom, add an entry here and a
+recorded text, and run ``tools/symptom-table``.
 """
 
 from __future__ import annotations

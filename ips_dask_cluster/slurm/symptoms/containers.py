@@ -1,4 +1,4 @@
-"""What the container tools say when they cannot start."""
+"""List the errors of container tools that cannot start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the nodes say: our scripts, containers, Python, libraries, the network and distributed."""
+"""List the errors on nodes: of our scripts, Python, libraries, the network and distributed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _CRASH_REMEDY = (
     "a compiled library of a task or of the environment is at fault, or was built for another "
     'processor; env={"PYTHONFAULTHANDLER": "1"} shows the Python line in the log'
 )
-#: Signals by which compiled code ends when it goes wrong (signal(7)).
+#: Signals that compiled code gets when it crashes (signal(7)).
 _CRASH_SIGNALS = {"SIGILL": 4, "SIGABRT": 6, "SIGBUS": 7, "SIGFPE": 8, "SIGSEGV": 11}
 
-#: What our own scripts say is always the cause.
+#: Messages of our own scripts, which always give the cause.
 OWN: tuple[Symptom, ...] = (
     Symptom(
         "run-directory",
@@ -46,7 +46,7 @@ OWN: tuple[Symptom, ...] = (
         "job_script_prologue ended with code $code on node $node",
         "run its lines there by hand; an exit or a set -e in them ends the whole script",
     ),
-    # see versions, whose sentence has the remedy in it
+    # versions.py writes this message, with the remedy in it
     Symptom(
         "node-check",
         r"ips-dask: node (?P<node>\S+): (?P<what>[^;]*); (?P<remedy>.*)",
@@ -179,7 +179,7 @@ NODES: tuple[Symptom, ...] = (
         "a connection within the cluster failed: $address$refused",
         "pass interface= with a network that all nodes share",
     ),
-    # A crash that another process than the worker or srun reports
+    # A crash that a process other than the worker or srun reports
     Symptom(
         "crash",
         r"(?P<how>Segmentation fault|Bus error|Illegal instruction|Floating point exception)"
@@ -189,7 +189,7 @@ NODES: tuple[Symptom, ...] = (
     ),
 )
 
-#: The exit code alone tells these, whatever else is in the log of the process.
+#: Crashes by exit code alone, whatever else is in the log of the process.
 CRASHES: tuple[Symptom, ...] = tuple(
     Symptom(
         f"crash-{name.lower()}",

@@ -1,4 +1,4 @@
-"""What srun, slurmstepd and the controller say, and what exit codes alone tell."""
+"""List the errors of srun, slurmstepd and the controller, and exit codes with a known meaning."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _OPTIONS = "look at srun_extra_args and at the options of the allocation"
 _OVERLAP = "end it, or start it with --overlap (a shell on the node: srun --overlap --pty bash)"
 
 SLURM: tuple[Symptom, ...] = (
-    # srun refuses: nothing has started
+    # srun refuses the step; nothing has started
     Symptom(
         "too-many-cpus",
         r"More processors requested than permitted",
@@ -117,7 +117,7 @@ SLURM: tuple[Symptom, ...] = (
         "Slurm's authentication (munge) failed: its service is down, or clocks differ",
         "try again; if it stays, tell the site's support",
     ),
-    # Slurm ends, or cannot launch
+    # Slurm ends the step, or cannot launch it
     Symptom(
         "time-limit",
         r"DUE TO TIME LIMIT",
@@ -155,7 +155,7 @@ SLURM: tuple[Symptom, ...] = (
         "a process ran out of memory",
         "use fewer threads a worker, or nodes with more memory",
     ),
-    # scancel of a step kills it at once; an allocation that ends lets its steps leave
+    # scancel of a step kills it at once; at the end of an allocation its steps may still leave
     Symptom(
         "step-cancelled",
         r"(?s)STEP (?P<step>\S+) ON \S+ CANCELLED AT [-\dT:]+ (?:DUE to SIGNAL Killed )?\*\*\*"
@@ -184,7 +184,7 @@ SLURM: tuple[Symptom, ...] = (
     ),
 )
 
-#: Follows from other things, so that it is the cause only when nothing else is there.
+#: Consequences of other symptoms: each is the cause only when no other symptom matches.
 ECHOES: tuple[Symptom, ...] = (
     Symptom(
         "step-not-created",

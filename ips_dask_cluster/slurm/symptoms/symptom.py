@@ -1,4 +1,4 @@
-"""One line of the table of symptoms."""
+"""Define one entry of the table of symptoms."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ __all__ = ["Symptom"]
 
 @dataclass(frozen=True)
 class Symptom:
-    """A text by which a cause is known.
+    """A pattern in a log, with its cause and remedy."""
 
-    Parameters
-    ----------
-    name : str
-        For people, and for the file name of its recorded texts.
-    pattern : str
-        Regular expression; ``^`` and ``$`` match at line ends. The last line of the text is
-        ``ips-dask: exit code N``.
-    cause : str
-        What happened. ``$name`` stands for the pattern's group of that name.
-    remedy : str
-        What to do about it, likewise.
-    """
-
+    #: For people, and for the file name of the recorded text.
     name: str
+    #: Regular expression; ``^`` and ``$`` match at line ends. The last line of the searched text is
+    #: ``ips-dask: exit code N``.
     pattern: str
+    #: What happened. ``$name`` stands for the group ``name`` of the pattern.
     cause: str
+    #: What to do about it, with the same placeholders.
     remedy: str
