@@ -178,7 +178,8 @@ def mpirun_command(shape: TaskShape, argv: Sequence[str], exported: Sequence[str
     its slots, because a bare name means one slot and fails with "there are not enough slots".
     Processes are not bound on shared nodes, where each mpirun counts from core 0, nor without node
     names: a platform file may name more cores than the machine has, and binding to a missing core
-    fails. Open MPI has no option for GPUs.
+    fails. Without ssh, Open MPI 5.0 takes the number of cores for that of slots in spite of
+    ``--host`` ("Your job failed to map"), hence ``OVERSUBSCRIBE``. Open MPI has no option for GPUs.
     """
     ppn = shape.most_per_node
     if shape.node_names and shape.whole_nodes and shape.cores:
@@ -189,7 +190,7 @@ def mpirun_command(shape: TaskShape, argv: Sequence[str], exported: Sequence[str
         placement = ["--map-by", f"ppr:{ppn}:node", "--bind-to", "none"]
     else:
         slots = shape.nproc
-        placement = ["--bind-to", "none"]
+        placement = ["--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none"]
     hosts = ",".join(f"{name}:{slots}" for name in shape.node_names or ("localhost",))
     names = sorted({*exported, *shape.environment})
     variables = [word for name in names for word in ("-x", name)]

@@ -71,12 +71,17 @@ def test_srun(shape: TaskShape, expected: str) -> None:
 @pytest.mark.parametrize(
     ("shape", "exported", "expected"),
     [
-        (TaskShape(4), (), "mpirun -np 4 --host localhost:4 --bind-to none"),
+        (
+            TaskShape(4),
+            (),
+            "mpirun -np 4 --host localhost:4 --map-by slot:OVERSUBSCRIBE --bind-to none",
+        ),
         # cores of a machine are what a platform file says, which need not be true
         (
             TaskShape(4, 2, 2, 8),
             (),
-            "mpirun -np 4 --host localhost:4 --bind-to none -x OMP_NUM_THREADS",
+            "mpirun -np 4 --host localhost:4 --map-by slot:OVERSUBSCRIBE --bind-to none"
+            " -x OMP_NUM_THREADS",
         ),
         (
             TaskShape(4, 2, node_names=NODES),
