@@ -297,15 +297,20 @@ def test_trouble_of_an_archive_is_heard_while_the_cluster_runs(
 ):
     out = shared_tmp_path / "out"
     plugin = Archive(node_folder, out, every=0.5)
+
+    def messages() -> list[str]:
+        # On a busy machine a round may come before the task that makes the folder
+        return [text for text in caplog.messages if "there is no archive" not in text]
+
     with SlurmAllocationCluster(1, worker_plugins=[plugin], **OPTIONS) as cluster:
         cluster.wait_for_workers()
         with cluster.get_client() as client:
             client.submit(write_on_node, node_folder, 0).result(30)
             wait_until(lambda: list(out.glob("*.tar")), 30, "an archive")
             client.run(lambda: os.rename(node_folder, node_folder + "-away"))
-            wait_until(lambda: caplog.messages, 30, "a message")
+            wait_until(messages, 30, "a message")
             client.run(lambda: os.rename(node_folder + "-away", node_folder))
-    assert caplog.messages == [
+    assert messages() == [
         f"worker plugin 'archive {node_folder}', round on {cluster.name}-0: {node_folder} does "
         "not exist: the last whole archive stays"
     ]
