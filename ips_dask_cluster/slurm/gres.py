@@ -28,13 +28,13 @@ _REQUESTS = frozenset(
 def gres_options(gpus: int, extra_args: Sequence[str] = (), *, in_total: bool = False) -> list[str]:
     """Return the srun options for ``gpus`` GPUs on each node.
 
-    The result is empty if the user's own ``extra_args`` ask for GPUs and ``gpus`` is 0, since
-    ``--gres=none`` would take these away. ``in_total`` is for a step on one node that holds more
-    GPUs than others of the job: Slurm 22.05 refuses ``--gres`` above what the poorest node holds,
-    but not ``--gpus``. Other steps cannot use ``--gpus``: several nodes would get uneven shares,
-    and Slurm 24.11 makes such a step wait.
+    The result is empty if the user's own ``extra_args`` ask for GPUs: ``--gres=none`` would take
+    these away, and Slurm 26.05 refuses ``--gres`` beside ``--gpus-per-node``. ``in_total`` is for a
+    step on one node that holds more GPUs than others of the job: Slurm 22.05 refuses ``--gres``
+    above what the poorest node holds, but not ``--gpus``. Other steps cannot use ``--gpus``:
+    several nodes would get uneven shares, and Slurm 24.11 makes such a step wait.
     """
-    if not gpus and any(_asks_for_gpus(word) for word in extra_args):
+    if any(_asks_for_gpus(word) for word in extra_args):
         return []
     if gpus and in_total:
         return [f"--gpus={gpus}"]

@@ -153,4 +153,6 @@ def test_node_with_more_gpus_than_others_asks_for_a_total() -> None:
 def test_gpus_that_the_user_asks_for_are_not_taken_away() -> None:
     extra = ["--gpus-per-node=2"]
     assert gres(extra_args=extra) == extra
+    # Slurm 26.05 refuses --gres beside it
+    assert gres(gpus=4, extra_args=extra) == extra
     assert gres(args_skip=["--gres"]) == []
