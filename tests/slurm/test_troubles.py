@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from distributed import Security
 
+import ips_dask_cluster
 from ips_dask_cluster import ClusterError, ClusterStartError, SlurmAllocationCluster, StepError
 from ips_dask_cluster.slurm.diagnosis import holding_steps
 from ips_dask_cluster.steps import step
@@ -157,7 +158,7 @@ def test_gpus_that_are_not_there(job_id, failed_start):
 def test_start_that_fails_tells_its_reason_once(job_id, shared_tmp_path, caplog):
     """Also if the workers' step is the first to end, while the scheduler is still to come."""
     templates = shared_tmp_path / "templates"
-    shutil.copytree(Path(step.__file__).parent / "templates", templates)
+    shutil.copytree(Path(ips_dask_cluster.__file__).parent / "templates", templates)
     srun = templates / "srun"
     srun.write_text('#!/bin/sh\ncase "$*" in *-scheduler-*) sleep 3 ;; esac\nexec srun "$@"\n')
     srun.chmod(0o755)
