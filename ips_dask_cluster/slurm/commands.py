@@ -8,7 +8,6 @@ record begins.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import datetime
 import os
@@ -16,9 +15,13 @@ import secrets
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ips_dask_cluster.errors import SlurmCommandError
 from ips_dask_cluster.slurm.times import end_time
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = [
     "JobTimes",
@@ -115,6 +118,9 @@ def ask(
 
 async def ask_quietly(argv: Sequence[str], seconds: float = _SECONDS_QUIETLY) -> str:
     """Return what one of Slurm's programs prints; empty if it cannot start or is too slow."""
+    # Components ask Slurm too, and need not load asyncio for it.
+    import asyncio
+
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
