@@ -17,7 +17,7 @@ import pytest
 
 from ips_core.pools.executor import Attempt, Ended
 from ips_core.pools.local.backend import LocalBackend
-from ips_core.resources.nodes import Allocation, Share
+from ips_core.resources.nodes import NodeShare, Reservation
 from ips_core.tasks.launch import TaskShape, launch_command, overlapping_srun_command
 from ips_core.tasks.launcher import TaskLauncher
 from ips_core.tasks.runner import Runner
@@ -238,10 +238,10 @@ def run(
 class Link:
     """A framework that gives everybody two cores of n2 and of n4."""
 
-    def ask(self, what: str, *details: Any) -> Allocation | None:
+    def ask(self, what: str, *details: Any) -> Reservation | None:
         if what == "release":
             return None
-        return Allocation(1, (Share("n2", 2, 2), Share("n4", 2, 2)), whole_nodes=True)
+        return Reservation(1, (NodeShare("n2", 2, 2), NodeShare("n4", 2, 2)), whole_nodes=True)
 
 
 def test_pool_without_dask_runs_steps_that_end_with_it(
