@@ -5,9 +5,8 @@ The code is sent as source text in the node scripts, since a container may lack 
 
 from __future__ import annotations
 
-import inspect
-
 from ips_dask_cluster.containers import Container, PodmanHPC
+from ips_dask_cluster.scripts import call_source
 
 __all__ = ["reaper_source"]
 
@@ -25,7 +24,7 @@ def reaper_source(container: Container | None) -> str:
     """
     if not isinstance(container, PodmanHPC):
         return ""
-    return inspect.getsource(_reap_after) + "_reap_after()\ndel _reap_after\n"
+    return call_source(_reap_after)
 
 
 def _reap_after() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from string import Template
 
-__all__ = ["render", "words"]
+__all__ = ["call_source", "render", "words"]
 
 
 def words(items: Iterable[object]) -> str:
@@ -25,3 +27,14 @@ def render(name: str, values: Mapping[str, str], directory: Path | None = None) 
     """
     folder = directory or resources.files("ips_dask_cluster") / "templates"
     return Template((folder / name).read_text(encoding="utf-8")).substitute(values)
+
+
+def call_source(function: Callable[..., None], *arguments: object) -> str:
+    """Return Python source that calls a function in a process that may lack this package.
+
+    The function has no single quote in its text and uses no name from outside; its arguments are
+    written as JSON. So the source can stand between two single quotes of a script.
+    """
+    given = ", ".join(map(json.dumps, arguments)).replace("'", "\\u0027")
+    name = function.__name__
+    return f"{inspect.getsource(function)}{name}({given})\ndel {name}\n"

@@ -9,8 +9,9 @@ in the same thread ended with ``BrokenPipeError``.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
+
+from ips_dask_cluster.scripts import call_source
 
 __all__ = ["isolate_tls_errors", "isolating_plugin", "isolating_source"]
 
@@ -48,7 +49,7 @@ def isolate_tls_errors() -> None:
 
 def isolating_source() -> str:
     """Return Python source that isolates TLS errors in a process that may lack this package."""
-    return f"{inspect.getsource(isolate_tls_errors)}isolate_tls_errors()\ndel isolate_tls_errors\n"
+    return call_source(isolate_tls_errors)
 
 
 def isolating_plugin() -> Any:

@@ -5,11 +5,11 @@ The check is sent as source text in the node scripts, since a node may lack this
 
 from __future__ import annotations
 
-import inspect
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+
+from ips_dask_cluster.scripts import call_source
 
 __all__ = ["VERSION_MISMATCH", "check_source", "driver_versions"]
 
@@ -42,8 +42,7 @@ def check_source(expected: Mapping[str, str], directories: Sequence[str] = ()) -
     """
     if not expected and not directories:
         return ""
-    call = f"_check_node({json.dumps(dict(expected))}, {json.dumps(list(directories))})"
-    return inspect.getsource(_check_node) + call.replace("'", "\\u0027") + "\ndel _check_node\n"
+    return call_source(_check_node, dict(expected), list(directories))
 
 
 def _check_node(expected: dict, directories: list) -> None:

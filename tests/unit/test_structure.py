@@ -29,7 +29,7 @@ ROOMS = {
         *("cli", "commands", "__main__"),
     ),
     "ips_dask_cluster": (
-        *("errors", "by_value", "versions", "devices", "tls_errors", "scripts", "slurm"),
+        *("errors", "by_value", "scripts", "versions", "devices", "tls_errors", "slurm"),
         *("logs", "containers", "orphans", "jobqueue", "configuration", "tls", "settings"),
         *("steps", "reports", "end_watch", "dask", "file_trees", "plugins", "signals"),
         *("dashboard", "display", "views", "cluster", "testing"),
